@@ -1,0 +1,318 @@
+"""What `pedigree compare` costs on checkpoints of real sizes, beside other ways to compare, measured in one run.
+
+    python benchmarks/compare.py --size 1.5b                    # prints a table
+    python benchmarks/compare.py --size 1.5b --size 7b --write  # and writes benchmarks/compare.md
+    python benchmarks/compare.py --size tiny --peer none        # a few seconds: does the script still work?
+
+For every size a parent and its counterparts are written to disk (`checkpoints.py`), compared, and deleted again; a
+folder that was there before (`--workdir`) is used and kept. Every measurement is a process of its own, started after
+the files were dropped from the page cache, so that reading means the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from byte_server import ByteServer
+from measurement import Cost, median_run
+from page import render_page, render_table, yardsticks
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+SIZES = ("tiny", "1.5b", "7b")
+PAIRS = ("child", "deepened", "disguised", "stranger")
+DEPTHS = ("auto", "glance", "standard", "full", "http-glance")
+PEERS = ("torch-cosine", "modeldna", "none")
+DEFAULT_PAIRS = {"tiny": PAIRS, "1.5b": PAIRS, "7b": ("child", "stranger")}
+REPEATS = {"tiny": 1, "1.5b": 3, "7b": 1}
+MODELDNA = "modeldna==0.1.0"
+NUMBER_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        size, pair: which checkpoints.
+        what: the yardstick, a depth of ours, or a peer.
+        seconds, peak_bytes, private_bytes, disk_bytes: as in `measurement.Cost`; None where it failed.
+        asked_bytes: bytes that the program itself says it read (over HTTP: that the server sent), None if untold.
+        total_bytes: size of the weight files of both sides.
+        answer: what it said, or why it did not.
+        repeats: the numbers are medians of so many runs.
+    """
+
+    size: str
+    pair: str
+    what: str
+    seconds: float | None
+    peak_bytes: int | None
+    private_bytes: int | None
+    disk_bytes: int | None
+    asked_bytes: int | None
+    total_bytes: int
+    answer: str
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One pair on disk and how to measure on it."""
+
+    size: str
+    pair: str
+    a: Path
+    b: Path
+    environment: dict[str, str]
+    limit_s: float
+    repeats: int
+
+    @property
+    def weights(self) -> list[Path]:
+        """All weight files of both sides."""
+        return sorted([*self.a.glob("*.safetensors"), *self.b.glob("*.safetensors")])
+
+    def cost(self, *command: str | Path) -> Cost:
+        """Median cost of a command."""
+        return median_run(
+            command, [self.a, self.b], environment=self.environment, limit_s=self.limit_s, repeats=self.repeats
+        )
+
+    def row(self, what: str, cost: Cost, answer: str | None, asked_bytes: int | None = None) -> Row:
+        """A line of the table; without an answer, why there is none."""
+        total = sum(path.stat().st_size for path in self.weights)
+        said = answer if answer is not None else cost.failure()
+        numbers = (cost.seconds, cost.peak_bytes, cost.private_bytes, cost.disk_bytes)
+        return Row(self.size, self.pair, what, *numbers, asked_bytes, total, said, self.repeats)
+
+    def reading(self) -> Row:
+        """The yardstick: both files read once from start to end."""
+        cost = self.cost(sys.executable, "-S", HERE / "peers" / "sequential_read.py", *self.weights)
+        return self.row("reading both once", cost, "" if cost.exit_code == 0 else None)
+
+    def pedigree(self, depth: str) -> Row:
+        """`pedigree compare` at one depth, from the disk or over HTTP."""
+        with ExitStack() as stack:
+            server, sides = None, [str(self.a), str(self.b)]
+            if depth == "http-glance":
+                server = stack.enter_context(ByteServer(self.a.parent))
+                sides = [f"{server.url}/{side.name}" for side in (self.a, self.b)]
+            wanted = [] if depth == "auto" else ["--depth", depth.removeprefix("http-")]
+            cost = self.cost(sys.executable, "-m", "pedigree", "compare", *sides, "--json", *wanted)
+        result = _json(cost).get("result")
+        label = "glance over HTTP" if server else depth
+        if not isinstance(result, dict):
+            return self.row(f"pedigree, {label}", cost, None)
+        asked = server.sent // self.repeats if server else result["read"]["bytes"]
+        reached = f" at {result['depth']}" if depth == "auto" else ""
+        requests = f", {server.requests // self.repeats} requests" if server else ""
+        verdict, truth = result["verdict"], "unrelated" if self.pair == "stranger" else "related"
+        wrong = "" if verdict == truth else f" (**truth: {truth}**)"
+        return self.row(f"pedigree, {label}", cost, f"{verdict}{reached}{wrong}{requests}", asked)
+
+    def torch_cosine(self) -> Row:
+        """Peer: the cosine of every pair of tensors of one name."""
+        cost = self.cost(sys.executable, HERE / "peers" / "full_cosine.py", self.a, self.b)
+        found = _json(cost)
+        answer = f"mean cosine {found['mean_cosine_of_matrices']:.3f}" if found else None
+        return self.row("full-tensor cosine in torch", cost, answer)
+
+    def modeldna(self, program: Path | None, why_not: str) -> Row:
+        """Peer: `modeldna compare` as installed from PyPI; its own words are its answer."""
+        if program is None:
+            total = sum(path.stat().st_size for path in self.weights)
+            return Row(self.size, self.pair, MODELDNA, None, None, None, None, None, total, why_not, 0)
+        cost = self.cost(program, "compare", self.b, self.a, "--json")
+        verdict = _json(cost).get("verdict")
+        if not isinstance(verdict, dict):
+            return self.row(MODELDNA, cost, None)
+        chance = verdict.get("probability")
+        said = f"{verdict['verdict']} ({'no probability' if chance is None else f'{chance:.2f}'})"
+        return self.row(MODELDNA, cost, said)
+
+
+def _json(cost: Cost) -> dict[str, Any]:
+    try:
+        found = json.loads(cost.stdout)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# -- a run ------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what was asked for and print it; 1 where one of our own comparisons gave no answer."""
+    options = _options(arguments)
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        workdir = options.workdir
+        if workdir is None:
+            workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pedigree-benchmark-")))
+        home = stack.enter_context(tempfile.TemporaryDirectory(prefix="pedigree-benchmark-home-"))
+        program, why_not = _modeldna_program(options, Path(home))
+        started, loads = datetime.now(UTC), [os.getloadavg()[0]]
+        for row in _measure_all(options, Path(workdir), Path(home), program, why_not):
+            rows.append(row)
+            loads.append(os.getloadavg()[0])
+            print(render_table([asdict(row)], header=len(rows) == 1, base=yardsticks(map(asdict, rows))), flush=True)
+    context = {
+        **_machine(),
+        "date": f"{started:%Y-%m-%d}",
+        "load": [round(min(loads), 1), round(max(loads), 1)],
+        "command": _command(options),
+    }
+    if options.json:
+        options.json.write_text(json.dumps({"context": context, "rows": [asdict(row) for row in rows]}, indent=2))
+    if options.write:
+        (HERE / "compare.md").write_text(render_page(context, [asdict(row) for row in rows]), encoding="utf-8")
+    return int(any(row.what.startswith("pedigree") and row.asked_bytes is None for row in rows))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    for name, words, default in (
+        ("--size", SIZES, "1.5b"),
+        ("--pair", PAIRS, "all; for 7b child and stranger"),
+        ("--depth", DEPTHS, "all but full"),
+        ("--peer", PEERS, "all"),
+    ):
+        text = f"{', '.join(words)} (default: {default}); may be given again"
+        add(name, choices=words, action="append", metavar="WORD", help=text)
+    add("--repeats", type=int, help="runs of each measurement, of which the median counts (default: 3, for 7b 1)")
+    add("--workdir", type=Path, help="where checkpoints are written (default: a temporary folder)")
+    add("--keep", action="store_true", help="keep what is written under --workdir")
+    add("--modeldna", type=Path, help="an installed modeldna program (default: install it for this run)")
+    add("--limit", type=float, default=1800, help="seconds after which a measured process is stopped (default: 1800)")
+    add("--json", type=Path, metavar="FILE", help="write the numbers there")
+    add("--write", action="store_true", help="write benchmarks/compare.md from this run")
+    options = parser.parse_args(arguments)
+    options.size = list(dict.fromkeys(options.size or ["1.5b"]))
+    options.depth = options.depth or [depth for depth in DEPTHS if depth != "full"]
+    options.peer = options.peer or [peer for peer in PEERS if peer != "none"]
+    return options
+
+
+def _measure_all(
+    options: argparse.Namespace, workdir: Path, home: Path, program: Path | None, why_not: str
+) -> Iterator[Row]:
+    environment = {key: value for key, value in os.environ.items() if key not in NUMBER_OF_THREADS}
+    environment |= {"PYTHONPATH": str(ROOT / "src"), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    if options.size != ["tiny"]:
+        _warm_up(environment, program)
+    for size in options.size:
+        with ExitStack() as stack:
+            parent = _checkpoint(workdir / size / "parent", size, "parent", options.keep, stack)
+            for pair in options.pair or DEFAULT_PAIRS[size]:
+                with ExitStack() as inner:
+                    other = _checkpoint(workdir / size / pair, size, pair, options.keep, inner)
+                    repeats = options.repeats or REPEATS[size]
+                    bench = Bench(size, pair, parent, other, environment, options.limit, repeats)
+                    yield bench.reading()
+                    for depth in options.depth:
+                        yield bench.pedigree(depth)
+                    if "torch-cosine" in options.peer:
+                        yield bench.torch_cosine()
+                    if "modeldna" in options.peer:
+                        yield bench.modeldna(program, why_not)
+
+
+def _checkpoint(folder: Path, size: str, kind: str, keep: bool, stack: ExitStack) -> Path:
+    """The folder of a checkpoint, written unless it is there; deleted when `stack` closes if it was not."""
+    if not keep and not folder.exists():
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    writer = HERE / "checkpoints.py"
+    subprocess.run([sys.executable, writer, folder, "--size", size, "--kind", kind], check=True)
+    return folder
+
+
+def _warm_up(environment: dict[str, str], program: Path | None) -> None:
+    """Load the libraries once, so that the first measurement does not pay for reading them from the disk."""
+    commands: list[list[str | Path]] = [[sys.executable, "-c", "import pedigree.forensics.compare, safetensors.torch"]]
+    if program is not None:
+        commands.append([program, "compare", "--help"])
+    for command in commands:
+        subprocess.run(command, env=environment, check=False, capture_output=True)
+
+
+def _modeldna_program(options: argparse.Namespace, home: Path) -> tuple[Path | None, str]:
+    """The program, or why there is none."""
+    if "modeldna" not in options.peer:
+        return None, "not asked for"
+    if options.modeldna:
+        return options.modeldna.resolve(), ""
+    venv = home / "modeldna"
+    for command in ([sys.executable, "-m", "venv", venv], [venv / "bin" / "pip", "install", "-q", MODELDNA]):
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            return None, f"could not be installed: {lines[-1][:160] if lines else 'no message'}"
+    return venv / "bin" / "modeldna", ""
+
+
+# -- what the page says about the run ---------------------------------------------------------------------------------
+
+
+def _machine() -> dict[str, Any]:
+    import importlib.metadata
+
+    cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "safetensors")}
+    return {
+        "cpu": cpu[1].strip() if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": int(memory[1]) * 1024 if memory else None,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """The commit of the sources, marked where `src/` or `benchmarks/` differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", ROOT, *words], check=False, capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    name = git("rev-parse", "--short=12", "HEAD")
+    changed = git("status", "--porcelain", "--", "src", "benchmarks/*.py", "benchmarks/peers")
+    return (name or "unknown") + (" with changes" if changed else "")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """The command that repeats the run; folders and installed programs are left out, they change no number."""
+    words = ["python benchmarks/compare.py", *(f"--size {size}" for size in options.size)]
+    words += [f"--pair {pair}" for pair in options.pair or ()]
+    if options.depth != [depth for depth in DEPTHS if depth != "full"]:
+        words += [f"--depth {depth}" for depth in options.depth]
+    if options.peer != [peer for peer in PEERS if peer != "none"]:
+        words += [f"--peer {peer}" for peer in options.peer]
+    if options.repeats:
+        words.append(f"--repeats {options.repeats}")
+    return " ".join([*words, "--write"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

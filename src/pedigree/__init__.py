@@ -1,0 +1,1 @@
+"""Pedigree: make, record and prove the ancestry of language models."""

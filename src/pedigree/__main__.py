@@ -1,0 +1,8 @@
+"""`python -m pedigree` is `pedigree`."""
+
+from __future__ import annotations
+
+from pedigree.cli.main import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

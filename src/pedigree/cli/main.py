@@ -1,0 +1,79 @@
+"""The command line. Commands import what they need when they run, so that help starts at once.
+
+A command returns its exit code; errors become words and codes in `pedigree.cli.errors`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from pedigree.cli.compare import compare
+from pedigree.cli.demo import demo
+from pedigree.cli.doctor import doctor
+from pedigree.cli.errors import COULD_NOT_RUN, guarded
+from pedigree.cli.options import EXIT_CODES
+from pedigree.cli.schema import schema
+
+_SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    # Underscores are accepted where hyphens are documented.
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+}
+
+app = typer.Typer(
+    name="pedigree",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings=_SETTINGS,
+    epilog=EXIT_CODES,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pedigree.cli.version import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def _pedigree(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and what it runs on.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Prove the ancestry of language models from their weights, with a stated error rate.
+
+    [bold]Examples[/bold]
+
+    pedigree demo
+
+    pedigree compare path/to/A path/to/B
+    """
+
+
+_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, schema)
+for _command in _COMMANDS:
+    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command is compare)(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code.
+
+    Args:
+        arguments: words after the program's name; those of the process when absent.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        guarded(lambda: app(args=["--help"], prog_name="pedigree", standalone_mode=False), given)
+        return COULD_NOT_RUN
+    return guarded(lambda: app(args=given, prog_name="pedigree", standalone_mode=False), given)

@@ -1,0 +1,156 @@
+"""Vocabulary rows that two models share by surface form.
+
+Token strings anchor the residual frames: the same piece of text has a row in both embeddings whatever its number.
+Shared tokens are only anchors for a frame, never evidence: unrelated models place frequent and rare tokens alike
+(forensics study, section 9.2).
+
+Shapes: T = shared tokens, V = vocabulary, D = residual width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.linear import symmetric_eigen, thin_qr, without_damage
+from pedigree.forensics.sampling import runs
+from pedigree.forensics.side import Side
+from pedigree.forensics.views import fold_reader
+from pedigree.tokenizers.vocabulary import Vocabulary
+from pedigree.weights.anatomy import Anatomy
+
+RUN = 32
+"""Consecutive tokens taken together when only some are read."""
+
+
+@dataclass(frozen=True)
+class SharedTokens:
+    """Row numbers of the tokens two vocabularies share.
+
+    Attributes:
+        a_T, b_T: row of each shared token in A's and in B's table.
+        by: "surface form", or "row number" when a tokenizer is missing and rows are taken to mean the same.
+        tokens_a, tokens_b: sizes of the two vocabularies (rows of the tables when no tokenizer was found).
+    """
+
+    a_T: Tensor
+    b_T: Tensor
+    by: str
+    tokens_a: int
+    tokens_b: int
+
+    @property
+    def count(self) -> int:
+        """Number of shared tokens."""
+        return int(self.a_T.shape[0])
+
+    @property
+    def same_rows(self) -> bool:
+        """Whether every shared token has the same row number in both."""
+        return bool(torch.equal(self.a_T, self.b_T))
+
+    def spread(self, limit: int) -> SharedTokens:
+        """At most `limit` of the tokens, in short runs spread evenly over A's row order (so over frequency, for most
+        tokenizers); runs keep the number of range requests small."""
+        if self.count <= limit:
+            return self
+        pick = runs(self.count, limit, RUN)
+        return SharedTokens(self.a_T[pick], self.b_T[pick], self.by, self.tokens_a, self.tokens_b)
+
+
+def share_tokens(
+    vocabulary_a: Vocabulary | None, vocabulary_b: Vocabulary | None, rows_a: int, rows_b: int
+) -> SharedTokens:
+    """Tokens with the same surface form in both vocabularies, in A's row order.
+
+    Args:
+        vocabulary_a, vocabulary_b: token bytes -> row; None where no tokenizer was found.
+        rows_a, rows_b: rows of the embedding tables; tokens beyond them are ignored.
+    """
+    if vocabulary_a is None or vocabulary_b is None:
+        common = min(rows_a, rows_b)
+        index = torch.arange(common)
+        return SharedTokens(index, index, "row number", rows_a, rows_b)
+    other = vocabulary_b.tokens
+    pairs = sorted(
+        (row, other[token])
+        for token, row in vocabulary_a.tokens.items()
+        if token in other and row < rows_a and other[token] < rows_b
+    )
+    table = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    return SharedTokens(table[:, 0], table[:, 1], "surface form", len(vocabulary_a.tokens), len(vocabulary_b.tokens))
+
+
+LOUD_SHARE = 0.5
+"""Share of the residual width taken by the leading directions of vocabulary rows."""
+
+SKETCH = 512
+"""Directions a lens keeps in models that are sampled: enough to tell units apart, and cheap."""
+
+
+def quiet_lens(b: Side, tokens: SharedTokens) -> Tensor | None:
+    """Directions of B's residual frame outside the leading ones of its vocabulary rows, orthonormal, [D, K].
+
+    The leading directions carry what any model of the same language learns (frequency, topic, part of speech). Units
+    of two models that share embeddings, or whose frames were fitted on tokens, come to agree there without common
+    descent; outside they do not. None where B has no vocabulary rows.
+    """
+    chosen = tokens.spread(max(b.sample.max_anchors, 64))
+    tables = [read_table(b.anatomy, role, chosen.b_T) for role in ("embed", "head")]
+    rows = [t - t.mean(dim=0, keepdim=True) for t in tables if t is not None and t.shape[0] > 1]
+    if not rows:
+        return None
+    stacked_TD = torch.cat([t / t.norm().clamp_min(1e-30) for t in rows])
+    width = stacked_TD.shape[1]
+    wanted = max(1, min(round(LOUD_SHARE * width), stacked_TD.shape[0] // 2))
+    loud_KD = leading_directions(stacked_TD, wanted)
+    if b.sample.max_units is None:
+        return _complement(loud_KD)
+    generator = torch.Generator().manual_seed(width)
+    start_DK = torch.randn(width, min(SKETCH, width - wanted), generator=generator)
+    for _ in range(2):
+        start_DK = start_DK - loud_KD.T @ (loud_KD @ start_DK)
+    return thin_qr(start_DK)[0].contiguous()
+
+
+def _complement(loud_KD: Tensor) -> Tensor:
+    """Orthonormal basis of everything outside a subspace, as columns."""
+    width = loud_KD.shape[1]
+    outside_DD = torch.eye(width, dtype=torch.float64) - loud_KD.double().T @ loud_KD.double()
+    _, vectors_DD = symmetric_eigen(outside_DD)
+    return vectors_DD[:, loud_KD.shape[0] :].float().contiguous()
+
+
+def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0) -> Tensor:
+    """The `wanted` leading right singular directions of a table, orthonormal, [K, D].
+
+    Exact up to a width of 2,048; beyond that by subspace iteration from a seeded start (Halko, Martinsson, Tropp,
+    arXiv:0909.4061), which is all that leaving a subspace out needs.
+    """
+    width = rows_TD.shape[1]
+    if width <= 2048:
+        _, vectors_DK = symmetric_eigen(rows_TD.T.double() @ rows_TD.double())
+        return vectors_DK[:, width - wanted :].T.float().contiguous()
+    generator = torch.Generator().manual_seed(seed)
+    basis_DK = torch.randn(width, wanted, generator=generator)
+    for _ in range(2):
+        basis_DK, _ = thin_qr(rows_TD.T @ (rows_TD @ basis_DK))
+    return basis_DK.T.contiguous()
+
+
+def read_table(anatomy: Anatomy, role: str, rows_T: Tensor) -> Tensor | None:
+    """Rows of the embedding or the output head in the residual frame, [T, D] float32; None where absent.
+
+    The output head reads the stream through the final norm, whose gain is folded in.
+    """
+    part = anatomy.part(role)
+    if part is None or (role == "head" and anatomy.tied):
+        return None
+    rows_TD = part.read(rows=[int(r) for r in rows_T])
+    if role == "head":
+        rows_TD = fold_reader(anatomy, rows_TD, "norm.final", None)
+    elif anatomy.norm == "layer" and anatomy.norm_placement == "pre":
+        rows_TD = rows_TD - rows_TD.mean(dim=1, keepdim=True)
+    return without_damage(rows_TD)

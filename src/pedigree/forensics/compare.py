@@ -1,0 +1,153 @@
+"""Compare two checkpoints: the entry point of `forensics`.
+
+The depths are climbed until the answer is certain. Glance reads a few rows of each matrix in place; it can say
+`related` when units stand where they stood, and nothing else for sure. Standard reads sampled units of every layer
+(small models: everything) and climbs the gauge ladder. Full reads everything. What each depth could not have seen is
+part of the record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pedigree.errors import BudgetExceeded
+from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.measure import Progress, measure, single_thread
+from pedigree.forensics.record import build_record, unseen
+from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
+from pedigree.forensics.side import Side
+from pedigree.forensics.verdict import Judgment, judge
+from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord
+from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    depth: Depth | None = None,
+    budget_bytes: int | None = None,
+    decoys: Sequence[str | Path] = (),
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Decide whether the weights of B share ancestry with those of A, and what was done.
+
+    Args:
+        a, b: locations (directory, file, hf://, http://); B is the one explained in terms of A.
+        depth: one fixed depth, or None to climb until certain.
+        budget_bytes: most weight bytes to read from each side; reaching it ends the climb with what is known.
+        decoys: models that are not the suspected parent; B is compared with each at the final depth.
+        allow_pickle: read torch files (weights only).
+        progress: called with (stage, fraction, message).
+
+    Returns:
+        The record; the same inputs and options give the same record but for time fields.
+
+    Raises:
+        InputError, SourceError: an input cannot be read.
+        BudgetExceeded: the budget does not even cover a glance.
+    """
+    start = time.monotonic()
+    with ExitStack() as stack, single_thread():
+        left = stack.enter_context(open_checkpoint(a, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
+        right = stack.enter_context(open_checkpoint(b, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
+        record, final = _climb_depths(left, right, depth, start, progress)
+        seen = [_decoy(d, right, final, allow_pickle, budget_bytes) for d in decoys]
+    result = record.result.model_copy(
+        update={"controls": Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)}
+    )
+    options = {
+        "depth": depth or "auto",
+        "budget_bytes": budget_bytes,
+        "decoys": [str(d) for d in decoys],
+        "allow_pickle": allow_pickle,
+    }
+    created = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+    return record.model_copy(update={"result": result, "options": options, "created": created})
+
+
+def _climb_depths(
+    left: Checkpoint, right: Checkpoint, depth: Depth | None, start: float, progress: Progress | None
+) -> tuple[Comparison, Depth]:
+    size = max(left.meter.total, right.meter.total)
+    a, b = _sides(left, right, "glance")
+    passed: list[DepthRecord] = []
+    best: tuple[Comparison, Depth] | None = None
+    warnings: list[str] = []
+    for step in _ladder(depth, size):
+        try:
+            a, b, found, judgment = _measure_at(a, b, step, progress)
+        except BudgetExceeded as error:
+            if best is None:
+                raise
+            warnings.append(f"the byte budget ended the comparison before {step} depth: {error.sentence()}")
+            break
+        record = build_record(a, b, found, judgment, step, time.monotonic() - start)
+        passed.append(DepthRecord(depth=step, verdict=judgment.verdict, could_not_see=unseen(a, b, found, step)))
+        best = (record, step)
+        if _is_certain(found, judgment):
+            break
+    if best is None:
+        raise BudgetExceeded("no depth could be finished", fix="raise --budget")
+    record, last = best
+    result = record.result.model_copy(update={"depths": passed})
+    return record.model_copy(update={"result": result, "warnings": [*record.warnings, *warnings]}), last
+
+
+def _ladder(depth: Depth | None, size: int) -> list[Depth]:
+    """Depths to climb; small models are read whole at once, since a glance would save nothing."""
+    if depth is not None:
+        return [depth]
+    return ["glance", "standard"] if size > WHOLE_MODEL_BYTES else ["standard"]
+
+
+def _sides(left: Checkpoint, right: Checkpoint, depth: Depth) -> tuple[Side, Side]:
+    sample = choose_sample(depth, max(left.meter.total, right.meter.total))
+    return Side.read(left, sample), Side.read(right, sample)
+
+
+def _measure_at(a: Side, b: Side, depth: Depth, progress: Progress | None) -> tuple[Side, Side, Findings, Judgment]:
+    size = max(a.checkpoint.meter.total, b.checkpoint.meter.total)
+    sample = choose_sample(depth, size)
+    a, b = a.at(sample), b.at(sample)
+    found = measure(a, b, whole_bits=sample.max_units is None, progress=progress)
+    return a, b, found, judge(a, b, found)
+
+
+def _is_certain(found: Findings, judgment: Judgment) -> bool:
+    """Whether a deeper look could not change the word: an exact test speaks and every layer has its place."""
+    exact = found.log10_p("body-signs") <= CLEAR_LOG10_P
+    ratios = [s.ratio for s in (found.forward, found.backward) if s is not None]
+    clear = bool(ratios) and min(ratios) > 0.85
+    return judgment.verdict == "related" and exact and None not in found.layer_map and clear
+
+
+def _decoy(
+    location: str | Path, right: Checkpoint, depth: Depth, allow_pickle: bool, budget_bytes: int | None
+) -> Decoy:
+    with open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as other:
+        a, b, found, judgment = _measure_at(*_sides(other, right, depth), depth, None)
+        record = build_record(a, b, found, judgment, depth, 0.0)
+    return Decoy(
+        location=str(location),
+        verdict=judgment.verdict,
+        log10_p=record.result.log10_p,
+        score=found.evidence.best_z(),
+        strength=record.result.strength,
+        architecture=a.anatomy.architecture,
+    )
+
+
+def measure_pair(
+    a: str | Path, b: str | Path, *, depth: Depth = "standard", allow_pickle: bool = False
+) -> tuple[Side, Side, Findings, Judgment]:
+    """Measure and judge two checkpoints at one depth; for calibration, where the findings themselves are wanted."""
+    left = open_checkpoint(a, allow_pickle=allow_pickle)
+    right = open_checkpoint(b, allow_pickle=allow_pickle)
+    with single_thread():
+        return _measure_at(*_sides(left, right, depth), depth, None)

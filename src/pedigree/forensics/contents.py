@@ -1,0 +1,65 @@
+"""Equality of contents when roles are unknown: tensors as a bag of digests, whatever their names.
+
+A large tensor of trained numbers is equal to another only if one was copied; this is all that can be said of files
+whose layers cannot be recognized. Constant and small tensors say nothing and are left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from pedigree.weights.checkpoint import Checkpoint
+
+MIN_NUMBERS = 64
+"""Tensors with fewer numbers are left out: biases and gains at their initial value are equal everywhere."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many tensors of B have an equal tensor in A, of how many that say anything.
+
+    Attributes:
+        shared: names in B of tensors equal to one of A.
+        of_a, of_b: informative tensors on each side.
+    """
+
+    shared: tuple[str, ...]
+    of_a: int
+    of_b: int
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether both hold the same tensors."""
+        return bool(self.shared) and len(self.shared) == self.of_a == self.of_b
+
+
+def compare_contents(a: Checkpoint, b: Checkpoint) -> Contents:
+    """Read every tensor of both and match them by shape and numbers (after a lossless cast to double)."""
+    left, right = digest_tensors(a, a.tensors), digest_tensors(b, b.tensors)
+    pool = Counter(left.values())
+    shared = []
+    for name, digest in right.items():
+        if pool[digest] > 0:
+            pool[digest] -= 1
+            shared.append(name)
+    return Contents(tuple(shared), len(left), len(right))
+
+
+def digest_tensors(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """Digest of shape and numbers of each informative tensor among `names`."""
+    from blake3 import blake3
+
+    out: dict[str, str] = {}
+    for name in names:
+        tensor = checkpoint.read(name)
+        if tensor.numel() < MIN_NUMBERS or not tensor.dtype.is_floating_point:
+            continue
+        wide = tensor.to(torch.float64).contiguous()
+        if bool((wide == wide.flatten()[0]).all()):
+            continue
+        out[name] = f"{tuple(wide.shape)}:{blake3(wide.numpy().tobytes()).hexdigest()}"
+    return out

@@ -1,0 +1,175 @@
+"""Which of two related models came first, as log-odds with the reasons.
+
+Ordered evidence (forensics study, section 9.6): structure that only a child can have (coarser number grid, copies of
+one unit, subsets), then the asymmetry of additive changes: regress each matrix of one model on the other; in the true
+direction the squared residual does not grow with the squared parent weight, in the false one it does.
+
+The additive test answers "which of the two lies nearer to their branch point", so for siblings it names the one that
+drifted less; its weight is kept small for that reason.
+
+Shapes: N = matched numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.findings import Findings
+from pedigree.forensics.side import Side
+
+ABSTAIN_BELOW = math.log(20.0)
+"""Log-odds below which the direction stays undetermined."""
+
+MAX_NUMBERS = 250_000
+"""Numbers of a matrix that take part in the additive test, evenly spaced."""
+
+WHOLE = (0.95, 1.06)
+"""Mean survival that counts as living on whole."""
+
+MAX_VOTES_LOG_ODDS = math.log(15.0)
+"""What the additive test alone may add: less than a decision, since it cannot tell a parent from a nearer sibling."""
+
+
+@dataclass
+class DirectionEvidence:
+    """Log-odds in favor of A being the ancestor, with one reason for each piece."""
+
+    log_odds: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, log_odds: float, reason: str) -> None:
+        """Add a piece of evidence; positive favors A to B."""
+        self.log_odds += log_odds
+        self.reasons.append(f"{reason} ({'+' if log_odds >= 0 else ''}{log_odds:.1f})")
+
+    @property
+    def verdict(self) -> str:
+        """`a-to-b`, `b-to-a`, or `undetermined`."""
+        if abs(self.log_odds) < ABSTAIN_BELOW:
+            return "undetermined"
+        return "a-to-b" if self.log_odds > 0 else "b-to-a"
+
+
+def weigh_direction(a: Side, b: Side, found: Findings) -> DirectionEvidence:
+    """All evidence on who came first; symmetric in A and B but for the sign."""
+    out = DirectionEvidence()
+    if found.same_numbers:
+        return out
+    _number_grids(a, b, found, out)
+    _layer_copies(found, out)
+    _unit_copies(found, out)
+    _vocabulary(found, out)
+    _survival(found, out)
+    if found.additive is not None:
+        forward, backward = found.additive
+        total = forward + backward
+        if total >= 4:
+            lean = (forward - backward) / total
+            odds = max(-MAX_VOTES_LOG_ODDS, min(MAX_VOTES_LOG_ODDS, lean * abs(lean) * math.sqrt(total) * 0.6))
+            out.add(odds, f"additive changes grow with the weights of one side: {forward} matrices to {backward}")
+    return out
+
+
+def _survival(found: Findings, out: DirectionEvidence) -> None:
+    """A child is its parent plus something new: followed from the parent every direction lives on at strength one,
+    followed from the child some of them, being new, do not. Two siblings fall short of one both ways."""
+    if found.forward is None or found.backward is None:
+        return
+    there = (found.forward.top + found.forward.middle) / 2
+    back = (found.backward.top + found.backward.middle) / 2
+    whole, part, sign = (there, back, 1.0) if there > back else (back, there, -1.0)
+    if not WHOLE[0] <= whole <= WHOLE[1] or part > 1.0:
+        return
+    gap = whole - part
+    if gap < 0.01:
+        return
+    odds = 4.0 if gap > 0.05 else 2.0
+    names = ("A", "B") if sign > 0 else ("B", "A")
+    out.add(
+        sign * odds,
+        f"directions of {names[0]} live on in {names[1]} at {whole:.2f}, "
+        f"those of {names[1]} in {names[0]} at {part:.2f}",
+    )
+
+
+def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
+    bits = found.bits
+    if bits is None or not bits.equal_after_cast:
+        return
+    share = len(bits.equal_after_cast) / max(1, len(bits.equal_after_cast) + len(bits.different))
+    if share > 0.5:
+        sign = 1.0 if bits.coarser == "b" else -1.0
+        who = "B" if bits.coarser == "b" else "A"
+        out.add(sign * 6.0, f"{who} is the other rounded to a coarser number type")
+
+
+def _layer_copies(found: Findings, out: DirectionEvidence) -> None:
+    """Independent training does not repeat a layer: the model with repeats was made from the other."""
+    forward = _repeats(found.layer_map)
+    backward = _repeats(found.reverse_map)
+    if forward and not backward:
+        out.add(5.0, f"{forward} layers of B repeat layers of A")
+    elif backward and not forward:
+        out.add(-5.0, f"{backward} layers of A repeat layers of B")
+
+
+def _repeats(path: list[int | None]) -> int:
+    used = [i for i in path if i is not None]
+    return len(used) - len(set(used))
+
+
+def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
+    """Nor does it repeat a unit; silent units (written nowhere) were added to a finished model."""
+    here = sum(u.copies for u in found.unit_maps.values())
+    there = sum(u.copies for u in found.reverse_units.values())
+    total = sum(int(u.index_b_N.shape[0]) for u in found.unit_maps.values())
+    if max(here, there) >= max(8, 0.02 * total):
+        if here > 4 * there:
+            out.add(5.0, f"{here} units of B are copies of units that A has once")
+        elif there > 4 * here:
+            out.add(-5.0, f"{there} units of A are copies of units that B has once")
+    silent_b = sum(int(u.silent_N.sum()) for u in found.unit_maps.values())
+    silent_a = sum(int(u.silent_N.sum()) for u in found.reverse_units.values())
+    if silent_b > 4 * silent_a and silent_b >= 8:
+        out.add(3.5, f"{silent_b} units of B write nothing, as added units do before training")
+    elif silent_a > 4 * silent_b and silent_a >= 8:
+        out.add(-3.5, f"{silent_a} units of A write nothing, as added units do before training")
+
+
+def _vocabulary(found: Findings, out: DirectionEvidence) -> None:
+    tokens = found.tokens
+    if tokens.by != "surface form" or tokens.count < 256:
+        return
+    if tokens.count >= 0.98 * tokens.tokens_a and tokens.tokens_b > 1.01 * tokens.tokens_a:
+        out.add(1.0, "B's vocabulary is A's with tokens added")
+    elif tokens.count >= 0.98 * tokens.tokens_b and tokens.tokens_a > 1.01 * tokens.tokens_b:
+        out.add(-1.0, "A's vocabulary is B's with tokens added")
+
+
+def additive_vote(a_ND: Tensor, b_ND: Tensor) -> int:
+    """Vote of one pair of matched matrices by the additive asymmetry: +1 for A as parent, -1 for B, 0 for neither."""
+    step = max(1, a_ND.numel() // MAX_NUMBERS)
+    x_N, y_N = a_ND.flatten()[::step].double(), b_ND.flatten()[::step].double()
+    there, back = _residual_dependence(x_N, y_N), _residual_dependence(y_N, x_N)
+    if not (math.isfinite(there) and math.isfinite(back)):
+        return 0
+    return 1 if abs(there) < abs(back) else -1
+
+
+def _residual_dependence(x_N: Tensor, y_N: Tensor) -> float:
+    """Correlation of the squared regression residual of y on x with x squared, outliers clipped."""
+    scale = (x_N * x_N).sum()
+    if float(scale) == 0.0:
+        return math.nan
+    residual2 = (y_N - x_N * ((x_N * y_N).sum() / scale)) ** 2
+    square = x_N**2
+    residual2 = residual2.clamp_max(float(residual2.mean()) * 16.0)
+    square = square.clamp_max(float(square.mean()) * 16.0)
+    stacked = torch.stack([residual2, square])
+    if float(stacked.std(dim=1).min()) == 0.0:
+        return math.nan
+    return float(torch.corrcoef(stacked)[0, 1])

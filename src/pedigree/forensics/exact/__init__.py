@@ -1,0 +1,12 @@
+"""Exact tests: p-values that follow from a symmetry of initialization and training, not from a bank of models.
+
+card            what a test claims and assumes, and what it found
+assignment      matchings of units that never look at indices, and their score on held-out views
+fixed_points    matched units that bear the same number
+increasing      matched units that kept their order (pruned, widened, inserted)
+sign_flip       blocks that kept their sign
+tails           normal and Fisher tails in log space
+
+They hold for weights that were not disguised. Whoever may permute units or flip signs at will can erase this
+evidence; matchings fitted to a gauge and scored on held-out views take over then.
+"""

@@ -1,0 +1,109 @@
+"""Everything one comparison measured, before any word is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pedigree.forensics.anchors import SharedTokens
+from pedigree.forensics.bits import BitPass
+from pedigree.forensics.contents import Contents
+from pedigree.forensics.evidence import Evidence
+from pedigree.forensics.exact.card import TestOutcome
+from pedigree.forensics.ladder import Climb
+from pedigree.forensics.survival import Survival
+from pedigree.forensics.unit_map import UnitMap
+from pedigree.forensics.views import UnitKind
+
+CLEAR_Z = 8.0
+"""Standard score above which a layer pair counts as matched; strangers of the bank stay below (see bank.json)."""
+
+CLEAR_EFFECT = 0.04
+"""Held-out agreement above which a layer pair counts as matched when coordinates keep their index."""
+
+FITTED_EFFECT = 0.1
+"""The same under a fitted frame, which strangers who learned the same task can share in part."""
+
+CLEAR_LOG10_P = -12.0
+"""Exact tests count below this, after multiplicity: far beyond what any number of comparisons could explain."""
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """Pooled head-subspace agreement along the layer map: standard score, effect, number of heads."""
+
+    z: float
+    effect: float
+    n: int
+
+
+@dataclass
+class Findings:
+    """Measured facts of one comparison; orientation: for each layer of B, something of A."""
+
+    tokens: SharedTokens
+    climb: Climb
+    evidence: Evidence
+    layer_map: list[int | None]
+    bits: BitPass | None = None
+    unit_maps: dict[int, UnitMap] = field(default_factory=dict)
+    heads: dict[str, HeadScore] = field(default_factory=dict)
+    exact: dict[str, TestOutcome] = field(default_factory=dict)
+    forward: Survival | None = None
+    backward: Survival | None = None
+    tables: dict[str, float] = field(default_factory=dict)
+    reverse_map: list[int | None] = field(default_factory=list)
+    reverse_units: dict[int, UnitMap] = field(default_factory=dict)
+    additive: tuple[int, int] | None = None
+    contents: Contents | None = None
+    filled: list[int] = field(default_factory=list)
+    penalty_log10: float = 0.0
+
+    @property
+    def clear_effect(self) -> float:
+        """Held-out agreement that counts under the frame that was chosen."""
+        return CLEAR_EFFECT if self.evidence.gauge.is_trivial else FITTED_EFFECT
+
+    def hit(self, kind: UnitKind, j: int) -> bool:
+        """Whether layer `j` of B is matched, with this kind of unit, to the layer of A that the map gives."""
+        i, grid = self.layer_map[j], self.evidence.grids.get(kind)
+        if i is None or grid is None:
+            return False
+        z, effect = grid.z_IJ[i, j], grid.effect_IJ[i, j]
+        return bool(np.isfinite(z) and z >= CLEAR_Z and effect >= self.clear_effect * grid.coverage_J[j])
+
+    def unseen(self, j: int) -> bool:
+        """Whether layer `j` of B shows nothing, but too few of its units were read for that to mean anything."""
+        return self.layer_map[j] is None and not any(grid.sees(j) for grid in self.evidence.grids.values())
+
+    def layers_hit(self, *kinds: UnitKind) -> list[int]:
+        """Layers of B matched by any of the kinds."""
+        return [j for j in range(len(self.layer_map)) if any(self.hit(kind, j) for kind in kinds)]
+
+    def tested(self, *kinds: UnitKind) -> bool:
+        """Whether any of the kinds could be compared at all."""
+        return any(kind in self.evidence.grids for kind in kinds)
+
+    @property
+    def same_numbers(self) -> bool:
+        """Whether every part has an equal counterpart, layer by layer in order."""
+        plain = self.layer_map == list(range(len(self.reverse_map))) and len(self.reverse_map) == len(self.layer_map)
+        return plain and self.bits is not None and self.bits.whole and self.bits.all_equal
+
+    def family_log10_p(self, *families: str) -> float:
+        """log10 p of the sign-flip test of some families of units in place, map paid for; 0 where not applicable."""
+        outcome = self.exact.get("body-signs")
+        if outcome is None or not outcome.applicable:
+            return 0.0
+        tested = outcome.extra.get("families", {})
+        best = min((tested[name]["log10_p"] for name in families if name in tested), default=0.0)
+        return min(0.0, best + self.penalty_log10)
+
+    def log10_p(self, name: str) -> float:
+        """log10 p of an exact test after paying for the choice of the layer map; 0 where it was not applicable."""
+        outcome = self.exact.get(name)
+        if outcome is None or not outcome.applicable or outcome.log10_p is None:
+            return 0.0
+        paid = self.penalty_log10 if name.startswith("body") else 0.0
+        return min(0.0, outcome.log10_p + paid)

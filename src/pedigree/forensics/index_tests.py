@@ -1,0 +1,118 @@
+"""Exact tests for the plain case: coordinates and units still stand where they stood in the parent.
+
+Their p-values come from symmetries of random initialization that coordinatewise optimizers keep (see
+`pedigree.forensics.exact`), so they need no bank of pairs and are not fooled by data, recipe or tokenizer that two
+independent trainings share. A disguise makes them silent, never loud: then the matched evidence speaks.
+
+The layer map was chosen with the same weights; each p-value is therefore multiplied by the number of layer maps that
+could have been chosen.
+
+Shapes: U = units, D = residual width, T = tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.anchors import SharedTokens, read_table
+from pedigree.forensics.exact.assignment import mutual_nearest
+from pedigree.forensics.exact.card import TestOutcome
+from pedigree.forensics.exact.fixed_points import fixed_points
+from pedigree.forensics.exact.sign_flip import sign_flip
+from pedigree.forensics.gauge import unit_rows
+from pedigree.forensics.side import Side
+from pedigree.forensics.views import UnitKind, UnitSet
+
+COORDINATE_TOKENS = 4096
+
+
+def map_choices_log10(n_a: int, layer_map: list[int | None]) -> float:
+    """log10 of the number of layer maps that were open: zero for the plain one-to-one map."""
+    plain = list(range(len(layer_map)))
+    if layer_map == plain and n_a == len(layer_map):
+        return 0.0
+    return len(layer_map) * math.log10(n_a + 1)
+
+
+def body_sign_test(a: Side, b: Side, layer_map: list[int | None]) -> TestOutcome:
+    """Sign-flip test on units of the body, in place: FFN units of gated layers, value/output and query/key dimensions.
+
+    Families lie on disjoint tensors. Layers of different unit counts are compared on the leading units both have.
+    """
+    products: dict[str, list[Tensor]] = {}
+    for j, i in enumerate(layer_map):
+        if i is None:
+            continue
+        for kind in ("ffn", "vo", "qk"):
+            left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+            found = None if left is None or right is None else _in_place(left, right)
+            if found is not None:
+                products.setdefault({"ffn": "ffn", "vo": "vo", "qk": "planes"}[kind], []).append(found)
+    return sign_flip({family: torch.cat(parts) for family, parts in products.items()})
+
+
+def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
+    """Inner products of units with the same position, summed over the projections whose joint sign is free."""
+    if a.kind == "ffn" and "gate" not in a.views_UD:
+        return None  # without a gate a unit cannot change sign
+    names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.views_UD and n in b.views_UD]
+    width = min(next(iter(a.views_UD.values())).shape[1], next(iter(b.views_UD.values())).shape[1])
+    n = _common_units(a, b)
+    if not names or n == 0:
+        return None
+    total = torch.zeros(n, dtype=torch.float64)
+    for name in names:
+        x_UD, y_UD = a.views_UD[name][:n, :width].double(), b.views_UD[name][:n, :width].double()
+        total += (x_UD * y_UD).sum(1) / (x_UD.norm() * y_UD.norm()).clamp_min(1e-300)
+    if a.kind == "qk":
+        total = _planes(total, a.label_U[:n])
+    return total
+
+
+def _planes(products_U: Tensor, label_U: Tensor) -> Tensor:
+    """Pairs of query/key dimensions turn together under rotary positions: half-split planes share one sign."""
+    per_head = int((label_U == label_U[0]).sum())
+    if per_head % 2 or products_U.shape[0] % per_head:
+        return products_U
+    return products_U.reshape(-1, 2, per_head // 2).sum(dim=1).flatten()
+
+
+def _common_units(a: UnitSet, b: UnitSet) -> int:
+    """Number of leading units that stand for the same positions in both."""
+    n = min(a.count, b.count)
+    same = (a.index_U[:n] == b.index_U[:n]) & (a.label_U[:n] == b.label_U[:n])
+    return int(same.int().cumprod(0).sum())
+
+
+def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitKind = "ffn") -> TestOutcome:
+    """Units that are each other's nearest, found without positions, and stand at the same position."""
+    pairs: list[Tensor] = []
+    for j, i in enumerate(layer_map):
+        if i is None:
+            continue
+        left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+        if left is None or right is None or left.names[0] != right.names[0]:
+            continue
+        if int(left.label_U.max()) or int(right.label_U.max()):
+            continue
+        x_UD, y_UD = left.views_UD[left.names[0]].float(), right.views_UD[right.names[0]].float()
+        width = min(x_UD.shape[1], y_UD.shape[1])
+        found = mutual_nearest(unit_rows(x_UD[:, :width]) @ unit_rows(y_UD[:, :width]).T)
+        if found.shape[0]:
+            pairs.append(torch.stack([left.index_U[found[:, 0]], right.index_U[found[:, 1]]], dim=1))
+    return fixed_points(pairs)
+
+
+def table_fixed_points(a: Side, b: Side, role: str, tokens: SharedTokens) -> TestOutcome:
+    """Residual coordinates of the embedding (or head) that are each other's nearest over shared tokens, in place."""
+    chosen = tokens.spread(min(COORDINATE_TOKENS, max(64, a.sample.max_anchors)))
+    left, right = read_table(a.anatomy, role, chosen.a_T), read_table(b.anatomy, role, chosen.b_T)
+    if left is None or right is None or chosen.count < 2:
+        return fixed_points([])
+    x_DT = unit_rows((left - left.mean(0)).T)
+    y_DT = unit_rows((right - right.mean(0)).T)
+    found = mutual_nearest((x_DT @ y_DT.T).abs())
+    return fixed_points([found] if found.shape[0] else [])

@@ -1,0 +1,173 @@
+"""The gauge ladder: identity, then frames anchored on tokens, then frames from the weights alone.
+
+Each rung proposes a frame; the frame that lets held-out projections of matched units agree best is kept. Trying
+several frames raises the chance of a large score between strangers a little; the bank of independent pairs that the
+thresholds come from was measured with the whole ladder, so this is paid for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.anchors import SharedTokens, quiet_lens, read_table
+from pedigree.forensics.evidence import KINDS, Evidence, collect_evidence
+from pedigree.forensics.gauge import (
+    Gauge,
+    fit_rotation,
+    identity_gauge,
+    refit_on_units,
+    round_to_permutation,
+)
+from pedigree.forensics.matching import centered, make_table
+from pedigree.forensics.moments import MAX_WIDTH, fit_moments, stack_moments
+from pedigree.forensics.side import Side
+
+SURE_Z = 20.0
+"""A frame under which some layer pair scores this high is good enough to stop climbing."""
+
+TIE = 0.95
+"""A plainer frame (a permutation rather than a rotation) is kept when it scores this share of the other."""
+
+MATCH_COSINE = 0.3
+"""Matched directions below this cosine do not take part in refitting a frame."""
+
+
+@dataclass
+class Climb:
+    """What the ladder tried.
+
+    Attributes:
+        best: the evidence under the best frame.
+        tried: (what the frame was fitted on, best standard score) per rung.
+        skipped: rungs that could not be tried, and why.
+        lens_BK: directions of B's frame that every comparison looks through.
+    """
+
+    best: Evidence
+    tried: list[tuple[str, float]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    lens_BK: Tensor | None = None
+
+
+def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
+    """Try frames from the plainest to the most general and keep the one with the best held-out agreement."""
+    probe = _probe_layers(a)
+    lens_BK = quiet_lens(b, tokens)
+    first = replace(identity_gauge(a.width, b.width), lens_BK=lens_BK)
+    result = Climb(collect_evidence(a, b, first, probe), lens_BK=lens_BK)
+    result.tried.append((first.fitted_on, result.best.best_z()))
+    if not a.sample.ladder:
+        result.best = collect_evidence(a, b, first, tables_b=result.best.tables_b)
+        return result
+    for rung in (_token_rungs, _moment_rungs):
+        if result.best.best_z() >= SURE_Z:
+            break
+        for gauge in rung(a, b, tokens, result):
+            allowed = round_to_permutation(gauge, min_mass=0.0) if _is_pinned(a, b) else gauge
+            if allowed is not None:
+                _try(a, b, allowed, probe, result)
+    if not result.best.gauge.is_trivial:
+        _refine(a, b, probe, result)
+    result.best = collect_evidence(a, b, result.best.gauge, tables_b=result.best.tables_b)
+    return result
+
+
+def _is_pinned(a: Side, b: Side) -> bool:
+    """Whether per-channel gains stand on the stream itself (norms behind the branch or after the addition).
+
+    Such a gain ties the residual coordinates to their axes: a disguise can permute or negate them, a rotation would
+    change the function. Rotations are then not tried, since strangers could only gain by them.
+    """
+    return a.width == b.width and "pre" not in (a.anatomy.norm_placement, b.anatomy.norm_placement)
+
+
+def _probe_layers(a: Side) -> list[int]:
+    """Three layers spread over the depth (fewer in shallow models); around whole layers where others are sampled."""
+    n = a.n_layers
+    whole = a.sample.whole_layers(n)
+    if whole:
+        return sorted({i for j in whole for i in (j - 1, j, j + 1) if 0 <= i < n})
+    return sorted({(n - 1) // 4, n // 2, (3 * (n - 1)) // 4}) if n else []
+
+
+def _try(a: Side, b: Side, gauge: Gauge, probe: list[int], result: Climb, is_plainer: bool = False) -> None:
+    gauge = replace(gauge, lens_BK=result.lens_BK)
+    evidence = collect_evidence(a, b, gauge, probe)
+    result.tried.append((f"{gauge.kind}: {gauge.fitted_on}", evidence.best_z()))
+    if evidence.best_z() > result.best.best_z() or (is_plainer and evidence.best_z() > TIE * result.best.best_z()):
+        result.best = evidence
+        rounded = round_to_permutation(gauge) if gauge.kind in ("orthogonal", "partial-isometry") else None
+        if rounded is not None:
+            _try(a, b, rounded, probe, result, is_plainer=True)
+
+
+def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Gauge]:
+    chosen = tokens.spread(max(a.sample.max_anchors, 64))
+    found: list[Gauge] = []
+    rows = []
+    for role, words in (("embed", "embedding rows of shared tokens"), ("head", "output rows of shared tokens")):
+        left, right = read_table(a.anatomy, role, chosen.a_T), read_table(b.anatomy, role, chosen.b_T)
+        if left is None or right is None:
+            continue
+        rows.append((left / left.norm().clamp_min(1e-30), right / right.norm().clamp_min(1e-30)))
+        gauge = fit_rotation(left, right, words)
+        if gauge is None:
+            result.skipped.append(f"frame from {words}: only {chosen.count} shared tokens")
+        else:
+            found.append(gauge)
+    if len(rows) == 2 and a.sample.max_units is not None:
+        found = []  # in large models a frame costs seconds: only the one with the most anchors is tried
+    if len(rows) == 2:
+        both = fit_rotation(
+            torch.cat([rows[0][0], rows[1][0]]), torch.cat([rows[0][1], rows[1][1]]), "embedding and output rows"
+        )
+        found += [both] if both is not None else []
+    return found
+
+
+def _moment_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Gauge]:
+    if max(a.width, b.width) > MAX_WIDTH or a.sample.max_units is not None:
+        result.skipped.append("frame from second moments: model too large at this depth")
+        return []
+    stacks = stack_moments(a.layers(), b.layers())
+    if stacks is None:
+        result.skipped.append("frame from second moments: widths or projections differ")
+        return []
+    return fit_moments(*stacks)
+
+
+def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:
+    """Refit the frame on matched units of the probe layers; kept only if it scores better on the same footing."""
+    for _ in range(2):
+        evidence = result.best
+        left, right, weight = [], [], []
+        for kind in KINDS:
+            grid = evidence.grids.get(kind)
+            if grid is None:
+                continue
+            for i in probe:
+                row = torch.as_tensor(grid.z_IJ[i]).nan_to_num(0.0)
+                j = int(row.argmax())
+                units_a, units_b = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+                if float(row[j]) < 6.0 or units_a is None or units_b is None:
+                    continue
+                name = units_a.names[0]
+                carried = make_table(units_a, evidence.gauge, "a", (name,))
+                other = make_table(units_b, evidence.gauge, "b", (name,))
+                cos_M, best_M = (carried.match_UD @ other.match_UD.T).max(dim=1)
+                keep = cos_M > MATCH_COSINE
+                left.append(centered(units_a.views_UD[name])[keep])
+                right.append(centered(units_b.views_UD[name])[best_M[keep]])
+                weight.append(cos_M[keep])
+        if not left:
+            return
+        words = f"{result.best.gauge.fitted_on.removesuffix(', then matched units')}, then matched units"
+        gauge = refit_on_units(torch.cat(left), torch.cat(right), torch.cat(weight), words)
+        before = result.best.best_z()
+        if gauge is not None and result.best.gauge.kind in ("orthogonal", "partial-isometry"):
+            _try(a, b, gauge, probe, result)
+        if result.best.best_z() <= before:
+            return

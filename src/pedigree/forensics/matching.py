@@ -1,0 +1,149 @@
+"""Unit matching between two layers, confirmed on projections that the match never saw.
+
+Units of layer i of A are carried into B's frame and matched to units of layer j of B by one projection (the gate of a
+GLU, the input of a plain MLP, V or K of attention). The match is then scored on the other projections of the same
+units against the exact permutation distribution of that score. Independent models share neither; anything that keeps
+the trained weights keeps both, in whatever order, scale or sign the units stand (forensics study, section 9.10).
+
+Null      the held-out projections of matched units are exchangeable among the matched pairs
+Assumes   one residual frame (gauge); that a unit's projections are not all copies of one vector
+Never     says who came first
+
+Shapes: M = units of A, N = units of B, D = residual width of B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.exact.assignment import permutation_z
+from pedigree.forensics.gauge import Gauge, unit_rows
+from pedigree.forensics.views import UnitKind, UnitSet
+
+
+@dataclass(frozen=True)
+class Table:
+    """Unit directions of one layer, centered and scaled to length one, ready to compare.
+
+    Attributes:
+        kind: which units.
+        match_UD: directions matches are made on.
+        confirm_UD: directions held out, by projection.
+        name: projection of `match_UD`.
+        index_U, label_U: position and expert (or head) of each unit.
+        total: number of units of the layer.
+    """
+
+    kind: UnitKind
+    match_UD: Tensor
+    confirm_UD: dict[str, Tensor]
+    name: str
+    index_U: Tensor
+    label_U: Tensor
+    total: int
+
+
+@dataclass(frozen=True)
+class MatchScore:
+    """How well the units of two layers agree.
+
+    Attributes:
+        z: standard score of the held-out agreement under the permutation null.
+        effect: held-out agreement above its null mean; 1 for a perfect copy, 0 for strangers.
+        n: units of A that were matched.
+    """
+
+    z: float
+    effect: float
+    n: int
+
+
+def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] | None = None) -> Table:
+    """Directions of a unit set in B's frame.
+
+    Args:
+        units: units of one layer.
+        gauge: the frame and the lens.
+        side: "a" (rows are carried) or "b".
+        views: which projections, the matching one first; all by default.
+    """
+    names = views or units.names
+    view = gauge.view_a if side == "a" else gauge.view_b
+    # One projection after the other: the full-width rows of a whole layer are held only once.
+    tables = {name: view(centered(units.views_UD[name])) for name in names}
+    match_UD = unit_rows(tables.pop(names[0]))
+    # A unit's projections resemble each other; what they share with the matching one would confirm chance matches.
+    confirm_UD = {
+        name: unit_rows(rows_UD - (rows_UD * match_UD).sum(dim=1, keepdim=True) * match_UD)
+        for name, rows_UD in tables.items()
+    }
+    return Table(units.kind, match_UD, confirm_UD, names[0], units.index_U, units.label_U, units.total)
+
+
+def centered(rows_UD: Tensor) -> Tensor:
+    """Rows minus their mean, float32; rows of zeros stay zero.
+
+    The mean row is shared by all units and also by strangers of one recipe; it carries no identity.
+    """
+    rows_UD = rows_UD.to(torch.float32, copy=True)
+    dead_U = ~rows_UD.any(dim=1)
+    rows_UD -= rows_UD.mean(dim=0, keepdim=True)
+    rows_UD[dead_U] = 0.0
+    return rows_UD
+
+
+def score_layers(a: Table, b: Table, max_units: int | None = None) -> MatchScore:
+    """Match units of `a` to units of `b` on the first projection and score the match on the others.
+
+    Args:
+        a: units of a layer of A, already carried into B's frame.
+        b: units of a layer of B.
+        max_units: use an evenly spaced subset of A's units (search over many layer pairs).
+    """
+    pick = _spread(a.match_UD.shape[0], max_units)
+    signed = a.kind != "ffn"
+    if a.name != b.name or a.match_UD.shape[1] != b.match_UD.shape[1]:
+        return MatchScore(0.0, 0.0, 0)
+    similarity_MN = a.match_UD[pick] @ b.match_UD.T
+    best_M = (similarity_MN.abs() if signed else similarity_MN).argmax(dim=1)
+    z, effect = confirm(a, b, pick, best_M)
+    return MatchScore(z, effect, int(best_M.shape[0]))
+
+
+def confirm(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> tuple[float, float]:
+    """Score a match on the held-out projections: (z, effect)."""
+    score_MM = held_out_scores(a, b, pick_M, match_M)
+    if score_MM is None or score_MM.shape[0] < 8:
+        return 0.0, 0.0
+    return permutation_z(score_MM, torch.arange(score_MM.shape[0]))
+
+
+def held_out_scores(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> Tensor | None:
+    """Agreement of each picked unit of A with each matched unit of B on held-out projections, [M, M].
+
+    A unit may be negated as a whole by a disguise, so its projections are added before the absolute value is taken:
+    their signs must agree with each other. Units without any held-out direction (zeroed in one model) are dropped.
+    """
+    total_MM: Tensor | None = None
+    weight_MM: Tensor | None = None
+    for name, rows_a in a.confirm_UD.items():
+        if name not in b.confirm_UD:
+            continue
+        left_MD, right_MD = rows_a[pick_M], b.confirm_UD[name][match_M]
+        cos_MM = left_MD @ right_MD.T
+        seen_MM = (left_MD.abs().sum(1) > 0)[:, None] & (right_MD.abs().sum(1) > 0)[None, :]
+        total_MM = cos_MM if total_MM is None else total_MM + cos_MM
+        weight_MM = seen_MM.float() if weight_MM is None else weight_MM + seen_MM.float()
+    if total_MM is None or weight_MM is None:
+        return None
+    alive = (weight_MM.amax(dim=1) > 0) & (weight_MM.amax(dim=0) > 0)
+    return (total_MM.abs() / weight_MM.clamp_min(1.0))[alive][:, alive]
+
+
+def _spread(total: int, wanted: int | None) -> Tensor:
+    if wanted is None or wanted >= total:
+        return torch.arange(total)
+    return (torch.arange(wanted) * total) // wanted

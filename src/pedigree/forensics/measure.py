@@ -1,0 +1,258 @@
+"""All measurements of one comparison at one depth, in order: tokens, gauge, layer map, units, exact tests, survival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
+from pedigree.forensics.bits import compare_bits
+from pedigree.forensics.contents import compare_contents
+from pedigree.forensics.direction import additive_vote
+from pedigree.forensics.evidence import Evidence
+from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
+from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
+from pedigree.forensics.heads import pooled_score
+from pedigree.forensics.index_tests import (
+    body_fixed_points,
+    body_sign_test,
+    map_choices_log10,
+    table_fixed_points,
+)
+from pedigree.forensics.ladder import Climb, climb
+from pedigree.forensics.side import Side, map_in_order
+from pedigree.forensics.survival import SurvivalMeter
+from pedigree.forensics.unit_map import UnitMap, map_units
+from pedigree.forensics.views import UnitKind, UnitSet
+
+Progress = Callable[[str, float, str], None]
+
+SURVIVAL_LAYERS = 12
+"""Layers that take part in the survival test, spread over the depth."""
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Run tensor operations on one thread each, so that results do not depend on how many cores there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = None) -> Findings:
+    """Measure everything the verdict, the maps and the report need.
+
+    Args:
+        a, b: the two models.
+        whole_bits: compare whole tensors in the bit pass, or only some rows of each.
+        progress: called with (stage, fraction done, message).
+    """
+    tell = progress or (lambda stage, fraction, message: None)
+    if not _is_readable(a) or not _is_readable(b):
+        return _without_roles(a, b)
+    tell("tokens", 0.0, "matching vocabularies")
+    tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
+    tell("frame", 0.1, "looking for a common frame")
+    result = climb(a, b, tokens)
+    evidence = result.best
+    found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
+    tell("exact", 0.5, "exact tests on units in place")
+    _exact_tests(a, b, found)
+    found.filled = fill_unseen(found)
+    if any(i is not None for i in found.layer_map):
+        tell("units", 0.6, "tracing units")
+        found.unit_maps = _unit_maps(a, b, found)
+        tell("heads", 0.7, "comparing heads")
+        found.heads = _head_scores(a, b, found)
+        found.reverse_units = _reverse_units(a, b, found)
+        tell("survival", 0.8, "following learned directions")
+        _follow_directions(a, b, found)
+    _table_cosines(a, b, found)
+    tell("bits", 0.9, "comparing numbers")
+    bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
+    found.bits = compare_bits(a, b, bit_map, whole_bits)
+    tell("done", 1.0, "done")
+    return found
+
+
+def _is_readable(side: Side) -> bool:
+    return side.n_layers > 0 and side.width > 0
+
+
+def _without_roles(a: Side, b: Side) -> Findings:
+    """Nothing can be laid side by side: only equal contents are looked for, in models small enough to read whole."""
+    evidence = Evidence(identity_gauge(1, 1))
+    tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
+    found = Findings(tokens, Climb(evidence), evidence, [None] * b.n_layers)
+    if a.sample.max_units is None:
+        found.contents = compare_contents(a.checkpoint, b.checkpoint)
+    return found
+
+
+def _plain_map(a: Side, b: Side) -> list[int | None]:
+    return [j if j < a.n_layers else None for j in range(b.n_layers)]
+
+
+def _exact_tests(a: Side, b: Side, found: Findings) -> None:
+    mapped = found.layer_map
+    if not any(i is not None for i in mapped):
+        mapped = _plain_map(a, b)
+    found.penalty_log10 = map_choices_log10(a.n_layers, mapped)
+    found.exact["body-signs"] = body_sign_test(a, b, mapped)
+    found.exact["body-fixed-points"] = body_fixed_points(a, b, mapped)
+    for role in ("embed", "head"):
+        if a.anatomy.part(role) is not None and b.anatomy.part(role) is not None:
+            if role == "head" and (a.anatomy.tied or b.anatomy.tied):
+                continue
+            found.exact[f"{role}-fixed-points"] = table_fixed_points(a, b, role, found.tokens)
+    strong = any(found.log10_p(name) <= CLEAR_LOG10_P for name in ("body-signs", "body-fixed-points"))
+    if strong and not any(i is not None for i in found.layer_map):
+        # Matching has nothing left to hold on to, yet units still stand where they stood: heavy further training.
+        found.layer_map = mapped
+
+
+def fill_unseen(found: Findings) -> list[int]:
+    """Fill in the layer map where layers were not seen but stand between mapped ones in unbroken order.
+
+    Returns:
+        The layers of B that were filled in; they carry no evidence of their own.
+    """
+    known = [j for j, i in enumerate(found.layer_map) if i is not None]
+    filled: list[int] = []
+    if len(known) < 2 or len(found.layer_map) != len(found.reverse_map):
+        return filled
+    shifts = {found.layer_map[j] - j for j in known}  # type: ignore[operator]
+    if shifts != {0}:
+        return filled
+    for j in range(len(found.layer_map)):
+        if found.unseen(j):
+            found.layer_map[j] = j
+            filled.append(j)
+    return filled
+
+
+def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
+    def one(j: int) -> UnitMap | None:
+        i = found.layer_map[j]
+        left = None if i is None else a.layer(i).units.get("ffn")
+        right = b.layer(j).units.get("ffn")
+        if i is None or left is None or right is None:
+            return None
+        return map_units(left, right, found.evidence.gauge, i, j)
+
+    maps = map_in_order(one, range(b.n_layers))
+    return {j: units for j, units in enumerate(maps) if units is not None}
+
+
+def _reverse_units(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
+    """Unit maps seen from A: for each layer of A its units' origins in B (copies inside A show up here)."""
+    back = found.evidence.gauge.inverse()
+
+    def one(i: int) -> UnitMap | None:
+        j = found.reverse_map[i]
+        left = None if j is None else b.layer(j).units.get("ffn")
+        right = a.layer(i).units.get("ffn")
+        return None if j is None or left is None or right is None else map_units(left, right, back, j, i)
+
+    maps = map_in_order(one, range(min(a.n_layers, len(found.reverse_map))))
+    return {i: units for i, units in enumerate(maps) if units is not None}
+
+
+def _head_scores(a: Side, b: Side, found: Findings) -> dict[str, HeadScore]:
+    out: dict[str, HeadScore] = {}
+    kinds: tuple[UnitKind, ...] = ("vo", "qk")
+    for kind in kinds:
+        pairs = []
+        for j, i in enumerate(found.layer_map):
+            left = None if i is None else a.layer(i).units.get(kind)
+            right = b.layer(j).units.get(kind)
+            if left is not None and right is not None:
+                pairs.append((left, right))
+        if pairs:
+            out[kind] = HeadScore(*pooled_score(pairs, found.evidence.gauge))
+    return out
+
+
+def _follow_directions(a: Side, b: Side, found: Findings) -> None:
+    forward, backward, votes = SurvivalMeter(), SurvivalMeter(), []
+    for x_ND, y_ND in matched_matrices(a, b, found):
+        forward.add(x_ND, y_ND)
+        backward.add(y_ND, x_ND)
+        votes.append(additive_vote(x_ND, y_ND))
+    found.forward, found.backward = forward.result(), backward.result()
+    found.additive = (votes.count(1), votes.count(-1))
+
+
+def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Projections of both models in one frame with rows in the same order, one pair after the other.
+
+    Where units stand in place all of them are taken: keeping only those that match would hide what has died.
+    Where they were moved, the matched ones are taken, each with A's length and sign.
+    """
+    layers = [j for j, i in enumerate(found.layer_map) if i is not None]
+    most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
+    if len(layers) > most:
+        layers = [layers[(k * len(layers)) // most] for k in range(most)]
+    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk")
+    for j in layers:
+        i = found.layer_map[j]
+        for kind in kinds:
+            left = None if i is None else a.layer(i).units.get(kind)
+            right = b.layer(j).units.get(kind)
+            if left is not None and right is not None:
+                yield from _aligned_rows(left, right, found, j)
+
+
+def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Iterator[tuple[Tensor, Tensor]]:
+    names = [n for n in left.names if n in right.views_UD]
+    carry = found.evidence.gauge.carry
+    units = found.unit_maps.get(j) if left.kind == "ffn" else None
+    same = left.count == right.count and bool((left.index_U == right.index_U).all())
+    in_place = units is None or units.in_place_share > 0.6 or not bool(units.matched_N.any())
+    standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
+    if same and in_place and (standing or found.hit(left.kind, j)):
+        for name in names:
+            yield carry(left.views_UD[name].float()), right.views_UD[name].float()
+        return
+    if units is None or int(units.matched_N.sum()) < 32 or not found.hit("ffn", j):
+        return
+    hit = units.matched_N
+    for name in names:
+        x_ND = carry(left.views_UD[name].float())[units.origin_N[hit]]
+        y_ND = right.views_UD[name].float()[hit]
+        sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
+        length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        yield x_ND, y_ND * sign_N1 * length_N1
+
+
+def _table_cosines(a: Side, b: Side, found: Findings) -> None:
+    """Mean cosine of held-out vocabulary rows: under the body's frame, or one fitted on every other token."""
+    tokens = found.tokens.spread(min(4096, max(64, a.sample.max_anchors)))
+    body = any(i is not None for i in found.layer_map)
+    for role in ("embed", "head"):
+        left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
+        if left is None or right is None or tokens.count < 64:
+            continue
+        if left.shape[1] == right.shape[1]:
+            found.tables[f"{role}-in-place"] = _mean_cosine(center(left), center(right))
+        gauge: Gauge | None = found.evidence.gauge if body else None
+        if gauge is None or "rows" in gauge.fitted_on:
+            gauge = fit_rotation(left[::2], right[::2], "every other shared token")
+            left, right = left[1::2], right[1::2]
+        if gauge is not None:
+            found.tables[role] = _mean_cosine(gauge.carry(center(left)), gauge.meet(center(right)))
+
+
+def _mean_cosine(a_TD: Tensor, b_TD: Tensor) -> float:
+    return float((unit_rows(a_TD) * unit_rows(b_TD)).sum(1).mean())
+
+
+def shared(tokens: SharedTokens) -> str:
+    """Shared tokens in words."""
+    return f"{tokens.count} tokens shared by {tokens.by}"

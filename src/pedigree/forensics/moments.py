@@ -1,0 +1,110 @@
+"""A residual frame from weights alone, without any shared token.
+
+When embeddings were replaced there is nothing left to anchor a rotation on. Second moments of unit directions do not
+depend on the order or free scale of units, and rotate with the residual frame: for each layer and projection
+C = mean of r r^T over unit rows (for V and O, whose heads may be mixed by any invertible matrix: the sum of the
+projectors on each head's subspace). The frame is the rotation that aligns all of them at once (forensics study,
+section 9.10). It is a gauge: its objective says nothing about kinship.
+
+Shapes: K = moments, D = residual width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.gauge import Gauge, polar, unit_rows
+from pedigree.forensics.heads import bases
+from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.views import LayerView, UnitSet
+
+MAX_WIDTH = 1024
+"""Above this residual width the search would take minutes; the comparison then says that it was not tried."""
+
+STARTS = 12
+ITERATIONS = 60
+
+
+def layer_moments(view: LayerView) -> list[Tensor]:
+    """Traceless second moments of one layer, in a fixed order of projections, each [D, D] with unit norm."""
+    found: list[Tensor] = []
+    for kind in ("ffn", "qk", "vo"):
+        units = view.units.get(kind)
+        if units is None:
+            continue
+        for name in units.names:
+            found.append(_moment(units, name))
+    return found
+
+
+def _moment(units: UnitSet, name: str) -> Tensor:
+    rows_UD = units.views_UD[name].float()
+    if units.kind == "vo":
+        basis_HCD = bases(rows_UD, units.label_U)
+        rows_UD = basis_HCD.reshape(-1, rows_UD.shape[1])
+    else:
+        rows_UD = unit_rows(rows_UD - rows_UD.mean(dim=0, keepdim=True))
+    c_DD = rows_UD.T @ rows_UD / max(1, rows_UD.shape[0])
+    c_DD = c_DD - torch.eye(c_DD.shape[0]) * (c_DD.trace() / c_DD.shape[0])
+    norm: Tensor = c_DD.norm()
+    return c_DD / norm.clamp_min(1e-30)
+
+
+def stack_moments(a: list[LayerView], b: list[LayerView]) -> tuple[Tensor, Tensor] | None:
+    """Moments of both models paired by layer, [K, D, D] each; summed over layers when depths differ.
+
+    Returns None where widths differ or the models have no common projections.
+    """
+    rows_a, rows_b = [layer_moments(v) for v in a], [layer_moments(v) for v in b]
+    if not rows_a or not rows_b or {len(r) for r in rows_a} != {len(r) for r in rows_b}:
+        return None
+    if len({len(r) for r in rows_a}) != 1 or rows_a[0][0].shape != rows_b[0][0].shape:
+        return None
+    if len(rows_a) == len(rows_b):
+        flat_a, flat_b = [c for r in rows_a for c in r], [c for r in rows_b for c in r]
+    else:
+        flat_a = [torch.stack([r[k] for r in rows_a]).mean(0) for k in range(len(rows_a[0]))]
+        flat_b = [torch.stack([r[k] for r in rows_b]).mean(0) for k in range(len(rows_b[0]))]
+    return torch.stack(flat_a), torch.stack(flat_b)
+
+
+def fit_moments(a_KDD: Tensor, b_KDD: Tensor, seed: int = 0) -> list[Gauge]:
+    """Rotations that align two stacks of moments, best objective first; both signs of each, since moments are even.
+
+    Source: forensics study, section 9.10: random positive combinations for a start, signs from the top eigenvector of
+    the summed elementwise products, then R <- polar(sum_k C_k^A R C_k^B).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best: tuple[float, Tensor] | None = None
+    for _ in range(STARTS):
+        r_DD = _start(a_KDD, b_KDD, generator)
+        r_DD = _iterate(a_KDD, b_KDD, r_DD)
+        value = float(((r_DD.T @ a_KDD @ r_DD) * b_KDD).sum())
+        if best is None or value > best[0]:
+            best = (value, r_DD)
+    if best is None:
+        return []
+    return [Gauge("orthogonal", sign * best[1], "second moments of unit directions") for sign in (1.0, -1.0)]
+
+
+def _start(a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator) -> Tensor:
+    weights_K = torch.rand(a_KDD.shape[0], generator=generator)
+    _, v_a = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, a_KDD))
+    _, v_b = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, b_KDD))
+    t_a, t_b = v_a.T @ a_KDD @ v_a, v_b.T @ b_KDD @ v_b
+    product = (t_a * t_b).sum(0)
+    product.fill_diagonal_(0.0)
+    _, vectors = symmetric_eigen(product)
+    signs_D = torch.where(vectors[:, -1] < 0, -1.0, 1.0)
+    return (v_a * signs_D) @ v_b.T
+
+
+def _iterate(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor) -> Tensor:
+    for _ in range(ITERATIONS):
+        update = polar((a_KDD @ r_DD @ b_KDD).sum(0))
+        change = float((update - r_DD).norm())
+        r_DD = update
+        if change < 1e-4:
+            break
+    return r_DD

@@ -1,0 +1,224 @@
+"""From findings and judgment to the record that is printed, stored and drawn."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+
+from pedigree.forensics.bank import error_rate
+from pedigree.forensics.changes import list_changes
+from pedigree.forensics.direction import weigh_direction
+from pedigree.forensics.findings import Findings
+from pedigree.forensics.sampling import Depth
+from pedigree.forensics.side import Side
+from pedigree.forensics.tests_made import list_tests, strength
+from pedigree.forensics.verdict import Judgment
+from pedigree.records.comparison import (
+    Comparison,
+    Controls,
+    Direction,
+    EvidenceMap,
+    Gauge,
+    InputRecord,
+    Inputs,
+    LayerMatch,
+    Producer,
+    ReadRecord,
+    Result,
+)
+
+ALWAYS_UNCHECKED = (
+    "distillation and training on another model's outputs leave no trace in weights",
+    "training data, and who did what, are not visible in weights",
+)
+
+
+def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: Depth, seconds: float) -> Comparison:
+    """The record of one comparison at one depth (options, decoys and depths are added by the caller)."""
+    related = judgment.verdict in ("related", "partly-related")
+    direction = weigh_direction(a, b, found) if related else None
+    has_map = any(i is not None for i in found.layer_map) and judgment.verdict not in ("unrelated", "inconclusive")
+    gauge = found.evidence.gauge
+    return Comparison(
+        producer=Producer(version=_version()),
+        inputs=Inputs(a=describe(a), b=describe(b)),
+        result=Result(
+            verdict=judgment.verdict,
+            log10_p=log10_p(found, judgment),
+            strength=strength(found, judgment),
+            direction=Direction(
+                verdict=direction.verdict, log_odds=direction.log_odds, reasons=direction.reasons
+            ) if direction is not None else Direction(),
+            gauge=Gauge(
+                kind=gauge.kind if has_map else "none",
+                held_out=_held_out(found) if has_map else None,
+                fitted_on=[gauge.fitted_on],
+                scored_on=_scored_on(found),
+                notes=[f"{what}: best z {z:.1f}" for what, z in found.climb.tried] + found.climb.skipped,
+            ),
+            layer_map=found.layer_map if has_map else [None] * b.n_layers,
+            layer_map_detail=_detail(b, found) if has_map else [],
+            components=judgment.components,
+            transformations=list_changes(a, b, found) if has_map or judgment.verdict == "partly-related" else [],
+            tests=list_tests(a, b, found),
+            controls=Controls(off_diagonal=off_diagonal(found)),
+            error_rate=error_rate(),
+            read=ReadRecord(
+                bytes=a.checkpoint.meter.read + b.checkpoint.meter.read,
+                of=a.checkpoint.meter.total + b.checkpoint.meter.total,
+                seconds=round(seconds, 3),
+            ),
+            depth=depth,
+            not_checked=[*ALWAYS_UNCHECKED, *unseen(a, b, found, depth)],
+        ),
+        evidence_map=evidence_map(found),
+        warnings=[*judgment.reasons_to_doubt],
+    )  # fmt: skip
+
+
+def log10_p(found: Findings, judgment: Judgment) -> float | None:
+    """The p-value behind the verdict: exact where an exact test speaks, else the floor of the bank."""
+    if judgment.verdict in ("inconclusive", "not-testable"):
+        return None
+    names = ("body-signs", "body-fixed-points", "embed-fixed-points", "head-fixed-points")
+    # Holm over the four exact tests: the smallest p-value pays for all of them.
+    exact = min(0.0, min(found.log10_p(name) for name in names) + math.log10(len(names)))
+    if judgment.verdict == "unrelated" or exact < -12:
+        return exact
+    rate = error_rate()
+    return min(exact, -math.log10(1 + rate.pairs)) if rate is not None else exact
+
+
+def describe(side: Side) -> InputRecord:
+    """One input: digest of headers, digest of what was read, sizes, architecture."""
+    ck = side.checkpoint
+    return InputRecord(
+        location=str(ck.location),
+        format=ck.format,
+        digest=ck.header_digest(),
+        read_digest=ck.read_digest(),
+        bytes=ck.meter.total,
+        tensors=len(ck.tensors),
+        architecture=side.anatomy.architecture,
+        inferred=side.anatomy.inferred,
+        parameters=sum(math.prod(info.shape) for info in ck.tensors.values()),
+        notes=list(side.anatomy.notes),
+    )
+
+
+def _held_out(found: Findings) -> float | None:
+    values = [
+        float(grid.effect_IJ[i, j])
+        for grid in found.evidence.grids.values()
+        for j, i in enumerate(found.layer_map)
+        if i is not None and np.isfinite(grid.effect_IJ[i, j])
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _scored_on(found: Findings) -> list[str]:
+    words = {"ffn": "up and down projections of matched units", "vo": "output columns", "qk": "query rows"}
+    return [words[kind] for kind in found.evidence.grids]
+
+
+def _detail(b: Side, found: Findings) -> list[LayerMatch]:
+    ffn_path, attn_path = found.evidence.path(("ffn",)), found.evidence.path(("vo", "qk"))
+    rows = []
+    for j in range(b.n_layers):
+        i = found.layer_map[j]
+        ffn = found.hit("ffn", j)
+        attn = found.hit("vo", j) or found.hit("qk", j)
+        rows.append(
+            LayerMatch(
+                layer=j,
+                ffn=ffn_path[j] if j < len(ffn_path) and ffn else None,
+                attn=attn_path[j] if j < len(attn_path) and attn else None,
+                ffn_score=_effect(found, "ffn", i, j),
+                attn_score=_effect(found, "vo", i, j) if "vo" in found.evidence.grids else _effect(found, "qk", i, j),
+            )
+        )
+    return rows
+
+
+def _effect(found: Findings, kind: str, i: int | None, j: int) -> float | None:
+    grid = found.evidence.grids.get(kind)  # type: ignore[call-overload]
+    if grid is None or i is None or not np.isfinite(grid.effect_IJ[i, j]):
+        return None
+    return float(grid.effect_IJ[i, j])
+
+
+def off_diagonal(found: Findings) -> dict[str, object]:
+    """Standard scores of layer pairs that are not on the layer map: the comparison's own null."""
+    grid = found.evidence.grids.get("ffn") or next(iter(found.evidence.grids.values()), None)
+    if grid is None:
+        return {}
+    mask = np.isfinite(grid.z_IJ)
+    for j, i in enumerate(found.layer_map):
+        if i is not None:
+            mask[i, j] = False
+    values = grid.z_IJ[mask]
+    if values.size == 0:
+        return {"n": 0}
+    return {
+        "n": int(values.size),
+        "mean": float(values.mean()),
+        "sd": float(values.std()),
+        "max": float(values.max()),
+        "p99": float(np.quantile(values, 0.99)),
+    }
+
+
+def evidence_map(found: Findings) -> EvidenceMap | None:
+    """Largest standard score of any kind of unit for every layer pair."""
+    grids = list(found.evidence.grids.values())
+    if not grids:
+        return None
+    stacked = np.stack([np.where(np.isfinite(g.z_IJ), g.z_IJ, -np.inf) for g in grids]).max(axis=0)
+    rows = [[None if not np.isfinite(z) else float(z) for z in row] for row in stacked]
+    return EvidenceMap(
+        rows=list(range(stacked.shape[0])),
+        columns=list(range(stacked.shape[1])),
+        z=rows,
+        unit="standard score of held-out agreement, largest kind of unit",
+    )
+
+
+def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
+    """What this comparison could not have seen, in words."""
+    out = []
+    if depth == "glance":
+        out.append("glance reads a few rows in place: reordered, rotated or re-tokenized relatives are not seen")
+    if a.sample.max_units is not None and depth != "glance":
+        out.append(f"{a.sample.max_units} units of each layer were read; whole matrices only at full depth")
+    if not a.sample.attention:
+        out.append("attention was not read at this depth")
+    if found.bits is not None and not found.bits.whole:
+        out.append("equality of numbers was looked at on some rows of each tensor")
+    if found.filled:
+        out.append(f"{len(found.filled)} layers of the map were filled in by order: too few of their units were read")
+    out += [f"not tried: {words}" for words in found.climb.skipped]
+    if not any(i is not None for i in found.layer_map):
+        out.append(f"an overlap below {detection_limit(found):.0%} of the units of every layer would not be seen")
+    for side, name in ((a, "A"), (b, "B")):
+        if side.vocabulary is None:
+            out.append(f"{name} has no readable tokenizer: vocabulary rows were paired by number")
+        if side.anatomy.unmapped:
+            out.append(f"{len(side.anatomy.unmapped)} tensors of {name} have no known role and were left out")
+    return out
+
+
+def detection_limit(found: Findings) -> float:
+    """Smallest share of surviving units that the comparison would have called, from its threshold and sampling."""
+    share = 1.0
+    for units in found.unit_maps.values():
+        share = min(share, units.index_a_M.shape[0] / max(1, units.total_a))
+    return min(1.0, found.clear_effect / max(share, 1e-6))
+
+
+def _version() -> str:
+    try:
+        return version("llm-pedigree")
+    except PackageNotFoundError:
+        return "0+unknown"

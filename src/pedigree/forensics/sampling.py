@@ -1,0 +1,105 @@
+"""How much of a model is read at each depth.
+
+A sample is a pure function of shapes and depth, never of weights, so both models of a pair are read at the same
+positions and nothing can be chosen to please a hypothesis.
+
+Shapes: U = units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Depth = Literal["glance", "standard", "full"]
+
+WHOLE_MODEL_BYTES = 256 * 1024**2
+"""Below this size a standard comparison reads everything: sampling would save less than a second."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which units of each layer are read.
+
+    Attributes:
+        max_units: at most this many feed-forward units (and key/value dimensions) per layer; None for all.
+        column_layers: in how many layers, spread over the depth, projections that store units as columns (down,
+            output) are read, since they cost a whole matrix; None for all.
+        attention: whether attention is read.
+        compact: keep tables as bfloat16 to halve the memory.
+        max_anchors: at most this many vocabulary rows.
+        ladder: whether frames other than the plain one are tried.
+    """
+
+    max_units: int | None
+    column_layers: int | None
+    attention: bool
+    compact: bool
+    max_anchors: int
+    ladder: bool = True
+
+    @property
+    def search_units(self) -> int:
+        """Units of each layer of A that take part in the search over all layer pairs."""
+        return 256 if self.max_units is None else 128
+
+    def units(self, total: int) -> int:
+        """How many of `total` units are read."""
+        return total if self.max_units is None else min(total, self.max_units)
+
+    def whole_layers(self, n_layers: int) -> list[int]:
+        """Layers of B that are read with all their units where the others are sampled."""
+        if self.max_units is None or not self.column_layers:
+            return []
+        return [layer for layer in range(n_layers) if self.columns(layer, n_layers)]
+
+    def all_units(self) -> Sample:
+        """The same sample with every unit, without the projections stored as columns."""
+        return replace(self, max_units=None, column_layers=0)
+
+    def columns(self, layer: int, n_layers: int) -> bool:
+        """Whether projections stored as columns are read in this layer."""
+        if self.column_layers is None:
+            return True
+        chosen = {((2 * k + 1) * n_layers) // (2 * self.column_layers) for k in range(self.column_layers)}
+        return layer in chosen
+
+    def rows(self, total: int, wanted: int) -> Tensor:
+        """Positions of the units to read: all of them, or contiguous blocks spread over the range.
+
+        Blocks keep the number of range requests small; the same total gives the same blocks in every model.
+        """
+        if self.max_units is None or wanted >= total:
+            return torch.arange(total)
+        return runs(total, wanted, 64)
+
+    def heads(self, total: int, head_dim: int) -> list[int]:
+        """Key/value heads to read: all, or as many whole ones as `max_units` dimensions hold, spread evenly."""
+        if self.max_units is None:
+            return list(range(total))
+        wanted = min(total, max(1, self.max_units // max(1, head_dim)))
+        return [((2 * k + 1) * total) // (2 * wanted) for k in range(wanted)]
+
+
+def runs(total: int, wanted: int, length: int) -> Tensor:
+    """About `wanted` of `total` positions as distinct runs of `length`, spread evenly from first to last, in order."""
+    length = max(1, min(length, wanted))
+    n_runs = max(1, wanted // length)
+    if n_runs == 1:
+        starts = [(total - length) // 2]
+    else:
+        # total >= wanted >= n_runs * length, so neighbors stand at least one length apart.
+        starts = [(k * (total - length)) // (n_runs - 1) for k in range(n_runs)]
+    return torch.cat([torch.arange(s, s + length) for s in starts])
+
+
+def choose_sample(depth: Depth, model_bytes: int) -> Sample:
+    """Sample for a depth and the size of the larger model, in bytes."""
+    if depth == "full" or (depth == "standard" and model_bytes <= WHOLE_MODEL_BYTES):
+        return Sample(None, None, True, model_bytes > WHOLE_MODEL_BYTES, 1 << 30)
+    if depth == "standard":
+        return Sample(192, 2, True, True, 2048)
+    return Sample(64, 0, False, True, 512, ladder=False)

@@ -1,0 +1,90 @@
+"""The tests of a comparison as records: each with its null, what it assumes, and why not where it was not made."""
+
+from __future__ import annotations
+
+import math
+
+from pedigree.forensics.exact.card import TestOutcome
+from pedigree.forensics.findings import Findings
+from pedigree.forensics.side import Side
+from pedigree.forensics.verdict import Judgment
+from pedigree.records.comparison import TestRecord
+
+_MATCH_NAMES = {
+    "ffn": "matched units, feed-forward",
+    "vo": "matched dimensions, value/output",
+    "qk": "matched dimensions, query/key",
+}
+
+
+def list_tests(a: Side, b: Side, found: Findings) -> list[TestRecord]:
+    """Every test made or skipped, exact ones first."""
+    out = [_exact(name, outcome, found) for name, outcome in found.exact.items()]
+    for kind, name in _MATCH_NAMES.items():
+        grid = found.evidence.grids.get(kind)  # type: ignore[call-overload]
+        out.append(
+            TestRecord(
+                name=name,
+                null="held-out projections of matched units are exchangeable among the matches",
+                assumes="one residual frame; calibrated on independently trained pairs, not exact",
+                statistic=grid.best[0] if grid is not None else None,
+                n=int(grid.z_IJ.size) if grid is not None else 0,
+                applicable=grid is not None,
+                why_not=None if grid is not None else "not read at this depth, or no common form",
+            )
+        )
+    for kind, score in found.heads.items():
+        out.append(
+            TestRecord(
+                name=f"matched heads, {'value/output' if kind == 'vo' else 'query/key'} subspaces",
+                null="held-out subspaces of matched heads are exchangeable among the matches",
+                assumes="one residual frame",
+                statistic=score.z if score.n else None,
+                n=score.n,
+                applicable=score.n > 0,
+                why_not=None if score.n else "too few heads of one shape",
+            )
+        )
+    out.append(_survival(found))
+    return out
+
+
+def _exact(name: str, outcome: TestOutcome, found: Findings) -> TestRecord:
+    card = outcome.card
+    return TestRecord(
+        name=f"{card.name}, {name}",
+        version=card.version,
+        null=card.null,
+        assumes=card.assumes,
+        statistic=outcome.statistic if outcome.applicable else None,
+        n=outcome.n,
+        log10_p=found.log10_p(name) if outcome.applicable else None,
+        applicable=outcome.applicable,
+        why_not=outcome.why_not,
+    )
+
+
+def _survival(found: Findings) -> TestRecord:
+    best = max((s for s in (found.forward, found.backward) if s is not None), key=lambda s: s.ratio, default=None)
+    return TestRecord(
+        name="survival of learned directions",
+        null="only the random start is shared: learned directions of one are absent in the other",
+        assumes="the leading singular directions of a trained matrix were learned, the middle ones were drawn",
+        statistic=best.ratio if best is not None else None,
+        n=best.matrices if best is not None else 0,
+        applicable=best is not None,
+        why_not=None if best is not None else "no matched matrices",
+    )
+
+
+def strength(found: Findings, judgment: Judgment) -> str:
+    """How strong the answer is, in one phrase with its number and its null."""
+    exact = min((found.log10_p(n) for n in found.exact), default=0.0)
+    z, effect = max((grid.best for grid in found.evidence.grids.values()), default=(0.0, 0.0))
+    if judgment.verdict == "identical":
+        return "every number of every tensor is equal"
+    if judgment.verdict == "unrelated":
+        return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), exact tests silent"
+    if exact <= -12:
+        return f"units stand where they stood (exact, log10 p <= {math.floor(exact)}); best layer pair z = {z:.0f}"
+    return f"held-out agreement of matched units {effect:.2f}, z = {z:.0f} in the best layer pair"

@@ -1,0 +1,181 @@
+"""From findings to one of the fixed words.
+
+The order of the questions
+1. Is everything equal, number for number?                          -> identical
+2. Does any layer of the body agree beyond the bank of strangers?   -> go on; else embeddings only, or unrelated
+   Exact tests in place sharpen an answer but never give one: their null takes order and signs of units as drawn by
+   chance, and whoever holds a model can choose them to suit another (tests/attacks).
+3. Do the learned directions live on, or only the random start?     -> shared-initialization
+4. Is it the whole body, or some layers or components of it?        -> related, or partly-related with the list
+
+Names, configs, norms and standard deviations are not among the inputs of this file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
+from pedigree.forensics.side import Side
+from pedigree.forensics.survival import is_twin
+from pedigree.records.comparison import Component, ComponentVerdict, Verdict
+
+PARTIAL_SHARE = 0.25
+"""Share of layers of foreign origin (A not being wholly contained) above which a relation is called partial."""
+
+IN_PLACE_COSINE = 0.7
+"""Agreement of vocabulary rows in place beyond what choosing the frame of a stranger can buy (about 0.6)."""
+
+TABLE_COSINE = 0.9
+"""Held-out agreement of vocabulary rows, after a fitted frame, beyond anything that shared usage explains."""
+
+
+@dataclass
+class Judgment:
+    """A verdict with its components and the reasons, in words."""
+
+    verdict: Verdict
+    components: dict[str, Component] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    reasons_to_doubt: list[str] = field(default_factory=list)
+
+
+def judge(a: Side, b: Side, found: Findings) -> Judgment:
+    """Choose the verdict and describe each component."""
+    components = _components(a, b, found)
+    if found.same_numbers:
+        return Judgment("identical", {k: _same(c) for k, c in components.items()}, ["every number is equal"])
+    if not found.evidence.grids:
+        return _without_layers(found, components)
+    if not found.layers_hit("ffn", "vo", "qk"):
+        return _without_body(found, components)
+    if is_twin(found.forward, found.backward):
+        return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
+    if _is_partial(a, b, found, components):
+        return Judgment("partly-related", components, [])
+    return Judgment("related", components, [])
+
+
+def _without_layers(found: Findings, components: dict[str, Component]) -> Judgment:
+    """No layer of the two could be laid side by side: equal contents are all that can speak."""
+    contents = found.contents
+    if contents is not None and contents.all_equal:
+        return Judgment("identical", components, ["every tensor has an equal one"])
+    if contents is not None and contents.shared:
+        note = f"equal tensors: {', '.join(contents.shared[:8])}"
+        whole = Component(verdict="identical", n=len(contents.shared), note=note)
+        return Judgment("partly-related", {**components, "tensors": whole}, [note])
+    if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
+        return Judgment("partly-related", components, ["vocabulary rows only"])
+    return Judgment("not-testable", components, ["no layer of the two could be laid side by side"])
+
+
+def _without_body(found: Findings, components: dict[str, Component]) -> Judgment:
+    if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
+        return Judgment("partly-related", components, ["vocabulary rows only"])
+    if min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P:
+        # Order and signs of units are free: whoever holds a model can choose them to suit another one.
+        why = "units stand in the order or with the signs of the other's, but their directions do not agree"
+        return Judgment("inconclusive", components, [why])
+    for grid in found.evidence.grids.values():
+        z, effect = grid.best
+        if z >= CLEAR_Z and effect >= found.clear_effect * min(1.0, float(grid.coverage_J.max())) / 2:
+            return Judgment("inconclusive", components, [f"one layer pair reaches z = {z:.1f} with a small effect"])
+    return Judgment("unrelated", components, [])
+
+
+def _is_partial(a: Side, b: Side, found: Findings, components: dict[str, Component]) -> bool:
+    looked_at = [j for j in range(len(found.layer_map)) if not found.unseen(j)]
+    foreign = sum(found.layer_map[j] is None for j in looked_at) / max(1, len(looked_at))
+    covered = len({i for i in found.layer_map if i is not None}) / max(1, a.n_layers)
+    if foreign > PARTIAL_SHARE and covered < 0.9:
+        return True
+    body = [components[name].verdict for name in ("mlp", "experts", "attn") if name in components]
+    return "related" in body and "unrelated" in body
+
+
+def _same(component: Component) -> Component:
+    return component.model_copy(update={"verdict": "identical"})
+
+
+def _components(a: Side, b: Side, found: Findings) -> dict[str, Component]:
+    out: dict[str, Component] = {}
+    has_experts = any(b.anatomy.experts(j) for j in range(b.n_layers))
+    for role in ("embed", "head"):
+        component = _table(found, role)
+        if component is not None:
+            out[role] = component
+    out["attn"] = _attention(found)
+    out["experts" if has_experts else "mlp"] = _feed_forward(found)
+    out["norm"] = Component(verdict="not-testable", note="gains of unrelated models look alike; never evidence")
+    return out
+
+
+def _table(found: Findings, role: str) -> Component | None:
+    outcome = found.exact.get(f"{role}-fixed-points")
+    cosine = found.tables.get(role)
+    if outcome is None and cosine is None:
+        return None
+    exact = found.log10_p(f"{role}-fixed-points")
+    verdict: ComponentVerdict = "unrelated"
+    note = "coordinates of shared tokens"
+    plain = found.tables.get(f"{role}-in-place", 0.0)
+    if exact <= CLEAR_LOG10_P and (plain >= IN_PLACE_COSINE or found.layers_hit("ffn", "vo", "qk")):
+        verdict, note = "related", f"coordinates stand where they stood, log10 p <= {exact:.0f}"
+    elif cosine is not None and cosine >= TABLE_COSINE:
+        verdict, note = "related", f"held-out tokens agree at {cosine:.2f} in a frame fitted on others"
+    elif found.tokens.count < 64:
+        verdict, note = "not-testable", "too few shared tokens"
+    return Component(verdict=verdict, score=cosine, n=found.tokens.count, note=note)
+
+
+def _feed_forward(found: Findings) -> Component:
+    layers = found.layers_hit("ffn")
+    grid = found.evidence.grids.get("ffn")
+    if grid is None:
+        return Component(verdict="not-testable", note="no feed-forward units to compare")
+    exact = found.family_log10_p("ffn")
+    if not layers and found.layers_hit("vo", "qk") and exact <= CLEAR_LOG10_P:
+        note = f"units stand where they stood, log10 p <= {exact:.0f}"
+        return Component(verdict="related", score=grid.best[1], n=len(found.layer_map), note=note)
+    if not layers and not grid.sees(0) and any(i is not None for i in found.layer_map):
+        return Component(verdict="inconclusive", score=grid.best[1], note="too few units were read to tell")
+    score = _mean_effect(found, "ffn", layers) if layers else grid.best[1]
+    return Component(
+        verdict="related" if layers else "unrelated", score=score, n=len(found.layer_map), layers=layers,
+        note="held-out agreement of matched units",
+    )  # fmt: skip
+
+
+def _attention(found: Findings) -> Component:
+    layers = found.layers_hit("vo", "qk")
+    heads = {name: score for name, score in found.heads.items() if score.n}
+    if not found.tested("vo", "qk") and not heads:
+        return Component(verdict="not-testable", note="attention was not read at this depth or has no common form")
+    if layers:
+        kinds = [k for k in ("vo", "qk") if k in found.evidence.grids]
+        score = max(_mean_effect(found, k, layers) for k in kinds)
+        return Component(
+            verdict="related", score=score, n=len(found.layer_map), layers=layers, note="matched dimensions"
+        )
+    exact = found.family_log10_p("vo", "planes")
+    if found.layers_hit("ffn") and exact <= CLEAR_LOG10_P:
+        note = f"dimensions stand where they stood, log10 p <= {exact:.0f}"
+        return Component(verdict="related", n=len(found.layer_map), note=note)
+    best = max(heads.values(), key=lambda s: s.z, default=None)
+    if best is not None and best.z >= min(CLEAR_Z, 0.6 * best.n) and best.effect >= 2 * found.clear_effect:
+        mapped = [j for j, i in enumerate(found.layer_map) if i is not None]
+        return Component(
+            verdict="related", score=best.effect, n=best.n, layers=mapped, note="subspaces of matched heads"
+        )
+    if any(i is not None for i in found.layer_map) and (best is None or best.n < 8):
+        return Component(verdict="inconclusive", score=best.effect if best else None, note="too few heads to tell")
+    return Component(verdict="unrelated", score=best.effect if best else None, n=best.n if best else 0)
+
+
+def _mean_effect(found: Findings, kind: str, layers: list[int]) -> float:
+    grid = found.evidence.grids[kind]  # type: ignore[index]
+    values = [float(grid.effect_IJ[found.layer_map[j], j]) for j in layers if found.layer_map[j] is not None]
+    values = [v for v in values if math.isfinite(v)]
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,323 @@
+"""Units of a layer, as directions in the residual stream.
+
+A feed-forward unit reads the stream through its gate and up rows and writes to it through its down column; a
+value/output dimension reads through a row of V and writes through columns of O; a query/key dimension reads twice.
+Seen this way, every matrix of a transformer block is a table of vectors in one residual frame, and two models can be
+compared unit by unit once their frames are aligned.
+
+Canonical form (forensics study, sections 1 and 9.1): the gain of the norm in front is folded into readers, the gain of
+a norm behind the branch into writers; for LayerNorm the direction that the norm removes is projected out.
+
+Shapes: U = units, D = residual width, F = inner width, K = key/value heads, Q = query heads, C = head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.linear import without_damage
+from pedigree.forensics.sampling import Sample
+from pedigree.weights.anatomy import Anatomy, Part
+
+UnitKind = Literal["ffn", "vo", "qk"]
+
+SHARED_EXPERT = -1
+"""Label of units that belong to a shared (always active) expert."""
+
+
+BAND_ROWS = 512
+"""Rows read at once where only some columns are wanted."""
+
+
+@dataclass(frozen=True)
+class UnitSet:
+    """Units of one kind in one layer.
+
+    Attributes:
+        kind: "ffn", "vo" (value/output dimensions) or "qk" (query/key dimensions).
+        views_UD: one table per projection, rows are units, in the residual frame; the first is the one matches are
+            made on, the others are held out to confirm.
+        index_U: position of each unit inside its expert or layer.
+        label_U: expert (ffn) or key/value head (vo, qk) each unit belongs to.
+        total: how many units of this kind the layer has; more than `index_U` when sampled.
+        raw: per projection, whether rows carry a bias column (informative only).
+    """
+
+    kind: UnitKind
+    views_UD: dict[str, Tensor]
+    index_U: Tensor
+    label_U: Tensor
+    total: int
+
+    @property
+    def count(self) -> int:
+        """Number of units present."""
+        return int(self.index_U.shape[0])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Projection names, the matching one first."""
+        return tuple(self.views_UD)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """All units of one layer, by kind; kinds that the layer lacks are absent."""
+
+    layer: int
+    units: dict[UnitKind, UnitSet] = field(default_factory=dict)
+
+
+def read_layer(anatomy: Anatomy, layer: int, sample: Sample) -> LayerView:
+    """Read and canonicalize the units of one layer.
+
+    Args:
+        anatomy: canonical view of the checkpoint.
+        layer: layer number.
+        sample: which units to read.
+
+    Returns:
+        Units in the residual frame, float32 (or bfloat16 when the sample asks for compact storage).
+    """
+    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk") if sample.attention else ("ffn",)
+    found = {kind: read_units(anatomy, layer, kind, sample) for kind in kinds}
+    return LayerView(layer, {kind: units for kind, units in found.items() if units is not None})
+
+
+def read_units(anatomy: Anatomy, layer: int, kind: UnitKind, sample: Sample) -> UnitSet | None:
+    """Units of one kind of one layer; None where the layer has none, or the sample leaves them out."""
+    reader = {"ffn": _read_ffn, "vo": _read_vo, "qk": _read_qk}[kind]
+    return reader(anatomy, layer, sample)
+
+
+def fold_reader(anatomy: Anatomy, w_UD: Tensor, norm: str, layer: int | None) -> Tensor:
+    """Fold the gain of the norm in front into rows that read the stream; drop what a LayerNorm removes."""
+    gain_D = read_gain(anatomy, norm, layer) if anatomy.norm_placement != "post" else None
+    if gain_D is not None and gain_D.shape[0] == w_UD.shape[1]:
+        w_UD = w_UD * gain_D
+    if anatomy.norm == "layer" and anatomy.norm_placement == "pre":
+        w_UD = w_UD - w_UD.mean(dim=1, keepdim=True)
+    return w_UD
+
+
+def fold_writer(anatomy: Anatomy, w_UD: Tensor, norm: str, layer: int | None) -> Tensor:
+    """Fold the gain of a norm behind the branch into rows that write the stream; center them for LayerNorm."""
+    gain_D = read_gain(anatomy, norm, layer) if anatomy.norm_placement not in ("pre", "post") else None
+    if gain_D is not None and gain_D.shape[0] == w_UD.shape[1]:
+        w_UD = w_UD * gain_D
+    if anatomy.norm == "layer" and anatomy.norm_placement == "pre":
+        w_UD = w_UD - w_UD.mean(dim=1, keepdim=True)
+    return w_UD
+
+
+def read_gain(anatomy: Anatomy, norm: str, layer: int | None) -> Tensor | None:
+    """Gain vector of a norm with its offset added (Gemma stores 1 + w), or None where the model has none."""
+    part = anatomy.part(norm, layer)
+    if part is None:
+        return None
+    return part.read().flatten() + anatomy.gain_offset
+
+
+def _finish(w_UD: Tensor, sample: Sample) -> Tensor:
+    w_UD = without_damage(w_UD)
+    return w_UD.to(torch.bfloat16) if sample.compact else w_UD.contiguous()
+
+
+def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
+    groups = _ffn_groups(anatomy, layer)
+    if not groups:
+        return None
+    per_group = sample.units(sum(g["up"].shape[0] for _, g in groups)) // len(groups)
+    names = ["gate", "up"] if "gate" in groups[0][1] else ["up"]
+    if sample.columns(layer, anatomy.n_layers):
+        names.append("down")
+    stacks: dict[str, list[Tensor]] = {name: [] for name in names}
+    index, label, total = [], [], 0
+    for expert, group in groups:
+        n_units = group["up"].shape[0]
+        rows = sample.rows(n_units, max(per_group, 16))
+        for name in names:
+            stacks[name].append(_ffn_view(anatomy, layer, group[name], name, rows, sample))
+        index.append(rows)
+        label.append(torch.full_like(rows, expert))
+        total += n_units
+    views = {name: torch.cat(parts) for name, parts in stacks.items()}
+    return UnitSet("ffn", views, torch.cat(index), torch.cat(label), total)
+
+
+def _ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]]:
+    """Parts of each expert of the layer: (label, {"gate", "up", "down"}); dense layers are one group labeled 0."""
+    found: list[tuple[int, dict[str, Part]]] = []
+    prefixes: list[tuple[int, str, int | None]] = [(0, "mlp.", None)]
+    prefixes += [(e, "moe.expert.", e) for e in range(anatomy.experts(layer))]
+    prefixes += [(SHARED_EXPERT, "moe.shared.", None)]
+    for label, prefix, expert in prefixes:
+        group = {}
+        for name in ("gate", "up", "down"):
+            part = anatomy.part(prefix + name, layer, expert)
+            if part is not None:
+                group[name] = part
+        if "up" in group and "down" in group:
+            found.append((label, group))
+    # A layer mixes gated and plain units only in exotic designs; keep the majority form so that views stack.
+    gated = sum("gate" in g for _, g in found)
+    keep_gate = gated * 2 >= len(found)
+    return [(label, g) for label, g in found if ("gate" in g) == keep_gate] if found else []
+
+
+def _ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: Tensor, sample: Sample) -> Tensor:
+    if name == "down":
+        w_UD = _read_columns(part, _as_index(rows_U, part.shape[1]))
+        return _finish(fold_writer(anatomy, w_UD, "norm.mlp.post", layer), sample)
+    w_UD = part.read(rows=_as_index(rows_U, part.shape[0]))
+    return _finish(fold_reader(anatomy, w_UD, "norm.mlp", layer), sample)
+
+
+def _read_columns(part: Part, cols: list[int] | None) -> Tensor:
+    """Columns of a matrix as rows, read in bands so that the whole matrix is never held in float32."""
+    if cols is None:
+        return part.read().T
+    total = part.shape[0]
+    bands = [part.read(rows=slice(r, min(r + BAND_ROWS, total)), cols=cols) for r in range(0, total, BAND_ROWS)]
+    return torch.cat(bands).T
+
+
+def _as_index(rows_U: Tensor, total: int) -> list[int] | None:
+    return None if rows_U.shape[0] == total else [int(r) for r in rows_U]
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Which key/value heads are read: rows of keys and values, rows of queries (columns of the output)."""
+
+    kv_rows: list[int] | None
+    query_rows: list[int] | None
+    index_U: Tensor
+    label_U: Tensor
+    repeat: int
+    total: int
+
+
+def _choose_heads(
+    anatomy: Anatomy, n_units: int, n_query_units: int, n_heads: int | None, sample: Sample
+) -> _Heads | None:
+    """Rows of the heads a sample takes; query heads of a group go with their key/value head."""
+    if n_query_units % n_units:
+        return None
+    repeat = n_query_units // n_units
+    heads = n_heads if n_heads and n_units % n_heads == 0 else 1
+    head_dim = n_units // heads
+    chosen = sample.heads(heads, head_dim)
+    whole = len(chosen) == heads
+    kv = [h * head_dim + c for h in chosen for c in range(head_dim)]
+    queries = [(h * repeat + g) * head_dim + c for h in chosen for g in range(repeat) for c in range(head_dim)]
+    index_U = torch.tensor(kv, dtype=torch.long)
+    return _Heads(None if whole else kv, None if whole else queries, index_U, index_U // head_dim, repeat, n_units)
+
+
+def _read_vo(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
+    output = anatomy.part("attn.o", layer)
+    if output is None or not sample.columns(layer, anatomy.n_layers):
+        return None
+    part = anatomy.part("attn.v", layer)
+    latent = _latent_rows(anatomy, layer) if part is None else None
+    n_units = part.shape[0] if part is not None else latent[1].shape[0] if latent is not None else 0
+    if not n_units:
+        return None
+    n_heads = anatomy.n_kv_heads if part is not None else anatomy.n_heads
+    heads = _choose_heads(anatomy, n_units, output.shape[1], n_heads, sample)
+    if heads is None:
+        return None
+    rows_UD = part.read(rows=heads.kv_rows) if part is not None else _pick(latent, 1, heads)
+    v_UD = fold_reader(anatomy, rows_UD, "norm.attn", layer)
+    o_QD = fold_writer(anatomy, _read_columns(output, heads.query_rows), "norm.attn.post", layer)
+    return _head_units("vo", {"v": v_UD, "o": _sum_groups(o_QD, heads)}, heads, sample)
+
+
+def _read_qk(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
+    key, query = anatomy.part("attn.k", layer), anatomy.part("attn.q", layer)
+    if key is not None and query is not None:
+        heads = _choose_heads(anatomy, key.shape[0], query.shape[0], anatomy.n_kv_heads, sample)
+        if heads is None:
+            return None
+        k_UD, q_QD = key.read(rows=heads.kv_rows), query.read(rows=heads.query_rows)
+    else:
+        latent, queries = _latent_rows(anatomy, layer), _latent_queries(anatomy, layer)
+        if latent is None or queries is None or latent[0].shape != queries.shape:
+            return None
+        heads = _choose_heads(anatomy, queries.shape[0], queries.shape[0], anatomy.n_heads, sample)
+        if heads is None:
+            return None
+        k_UD, q_QD = _pick(latent, 0, heads), _pick((queries,), 0, heads)
+    k_UD = fold_reader(anatomy, k_UD, "norm.attn", layer)
+    q_UD = _sum_groups(fold_reader(anatomy, q_QD, "norm.attn", layer), heads)
+    return _head_units("qk", {"k": k_UD, "q": q_UD}, heads, sample)
+
+
+def _pick(rows: tuple[Tensor, ...] | None, which: int, heads: _Heads) -> Tensor:
+    if rows is None:
+        return torch.empty(0)
+    return rows[which] if heads.kv_rows is None else rows[which][heads.index_U]
+
+
+def _head_units(kind: UnitKind, views: dict[str, Tensor], heads: _Heads, sample: Sample) -> UnitSet:
+    return UnitSet(
+        kind, {name: _finish(w, sample) for name, w in views.items()}, heads.index_U, heads.label_U, heads.total
+    )
+
+
+def _sum_groups(w_QD: Tensor, heads: _Heads) -> Tensor:
+    """Add up the query heads of each key/value group: one row per key/value dimension.
+
+    The sum does not depend on the order of query heads inside a group, which is free.
+    """
+    if heads.repeat == 1:
+        return w_QD
+    n_units = heads.index_U.shape[0]
+    n_heads = int(torch.unique(heads.label_U).numel())
+    return w_QD.reshape(n_heads, heads.repeat, n_units // n_heads, -1).sum(dim=1).reshape(n_units, -1)
+
+
+def _latent_queries(anatomy: Anatomy, layer: int) -> Tensor | None:
+    """Query rows of latent attention that meet the no-position keys, [heads * nope, D]."""
+    part, latent, heads = anatomy.part("attn.q", layer), _latent_rows(anatomy, layer), anatomy.n_heads
+    if part is not None:
+        q_QD = part.read()
+    else:
+        down, up = anatomy.part("attn.q_a", layer), anatomy.part("attn.q_b", layer)
+        if down is None or up is None:
+            return None
+        gain = read_gain(anatomy, "norm.q_a", layer)
+        q_QD = (up.read() if gain is None else up.read() * gain) @ down.read()
+    if latent is None or not heads or latent[0].shape[0] % heads or q_QD.shape[0] % heads:
+        return None
+    nope = latent[0].shape[0] // heads
+    per_head_HCD = q_QD.reshape(heads, q_QD.shape[0] // heads, -1)
+    return per_head_HCD[:, :nope].reshape(heads * nope, -1)
+
+
+def _latent_rows(anatomy: Anatomy, layer: int) -> tuple[Tensor, Tensor] | None:
+    """Multi-head latent attention seen as plain attention: (no-position key rows, value rows) in the residual frame.
+
+    kv_b stacks, per head, no-position key rows and value rows over the latent; kv_a reads the latent from the
+    stream. Their product with the latent gain between them reads the stream directly.
+    """
+    down, up = anatomy.part("attn.kv_a", layer), anatomy.part("attn.kv_b", layer)
+    output, heads = anatomy.part("attn.o", layer), anatomy.n_heads
+    if down is None or up is None or output is None or not heads:
+        return None
+    rank, value_dim = up.shape[1], output.shape[1] // heads
+    per_head = up.shape[0] // heads
+    if up.shape[0] % heads or value_dim >= per_head:
+        return None
+    w_up = up.read()
+    gain = read_gain(anatomy, "norm.kv_a", layer)
+    if gain is not None and gain.shape[0] == rank:
+        w_up = w_up * gain
+    rows_HCD = (w_up @ down.read()[:rank]).reshape(heads, per_head, -1)
+    key, value = rows_HCD[:, : per_head - value_dim], rows_HCD[:, per_head - value_dim :]
+    return key.reshape(-1, key.shape[-1]), value.reshape(-1, value.shape[-1])

@@ -1,0 +1,291 @@
+"""The record of a comparison: what `pedigree compare A B --json` prints and every report is drawn from.
+
+Laws
+1. Fields may be added, never renamed or given another meaning; fields we do not know are kept on rewrite.
+2. `Comparison.from_json(c.to_json())` prints the same bytes again.
+3. Two runs with the same inputs and options differ only in `created` and `result.read.seconds`.
+4. A record says what was not checked: an empty `not_checked` would be a claim, and an unlikely one.
+
+Orientation: layer maps answer, for each layer of B, which layer of A it comes from (None: none was found).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pedigree.errors import MalformedFile
+from pedigree.records.canonical import canonical_digest, readable_json, stable
+
+Verdict = Literal[
+    "identical", "related", "partly-related", "shared-initialization", "unrelated", "inconclusive", "not-testable"
+]
+ComponentVerdict = Literal["related", "shared-initialization", "unrelated", "identical", "inconclusive", "not-testable"]
+DirectionVerdict = Literal["a-to-b", "b-to-a", "undetermined"]
+GaugeKind = Literal["identity", "signed-permutation", "orthogonal", "partial-isometry", "none"]
+Depth = Literal["glance", "standard", "full"]
+
+VERDICTS: tuple[Verdict, ...] = (
+    "identical",
+    "related",
+    "partly-related",
+    "shared-initialization",
+    "unrelated",
+    "inconclusive",
+    "not-testable",
+)
+DEPTHS: tuple[Depth, ...] = ("glance", "standard", "full")
+
+
+class Record(BaseModel):
+    """Base of every record: frozen, and unknown fields survive reading and rewriting."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="allow", populate_by_name=True, serialize_by_alias=True
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain JSON values: floats at six significant digits, NaN and infinity as null, said so."""
+        plain, lost = stable(self.model_dump(mode="python", by_alias=True))
+        if isinstance(plain.get("warnings"), list):
+            plain["warnings"] += [f"{path} was not a finite number and is written as null" for path in lost]
+        return dict(plain)
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The record as JSON text in the order of the fields; byte-stable but for the two time fields."""
+        return readable_json(self.to_dict(), indent=indent)
+
+
+class Producer(Record):
+    """The program that wrote the record."""
+
+    name: str = "pedigree"
+    version: str = "unknown"
+
+
+class InputRecord(Record):
+    """One side of the comparison.
+
+    `digest` names the file set by its headers and sizes (no weight byte is read for it); `read_digest` is over
+    the bytes that were really looked at. `bytes` is the size of all weight files. `parameters` counts numbers.
+    """
+
+    location: str
+    format: str = ""
+    digest: str | None = None
+    read_digest: str | None = None
+    bytes: int | None = None
+    tensors: int | None = None
+    architecture: str = ""
+    inferred: bool = False
+    parameters: int | None = None
+    notes: list[str] = Field(default_factory=list)
+
+
+class Inputs(Record):
+    """The two sides."""
+
+    a: InputRecord
+    b: InputRecord
+
+
+class Direction(Record):
+    """Who came first, answered apart from whether they are related. `log_odds` is natural, in favor of A to B."""
+
+    verdict: DirectionVerdict = "undetermined"
+    log_odds: float | None = None
+    reasons: list[str] = Field(default_factory=list)
+
+
+class Gauge(Record):
+    """The change of basis that had to be undone before the two could be compared.
+
+    `held_out` is the agreement (0..1) on tensors that took no part in the fit.
+    """
+
+    kind: GaugeKind = "none"
+    held_out: float | None = None
+    fitted_on: list[str] = Field(default_factory=list)
+    scored_on: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class LayerMatch(Record):
+    """Where one layer of B comes from in A, separately for its feed-forward and attention parts."""
+
+    layer: int
+    ffn: int | None = None
+    attn: int | None = None
+    ffn_score: float | None = None
+    attn_score: float | None = None
+    note: str = ""
+
+
+class Component(Record):
+    """The answer for one kind of part (embed, attn, mlp, experts, norm, head), over the layers listed."""
+
+    verdict: ComponentVerdict
+    score: float | None = None
+    n: int = 0
+    layers: list[int] = Field(default_factory=list)
+    note: str = ""
+
+
+class Transformation(Record):
+    """One thing that was done between the two; the fields beside `kind` depend on the kind."""
+
+    kind: str
+
+    def detail(self) -> dict[str, Any]:
+        """The fields beside `kind`."""
+        return dict(self.model_extra or {})
+
+
+class TestRecord(Record):
+    """One test: its null, what it assumes, what it found, or why it could not be made."""
+
+    __test__: ClassVar[bool] = False  # a record, though its name makes pytest curious
+
+    name: str
+    version: int = 1
+    null: str = ""
+    assumes: str = ""
+    statistic: float | None = None
+    n: int = 0
+    log10_p: float | None = None
+    applicable: bool = True
+    why_not: str | None = None
+
+
+class Decoy(Record):
+    """The same comparison against a model that is not the suspected parent.
+
+    `score` is the strongest layer pair, in the unit of the evidence map.
+    """
+
+    location: str
+    verdict: Verdict | None = None
+    log10_p: float | None = None
+    score: float | None = None
+    strength: str = ""
+    architecture: str = ""
+    note: str = ""
+
+
+class Controls(Record):
+    """What the comparison says about pairs that should show nothing.
+
+    `off_diagonal` holds summary numbers over layer pairs off the layer map: n, mean, sd, max and the like.
+    """
+
+    decoys: list[Decoy] = Field(default_factory=list)
+    off_diagonal: dict[str, Any] = Field(default_factory=dict)
+
+
+class Illustration(Record):
+    """A number people like to look at which carries no weight in the verdict."""
+
+    name: str
+    value: float | None = None
+    note: str = ""
+
+
+class ErrorRate(Record):
+    """How often pairs known to be independent were called otherwise: upper end of the 95 % interval, 0..1."""
+
+    false_positive_upper_95: float
+    pairs: int
+    benchmark: str = ""
+    note: str = ""
+
+
+class ReadRecord(Record):
+    """Weight bytes read from both sides, of how many, in how many seconds (the only time inside a result)."""
+
+    bytes: int = 0
+    of: int = 0
+    seconds: float = 0.0
+
+
+class DepthRecord(Record):
+    """What one depth answered on the way, and what it could not have seen."""
+
+    depth: Depth
+    verdict: Verdict
+    could_not_see: list[str] = Field(default_factory=list)
+
+
+class EvidenceMap(Record):
+    """Layer-by-layer evidence for pictures: `z[i][j]` is layer `rows[i]` of A against layer `columns[j]` of B.
+
+    The unit is standard deviations above the off-diagonal null; None where a pair was not compared.
+    """
+
+    rows: list[int] = Field(default_factory=list)
+    columns: list[int] = Field(default_factory=list)
+    z: list[list[float | None]] = Field(default_factory=list)
+    unit: str = "standard deviations above unmatched layer pairs"
+
+
+class Result(Record):
+    """The answer, how sure, and everything it rests on."""
+
+    verdict: Verdict
+    log10_p: float | None = None
+    strength: str = ""
+    direction: Direction = Field(default_factory=Direction)
+    gauge: Gauge = Field(default_factory=Gauge)
+    layer_map: list[int | None] = Field(default_factory=list)
+    layer_map_detail: list[LayerMatch] = Field(default_factory=list)
+    components: dict[str, Component] = Field(default_factory=dict)
+    transformations: list[Transformation] = Field(default_factory=list)
+    tests: list[TestRecord] = Field(default_factory=list)
+    controls: Controls = Field(default_factory=Controls)
+    illustrations: list[Illustration] = Field(default_factory=list)
+    error_rate: ErrorRate | None = None
+    read: ReadRecord = Field(default_factory=ReadRecord)
+    depth: Depth = "standard"
+    depths: list[DepthRecord] = Field(default_factory=list)
+    not_checked: list[str] = Field(default_factory=list)
+
+
+class Comparison(Record):
+    """One comparison of two sets of weights. `created` is UTC, ISO 8601."""
+
+    schema_name: Literal["pedigree/comparison"] = Field(default="pedigree/comparison", alias="schema")
+    version: Literal[1] = 1
+    producer: Producer = Field(default_factory=Producer)
+    created: str | None = None
+    inputs: Inputs
+    options: dict[str, Any] = Field(default_factory=dict)
+    result: Result
+    evidence_map: EvidenceMap | None = None
+    warnings: list[str] = Field(default_factory=list)
+
+    def content_digest(self) -> str:
+        """`sha256:<hex>` over everything but the time fields: equal for two runs that saw the same."""
+        plain = self.to_dict()
+        plain.pop("created", None)
+        plain["result"]["read"].pop("seconds", None)
+        return canonical_digest(plain)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, where: str = "comparison record") -> Self:
+        """Read a record back.
+
+        Raises:
+            MalformedFile: not JSON, or not a comparison; names the first field that is wrong.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            path = ".".join(str(part) for part in first["loc"]) or "top level"
+            raise MalformedFile(
+                "this is not a comparison record",
+                where=f"{where}: {path}",
+                got=repr(first.get("input"))[:120],
+                expected=first["msg"],
+                fix="pedigree schema comparison prints the schema",
+            ) from error

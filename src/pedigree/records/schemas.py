@@ -1,0 +1,16 @@
+"""The records that have a published JSON schema, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pedigree.records.comparison import Comparison, Record
+from pedigree.records.machine import Machine
+
+SCHEMAS: dict[str, type[Record]] = {"comparison": Comparison, "machine": Machine}
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of the record called `name`; unknown fields are allowed everywhere."""
+    schema = SCHEMAS[name].model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

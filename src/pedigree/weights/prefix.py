@@ -1,0 +1,61 @@
+"""Prefixes of tensor names: wrappers that say how a model was held, not what it is.
+
+`model.layers.0.x`, `module.model.layers.0.x` and `model.language_model.layers.0.x` are the same tensor of the same
+architecture. Known wrappers are taken off one after the other, in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+WRAPPERS = (
+    "model.",
+    "transformer.",
+    "module.",
+    "language_model.",
+    "text_model.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "base_model.",
+    "gpt_neox.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "backbone.",
+    "model_state_dict.",
+    "state_dict.",
+    "llm.",
+)
+_INNER = (".base_layer.", "._orig_mod.", "._fsdp_wrapped_module.", ".module.")
+
+
+def strip_prefix(name: str) -> str:
+    """A tensor name without the wrappers around it."""
+    for inner in _INNER:
+        name = name.replace(inner, ".")
+    changed = True
+    while changed:
+        changed = False
+        for wrapper in WRAPPERS:
+            if name.startswith(wrapper) and len(name) > len(wrapper):
+                name = name[len(wrapper) :]
+                changed = True
+    return name
+
+
+def strip_prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Stripped names for all tensors.
+
+    Returns:
+        The stripped name of each tensor, and the tensors left out because another one strips to the same name (the
+        one with the shorter full name keeps it).
+    """
+    by_stripped: dict[str, str] = {}
+    doubled: list[str] = []
+    for name in sorted(names, key=lambda text: (len(text), text)):
+        stripped = strip_prefix(name)
+        if stripped in by_stripped:
+            doubled.append(name)
+        else:
+            by_stripped[stripped] = name
+    return {name: stripped for stripped, name in by_stripped.items()}, doubled

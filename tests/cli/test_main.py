@@ -1,0 +1,144 @@
+"""Help, version, usage errors, start-up."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from tests.cli.conftest import Ran
+
+from pedigree.cli.main import app
+
+Pedigree = Callable[..., Ran]
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("compare", "demo", "doctor", "schema")
+FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
+
+
+def in_a_process(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **changes}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=env, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def parameters() -> Iterator[tuple[str, Any]]:
+    for name, command in _commands():
+        for parameter in command.params:
+            yield name, parameter
+
+
+def _commands() -> Iterator[tuple[str, Any]]:
+    yield from vars(typer.main.get_command(app))["commands"].items()
+
+
+def test_the_commands_are_these_and_no_others() -> None:
+    assert sorted(name for name, _ in _commands()) == sorted(COMMANDS)
+
+
+def test_every_flag_has_an_environment_variable_that_help_shows(pedigree: Pedigree) -> None:
+    seen = set()
+    for name, parameter in parameters():
+        if parameter.param_type_name == "argument" or parameter.name == "help":
+            continue
+        assert parameter.envvar, f"{name} {parameter.opts}"
+        assert str(parameter.envvar).startswith("PEDIGREE_")
+        assert parameter.envvar in pedigree(name, "--help").out
+        seen.add(parameter.envvar)
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert not {variable for variable in seen if f'"{variable}"' not in tests}, "each has a test that sets it"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_shows_examples_groups_and_exit_codes(pedigree: Pedigree, command: str) -> None:
+    ran = pedigree(*([command] if command else []), "--help")
+    assert ran.code == 0
+    assert "Examples" in ran.out
+    for code in ("0", "1", "2", "3", "70", "130"):
+        assert re.search(rf"^ *{code} +\w", ran.out, re.MULTILINE)
+    assert not re.search(rf"\b({FORBIDDEN})\b", ran.out, re.IGNORECASE)
+    assert max(map(len, ran.out.splitlines())) <= 100
+
+
+def test_compare_groups_its_options(pedigree: Pedigree) -> None:
+    told = pedigree("compare", "-h").out
+    places = [told.index(f"─ {group} ─") for group in ("Input", "Output", "Compute", "Dangerous")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_has_more_than_twelve_options(command: str) -> None:
+    options = [p for name, p in parameters() if name == command and p.param_type_name == "option"]
+    assert len(options) <= 12
+
+
+def test_a_word_missing_or_misspelled_is_told_with_a_way_out(pedigree: Pedigree) -> None:
+    assert pedigree("compar") == Ran(
+        2, "", "error: no such command 'compar'\n  in: pedigree\n  fix: did you mean 'compare'?\n"
+    )
+    assert pedigree("compare", "x", "--jsn").err == (
+        "error: no such option: --jsn\n  in: pedigree compare\n  fix: did you mean --json?\n"
+    )
+    assert pedigree("compare", "x").err == (
+        "error: missing argument 'B'\n  in: pedigree compare\n  fix: pedigree compare --help\n"
+    )
+    assert pedigree("compare", "x", "y", "z").code == 2
+
+
+def test_underscores_are_taken_for_hyphens(pedigree: Pedigree) -> None:
+    assert "unknown word" in pedigree("compare", "x", "y", "--fail_on", "nothing-known").err
+
+
+def test_no_command_at_all_prints_help_and_could_not_run(pedigree: Pedigree) -> None:
+    ran = pedigree()
+    assert ran.code == 2
+    assert "compare" in ran.out
+
+
+def test_version_names_what_it_runs_on(pedigree: Pedigree) -> None:
+    ran = pedigree("--version")
+    assert ran.code == 0
+    assert re.fullmatch(r"pedigree \S+( \(\w+\))?, torch \S+, python 3\.\S+\n", ran.out)
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "schema"])
+def test_it_starts_without_anything_heavy(arguments: str) -> None:
+    heavy = ["torch", "numpy", "matplotlib", "jinja2", *([] if arguments == "schema" else ["pedigree.records"])]
+    done = in_a_process(
+        "-c",
+        f"import sys; from pedigree.cli.main import main; code = main([{arguments!r}])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr); sys.exit(code)",
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_the_module_runs_like_the_program() -> None:
+    done = in_a_process("-m", "pedigree", "compare", "a", "b", "--depth", "deep")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown word - got 'deep'")
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "pedigree", "schema", "comparison"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+
+
+def test_a_terminal_without_unicode_gets_ascii() -> None:
+    done = in_a_process("-m", "pedigree", "schema", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0
+    assert done.stdout.isascii()

@@ -1,0 +1,97 @@
+"""Same random start, or descent: made-up matrices with a start and something learned on top of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from forensics.tiny_models import generator
+from torch import Tensor
+
+from pedigree.forensics.survival import Survival, SurvivalMeter, is_twin
+
+N, D, RANK = 320, 192, 8
+
+
+def start(seed: int) -> Tensor:
+    return torch.randn(N, D, generator=generator(seed))
+
+
+def learned(seed: int, size: float = 2.0) -> Tensor:
+    """A few strong directions, as training leaves them."""
+    g = generator(10_000 + seed)
+    return size * torch.randn(N, RANK, generator=g) @ torch.randn(RANK, D, generator=g)
+
+
+def both(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Survival, Survival]:
+    forward, backward = SurvivalMeter(), SurvivalMeter()
+    for a, b in pairs:
+        forward.add(a, b)
+        backward.add(b, a)
+    there, back = forward.result(), backward.result()
+    assert there is not None
+    assert back is not None
+    return there, back
+
+
+SEEDS = range(6)
+
+
+def parents() -> list[Tensor]:
+    return [start(s) + learned(s) for s in SEEDS]
+
+
+def test_in_a_copy_everything_lives_on() -> None:
+    there, back = both([(p, p) for p in parents()])
+    assert there.top == pytest.approx(1.0)
+    assert there.middle == pytest.approx(1.0)
+    assert there.matrices == len(SEEDS)
+    assert not is_twin(there, back)
+
+
+def test_in_a_twin_the_start_lives_on_and_what_was_learned_does_not() -> None:
+    there, back = both([(p, start(s) + learned(100 + s)) for s, p in enumerate(parents())])
+    assert there.top < 0.4
+    assert there.middle > 0.6
+    assert is_twin(there, back)
+    assert is_twin(back, there)
+
+
+def test_in_a_child_that_went_on_learning_what_was_learned_lives_on() -> None:
+    there, back = both([(p, p + learned(200 + s, 1.5)) for s, p in enumerate(parents())])
+    assert there.ratio > 0.9
+    assert not is_twin(there, back)
+    assert not is_twin(back, there)
+
+
+def test_a_child_under_noise_is_a_child() -> None:
+    there, back = both([(p, p + start(300 + s)) for s, p in enumerate(parents())])
+    assert not is_twin(there, back)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_a_merge_with_a_stranger_is_not_a_twin(share: float) -> None:
+    merged = [share * p + (1 - share) * (start(400 + s) + learned(400 + s)) for s, p in enumerate(parents())]
+    there, back = both(list(zip(parents(), merged, strict=True)))
+    assert there.top == pytest.approx(share, abs=0.15)
+    assert not is_twin(there, back)
+
+
+def test_matrices_too_small_or_silent_are_passed_over() -> None:
+    meter = SurvivalMeter()
+    meter.add(torch.randn(8, D), torch.randn(8, D))
+    meter.add(start(0), torch.zeros(N, D))
+    meter.add(torch.zeros(N, D), torch.zeros(N, D))
+    assert meter.result() is None
+    assert not is_twin(None, None)
+
+
+def test_one_side_is_enough_to_tell() -> None:
+    there, _ = both([(p, start(s) + learned(100 + s)) for s, p in enumerate(parents())])
+    assert is_twin(there, None)
+    assert is_twin(None, there)
+
+
+def test_a_shared_scale_changes_nothing_about_the_answer() -> None:
+    there, back = both([(p, 3.0 * p) for p in parents()])
+    assert there.ratio == pytest.approx(1.0)
+    assert not is_twin(there, back)

@@ -1,0 +1,542 @@
+"""The canonical view of real architectures, held against the modules of transformers.
+
+Tiny models with random weights (no zeros, no ones: biases and gains too) are saved the way transformers saves them and
+read back; every canonical part must be the module's own numbers, and no tensor may be left without a role.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from memory_checkpoint import MemoryCheckpoint
+from safetensors.torch import load_file
+
+from pedigree.weights.anatomy import Anatomy, read_anatomy
+
+transformers = pytest.importorskip("transformers")
+
+Module = Any
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 50,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "max_position_embeddings": 64,
+}
+MHA = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+MOE = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
+ROUTED = {"moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
+GPT = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "vocab_size": 50,
+    "n_positions": 16,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def build(name: str, seed: int = 0, head: str = "AutoModelForCausalLM", **options: Any) -> Module:
+    """A tiny model of an architecture with every parameter drawn at random."""
+    torch.manual_seed(seed)
+    model = getattr(transformers, head).from_config(getattr(transformers, name + "Config")(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3)
+        for buffer_name, buffer in model.named_buffers():
+            if "correction" in buffer_name:
+                buffer.normal_(0.0, 0.3)
+    return model
+
+
+def saved(model: Module, folder: Path, *, with_config: bool = True) -> MemoryCheckpoint:
+    """The model as transformers saves it."""
+    model.save_pretrained(folder)
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return MemoryCheckpoint(tensors, json.loads((folder / "config.json").read_text()) if with_config else None)
+
+
+def check(
+    anatomy: Anatomy, expected: dict[str, torch.Tensor], layer: int | None = None, expert: int | None = None
+) -> None:
+    """Parts equal the expected tensors exactly."""
+    for role, tensor in expected.items():
+        part = anatomy.part(role, layer, expert)
+        assert part is not None, f"{role} of layer {layer} is missing"
+        assert part.shape == tuple(tensor.shape), role
+        assert torch.equal(part.read(), tensor.detach().float()), f"{role} of layer {layer} differs"
+        assert torch.equal(part.read_native().float(), tensor.detach().float()), role
+
+
+def linear(module: Module, role: str) -> dict[str, torch.Tensor]:
+    """Weight and bias of a linear map or norm under a role."""
+    found = {role: module.weight}
+    if getattr(module, "bias", None) is not None:
+        found[role + ".bias"] = module.bias
+    return found
+
+
+def attention(module: Module, out: str = "o_proj") -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for letter in "qkv":
+        found |= linear(getattr(module, f"{letter}_proj"), f"attn.{letter}")
+    for letter in "qk":
+        norm = getattr(module, f"{letter}_norm", None)
+        if norm is not None and hasattr(norm, "weight"):
+            found |= linear(norm, f"norm.{letter}")
+    return found | linear(getattr(module, out), "attn.o")
+
+
+def gated(module: Module, base: str = "mlp") -> dict[str, torch.Tensor]:
+    return {f"{base}.{kind}": getattr(module, f"{kind}_proj").weight for kind in ("gate", "up", "down")}
+
+
+def halved(module: Module) -> dict[str, torch.Tensor]:
+    gate, up = module.gate_up_proj.weight.chunk(2)
+    return {"mlp.gate": gate, "mlp.up": up, "mlp.down": module.down_proj.weight}
+
+
+def check_experts(anatomy: Anatomy, experts: Module, layer: int) -> None:
+    """transformers holds experts packed: [E, 2f, d] and [E, d, f]; the file may hold them one by one."""
+    assert anatomy.experts(layer) == experts.gate_up_proj.shape[0]
+    for e in range(anatomy.experts(layer)):
+        gate, up = experts.gate_up_proj[e].chunk(2)
+        check(
+            anatomy,
+            {"moe.expert.gate": gate, "moe.expert.up": up, "moe.expert.down": experts.down_proj[e]},
+            layer,
+            e,
+        )
+
+
+def check_complete(anatomy: Anatomy, checkpoint: MemoryCheckpoint) -> None:
+    """Every tensor has a role, and every number of it is in exactly one part."""
+    assert anatomy.unmapped == ()
+    named = [name for part in anatomy.parts() for name in part.sources]
+    assert set(named) == set(checkpoint.tensors) - set(anatomy.constants)
+    stored = sum(tensor.numel() for name, tensor in checkpoint.stored.items() if name not in anatomy.constants)
+    assert sum(torch.Size(part.shape).numel() for part in anatomy.parts()) == stored
+    assert all(part.shape == tuple(part.read().shape) for part in anatomy.parts())
+
+
+LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "gemma": ("Gemma", {"head_dim": 8}),
+}
+
+
+@pytest.mark.parametrize("case", LLAMA_LIKE)
+def test_plain_decoders_read_as_their_own_modules(case: str, tmp_path: Path) -> None:
+    config, options = LLAMA_LIKE[case]
+    model = build(config, **SIZES | options)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == ("llama" if case == "mistral" else case)
+    assert not anatomy.inferred
+    assert anatomy.notes == ()
+    assert (anatomy.n_layers, anatomy.d_model, anatomy.vocab_size) == (2, 32, 50)
+    assert (anatomy.n_heads, anatomy.n_kv_heads) == (4, 2)
+    assert (anatomy.norm, anatomy.rope, anatomy.mlp, anatomy.norm_placement) == ("rms", "half", "glu", "pre")
+    assert anatomy.gain_offset == (1.0 if case == "gemma" else 0.0)
+    assert anatomy.tied == (case in ("qwen2", "gemma"))
+    assert (anatomy.part("head") is None) == anatomy.tied
+    check_complete(anatomy, checkpoint)
+    check(anatomy, {"embed": model.model.embed_tokens.weight, "norm.final": model.model.norm.weight})
+    for number, layer in enumerate(model.model.layers):
+        norms = {"norm.attn": layer.input_layernorm.weight, "norm.mlp": layer.post_attention_layernorm.weight}
+        check(anatomy, attention(layer.self_attn) | gated(layer.mlp) | norms, number)
+
+
+@pytest.mark.parametrize(("config", "head_norms"), [("Gemma2", False), ("Gemma3Text", True)])
+def test_gemma_has_sandwich_norms_and_gains_of_one_plus_weight(config: str, head_norms: bool, tmp_path: Path) -> None:
+    model = build(config, **SIZES, head_dim=8)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == ("gemma3" if head_norms else "gemma2")
+    assert (anatomy.norm_placement, anatomy.gain_offset, anatomy.embedding_scale) == ("sandwich", 1.0, "sqrt-d")
+    assert anatomy.tied
+    assert (anatomy.part("norm.q", 0) is not None) == head_norms
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.model.layers):
+        norms = {
+            "norm.attn": layer.input_layernorm.weight,
+            "norm.attn.post": layer.post_attention_layernorm.weight,
+            "norm.mlp": layer.pre_feedforward_layernorm.weight,
+            "norm.mlp.post": layer.post_feedforward_layernorm.weight,
+        }
+        check(anatomy, attention(layer.self_attn) | gated(layer.mlp) | norms, number)
+
+
+def test_a_multimodal_wrapper_is_read_by_its_text_part(tmp_path: Path) -> None:
+    inner = saved(build("Gemma3Text", **SIZES, head_dim=8), tmp_path)
+    wrapped = {name.replace("model.", "language_model.model.", 1): t for name, t in inner.stored.items()}
+    wrapped["vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight"] = torch.randn(8, 8)
+    anatomy = read_anatomy(MemoryCheckpoint(wrapped, {"model_type": "gemma3", "text_config": inner.config}))
+    assert anatomy.architecture == "gemma3"
+    assert anatomy.unmapped == ("vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight",)
+    assert len(list(anatomy.parts())) == len(inner.tensors)
+
+
+def test_olmo2_norms_the_branch_output_and_the_whole_query(tmp_path: Path) -> None:
+    model = build("Olmo2", **SIZES)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.norm_placement, anatomy.n_heads) == ("olmo2", "post-branch", 4)
+    query_norm, key_norm = anatomy.part("norm.q", 1), anatomy.part("norm.k", 1)
+    assert query_norm is not None
+    assert key_norm is not None
+    assert [axis.space for axis in query_norm.axes + key_norm.axes] == ["heads", "kv_heads"]
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.model.layers):
+        norms = {
+            "norm.attn.post": layer.post_attention_layernorm.weight,
+            "norm.mlp.post": layer.post_feedforward_layernorm.weight,
+        }
+        check(anatomy, attention(layer.self_attn) | gated(layer.mlp) | norms, number)
+
+
+def test_gpt2_is_transposed_and_its_fused_projection_divided(tmp_path: Path) -> None:
+    model = build("GPT2", **GPT)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.norm, anatomy.rope, anatomy.mlp) == ("gpt2", "layer", "none", "plain")
+    assert anatomy.tied
+    assert anatomy.notes == ()
+    check_complete(anatomy, checkpoint)
+    check(anatomy, {"embed": model.transformer.wte.weight, "embed.position": model.transformer.wpe.weight})
+    for number, block in enumerate(model.transformer.h):
+        q, k, v = block.attn.c_attn.weight.T.chunk(3)
+        bias_q, bias_k, bias_v = block.attn.c_attn.bias.chunk(3)
+        expected = {"attn.q": q, "attn.k": k, "attn.v": v, "attn.q.bias": bias_q, "attn.k.bias": bias_k}
+        expected |= {"attn.v.bias": bias_v, "attn.o": block.attn.c_proj.weight.T, "attn.o.bias": block.attn.c_proj.bias}
+        expected |= {"mlp.up": block.mlp.c_fc.weight.T, "mlp.down": block.mlp.c_proj.weight.T}
+        check(anatomy, expected | linear(block.ln_1, "norm.attn") | linear(block.ln_2, "norm.mlp"), number)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_gpt_neox_interleaves_query_key_and_value_head_by_head(parallel: bool, tmp_path: Path) -> None:
+    model = build("GPTNeoX", **MHA, rotary_pct=0.5, use_parallel_residual=parallel)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.residual) == ("gpt_neox", "parallel" if parallel else "sequential")
+    assert not anatomy.tied
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.gpt_neox.layers):
+        fused = layer.attention.query_key_value
+        by_head = fused.weight.view(4, 3, 8, 32)
+        bias = fused.bias.view(4, 3, 8)
+        expected = {f"attn.{role}": by_head[:, i].reshape(32, 32) for i, role in enumerate("qkv")}
+        expected |= {f"attn.{role}.bias": bias[:, i].reshape(32) for i, role in enumerate("qkv")}
+        expected |= linear(layer.attention.dense, "attn.o") | linear(layer.mlp.dense_h_to_4h, "mlp.up")
+        check(anatomy, expected | linear(layer.mlp.dense_4h_to_h, "mlp.down"), number)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50}),
+        ("Falcon", {**MHA, "multi_query": True, "new_decoder_architecture": False}),
+        ("Falcon", {**MHA, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    ],
+)
+def test_grouped_fusions_divide_as_the_module_divides_them(
+    config: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = build(config, **options)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == config.lower()
+    check_complete(anatomy, checkpoint)
+    fused = model.transformer.h[1].self_attention.query_key_value.weight
+    kv = anatomy.n_kv_heads
+    assert kv == {"Bloom": 4}.get(config, options.get("num_kv_heads", 1))
+    groups = fused.view(kv, 4 // kv + 2, 8, 32)
+    expected = {"attn.q": groups[:, :-2], "attn.k": groups[:, -2], "attn.v": groups[:, -1]}
+    check(anatomy, {role: t.reshape(-1, 32) for role, t in expected.items()}, 1)
+
+
+def test_opt_reads_under_its_decoder_names(tmp_path: Path) -> None:
+    model = build("OPT", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, vocab_size=50,
+                  word_embed_proj_dim=32, pad_token_id=0, max_position_embeddings=16)  # fmt: skip
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.norm_placement, anatomy.activation) == ("opt", "pre", "relu")
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.model.decoder.layers):
+        expected = attention(layer.self_attn, "out_proj") | linear(layer.fc1, "mlp.up") | linear(layer.fc2, "mlp.down")
+        check(anatomy, expected | linear(layer.final_layer_norm, "norm.mlp"), number)
+
+
+def test_opt_350m_norms_after_the_branch_and_projects_its_embedding(tmp_path: Path) -> None:
+    model = build("OPT", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, vocab_size=50,
+                  word_embed_proj_dim=16, pad_token_id=0, max_position_embeddings=16,
+                  do_layer_norm_before=False)  # fmt: skip
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.norm_placement, anatomy.d_model) == ("opt_post", "post", 32)
+    check_complete(anatomy, checkpoint)
+    check(anatomy, {"embed.project": model.model.decoder.project_in.weight})
+    check(anatomy, linear(model.model.decoder.layers[0].final_layer_norm, "norm.mlp.post"), 0)
+
+
+def test_phi3_divides_both_fused_projections(tmp_path: Path) -> None:
+    model = build("Phi3", **SIZES)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == "phi3"
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.model.layers):
+        q, k, v = layer.self_attn.qkv_proj.weight.split([32, 16, 16])
+        check(anatomy, {"attn.q": q, "attn.k": k, "attn.v": v} | halved(layer.mlp), number)
+
+
+PARTS_OF_EXPERTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("Mixtral", {**SIZES, "num_local_experts": 4}),
+    "qwen2_moe": ("Qwen2Moe", {**SIZES, **MOE, "shared_expert_intermediate_size": 40}),
+    "qwen3_moe": ("Qwen3Moe", {**SIZES, **MOE, "head_dim": 16, "mlp_only_layers": [0]}),
+    "olmoe": ("Olmoe", {**SIZES, "num_experts": 4}),
+}
+
+
+@pytest.mark.parametrize("storage", ["one by one", "packed"])
+@pytest.mark.parametrize("case", PARTS_OF_EXPERTS)
+def test_experts_read_alike_stored_one_by_one_or_packed(case: str, storage: str, tmp_path: Path) -> None:
+    config, options = PARTS_OF_EXPERTS[case]
+    model = build(config, **options)
+    checkpoint = saved(model, tmp_path)
+    if storage == "packed":
+        checkpoint = MemoryCheckpoint(dict(model.state_dict()), checkpoint.config)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == case
+    assert anatomy.mlp == ("mixed" if case == "qwen3_moe" else "moe")
+    check_complete(anatomy, checkpoint)
+    for number, layer in enumerate(model.model.layers):
+        check(anatomy, attention(layer.self_attn), number)
+        if not hasattr(layer.mlp, "experts"):
+            assert anatomy.experts(number) == 0
+            check(anatomy, gated(layer.mlp), number)
+            continue
+        check_experts(anatomy, layer.mlp.experts, number)
+        check(anatomy, {"moe.router": layer.mlp.gate.weight}, number)
+        if case == "qwen2_moe":
+            check(anatomy, gated(layer.mlp.shared_expert, "moe.shared"), number)
+            check(anatomy, {"moe.shared.router": layer.mlp.shared_expert_gate.weight}, number)
+
+
+def test_gpt_oss_experts_alternate_gate_and_up_in_transposed_storage(tmp_path: Path) -> None:
+    model = build("GptOss", **SIZES, head_dim=8, num_local_experts=4)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == "gpt_oss"
+    check_complete(anatomy, checkpoint)
+    experts = model.model.layers[1].mlp.experts
+    for e in range(4):
+        expected = {
+            "moe.expert.gate": experts.gate_up_proj[e, :, ::2].T,
+            "moe.expert.up": experts.gate_up_proj[e, :, 1::2].T,
+            "moe.expert.down": experts.down_proj[e].T,
+            "moe.expert.gate.bias": experts.gate_up_proj_bias[e, ::2],
+            "moe.expert.up.bias": experts.gate_up_proj_bias[e, 1::2],
+            "moe.expert.down.bias": experts.down_proj_bias[e],
+        }
+        check(anatomy, expected, 1, e)
+
+
+def test_glm4_moe_maps_the_correction_bias_and_the_dense_first_layer(tmp_path: Path) -> None:
+    model = build("Glm4Moe", **SIZES, **ROUTED, head_dim=8, n_shared_experts=1, use_qk_norm=True)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.mlp, anatomy.rope) == ("glm4_moe", "mixed", "half")
+    check_complete(anatomy, checkpoint)
+    block = model.model.layers[1].mlp
+    check(anatomy, {"moe.router": block.gate.weight, "moe.router.bias": block.gate.e_score_correction_bias}, 1)
+    check_experts(anatomy, block.experts, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "trunk", "architecture"),
+    [
+        ("Bert", "AutoModelForMaskedLM", "bert", "bert"),
+        ("Bert", "AutoModel", "", "bert"),
+        ("Roberta", "AutoModelForMaskedLM", "roberta", "roberta"),
+    ],
+)
+def test_encoders_are_post_norm_with_or_without_prefix(
+    config: str, head: str, trunk: str, architecture: str, tmp_path: Path
+) -> None:
+    model = build(config, head=head, **MHA)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.norm_placement, anatomy.norm) == (architecture, "post", "layer")
+    check_complete(anatomy, checkpoint)
+    body = getattr(model, trunk) if trunk else model
+    check(anatomy, {"embed": body.embeddings.word_embeddings.weight})
+    check(anatomy, {"embed.type": body.embeddings.token_type_embeddings.weight})
+    for number, layer in enumerate(body.encoder.layer):
+        inside = layer.attention.self
+        expected = linear(inside.query, "attn.q") | linear(inside.key, "attn.k") | linear(inside.value, "attn.v")
+        expected |= linear(layer.attention.output.dense, "attn.o") | linear(layer.intermediate.dense, "mlp.up")
+        expected |= linear(layer.attention.output.LayerNorm, "norm.attn.post")
+        expected |= linear(layer.output.dense, "mlp.down") | linear(layer.output.LayerNorm, "norm.mlp.post")
+        check(anatomy, expected, number)
+
+
+OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "distilbert": ("DistilBert", "AutoModelForMaskedLM",
+                   {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "vocab_size": 50}),
+    "modernbert": ("ModernBert", "AutoModelForMaskedLM",
+                   {**{k: v for k, v in MHA.items() if k != "max_position_embeddings"}, "local_attention": 8}),
+    "gptj": ("GPTJ", "AutoModelForCausalLM", {**GPT, "rotary_dim": 4}),
+    "gpt_bigcode": ("GPTBigCode", "AutoModelForCausalLM", GPT),
+    "phi": ("Phi", "AutoModelForCausalLM", SIZES),
+    "cohere": ("Cohere", "AutoModelForCausalLM", SIZES),
+    "starcoder2": ("Starcoder2", "AutoModelForCausalLM", SIZES),
+    "glm": ("Glm", "AutoModelForCausalLM", {**SIZES, "head_dim": 8}),
+    "olmo": ("Olmo", "AutoModelForCausalLM", SIZES),
+    "nemotron": ("Nemotron", "AutoModelForCausalLM", SIZES),
+    "helium": ("Helium", "AutoModelForCausalLM", {**SIZES, "head_dim": 8}),
+    "granite_moe": ("GraniteMoe", "AutoModelForCausalLM", {**SIZES, "num_local_experts": 4}),
+    "ernie4_5_moe": ("Ernie4_5_Moe", "AutoModelForCausalLM",
+                     {**SIZES, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24,
+                      "moe_num_shared_experts": 1}),
+    "llama4": ("Llama4Text", "AutoModelForCausalLM",
+               {**SIZES, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 56,
+                "interleave_moe_layer_step": 2}),
+    "llama": ("HunYuanDenseV1", "AutoModelForCausalLM", {**SIZES, "head_dim": 16}),
+    "minicpm3": ("MiniCPM3", "AutoModelForCausalLM", {**MHA, **LATENT}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_further_architectures_leave_no_tensor_without_a_role(case: str, tmp_path: Path) -> None:
+    config, head, options = OTHERS[case]
+    if not hasattr(transformers, config + "Config"):
+        pytest.skip(f"transformers has no {config}")
+    checkpoint = saved(build(config, head=head, **options), tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.notes) == (case, ())
+    assert (anatomy.n_layers, anatomy.d_model, anatomy.n_heads) == (2, 32, 4)
+    check_complete(anatomy, checkpoint)
+
+
+def llama_rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **_: Any) -> Any:
+    """Half-split rotation of the first rotary dimensions, as Llama does it; any doubling of cos and sin is undone."""
+    pairs = cos.shape[-1] // 2
+    step = 2 if torch.equal(cos[..., 0::2], cos[..., 1::2]) else 1
+    cos, sin = (t[..., ::step][..., :pairs].repeat(1, 1, 2).unsqueeze(1) for t in (cos, sin))
+
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        moving, still = x[..., : 2 * pairs], x[..., 2 * pairs :]
+        turned = torch.cat((-moving[..., pairs:], moving[..., :pairs]), dim=-1)
+        return torch.cat((moving * cos + turned * sin, still), dim=-1)
+
+    return turn(q), turn(k)
+
+
+@pytest.mark.parametrize(("config", "module"), [("Glm4", "glm4"), ("Glm", "glm"), ("Cohere", "cohere")])
+def test_interleaved_rotary_rows_compute_the_same_function_half_split(
+    config: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The canonical query and key, rotated as Llama rotates, give the logits of the original."""
+    options = SIZES if config == "Cohere" else {**SIZES, "head_dim": 8}
+    model = build(config, **options)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert anatomy.rope == "interleaved"
+    ids = torch.arange(3, 15).unsqueeze(0)
+    with torch.no_grad():
+        before = model(ids).logits
+        for number, layer in enumerate(model.model.layers):
+            for letter in "qk":
+                linear_map = getattr(layer.self_attn, f"{letter}_proj")
+                for name, target in linear(linear_map, f"attn.{letter}").items():
+                    part = anatomy.part(name, number)
+                    assert part is not None
+                    assert not torch.equal(part.read(), target)
+                    target.copy_(part.read())
+        monkeypatch.setattr(f"transformers.models.{module}.modeling_{module}.apply_rotary_pos_emb", llama_rotary)
+        after = model(ids).logits
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+@pytest.mark.parametrize("low_rank_query", [True, False])
+def test_deepseek_latent_attention_computes_the_same_function_half_split(low_rank_query: bool, tmp_path: Path) -> None:
+    options = {**SIZES, "num_key_value_heads": 4, **LATENT, **ROUTED, "n_shared_experts": 1, "n_group": 2}
+    model = build("DeepseekV3", **options | ({} if low_rank_query else {"q_lora_rank": None}), topk_group=1)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture.startswith("deepseek_v3" if low_rank_query else "deepseek")
+    assert (anatomy.n_heads, anatomy.head_dim, anatomy.rope, anatomy.mlp) == (4, 24, "interleaved", "mixed")
+    check_complete(anatomy, checkpoint)
+    block = model.model.layers[1]
+    check(anatomy, {"attn.kv_b": block.self_attn.kv_b_proj.weight, "attn.o": block.self_attn.o_proj.weight}, 1)
+    check(anatomy, gated(block.mlp.shared_experts, "moe.shared"), 1)
+    check_experts(anatomy, block.mlp.experts, 1)
+    ids = torch.arange(3, 15).unsqueeze(0)
+    query = "attn.q_b" if low_rank_query else "attn.q"
+    with torch.no_grad():
+        before = model(ids).logits
+        for number, layer in enumerate(model.model.layers):
+            q_map = layer.self_attn.q_b_proj if low_rank_query else layer.self_attn.q_proj
+            for role, target in ((query, q_map.weight), ("attn.kv_a", layer.self_attn.kv_a_proj_with_mqa.weight)):
+                part = anatomy.part(role, number)
+                assert part is not None
+                assert not torch.equal(part.read(), target)
+                target.copy_(part.read())
+        model.config.rope_interleave = False
+        after = model(ids).logits
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_deepseek_v2_has_no_correction_bias(tmp_path: Path) -> None:
+    model = build("DeepseekV2", **{**SIZES, **LATENT, **ROUTED, "n_shared_experts": 2})
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == "deepseek_v2"
+    check_complete(anatomy, checkpoint)
+
+
+@pytest.mark.parametrize("case", ["llama", "gemma", "qwen3"])
+def test_names_decide_without_a_config_and_against_a_wrong_one(case: str, tmp_path: Path) -> None:
+    config, options = LLAMA_LIKE[case]
+    checkpoint = saved(build(config, **SIZES | options), tmp_path)
+    table = "qwen3" if case == "qwen3" else "llama"
+    assert read_anatomy(MemoryCheckpoint(checkpoint.stored)).architecture == table
+    lying = read_anatomy(MemoryCheckpoint(checkpoint.stored, {"model_type": "gpt2", "n_layer": 12}))
+    assert lying.architecture == table
+    assert lying.n_layers == 2
+    assert any("12 layers are claimed" in note for note in lying.notes)
+
+
+CASES: dict[str, Callable[[Path], MemoryCheckpoint]] = {
+    "llama": lambda folder: saved(build("Llama", **SIZES), folder),
+    "gpt2": lambda folder: saved(build("GPT2", **GPT), folder),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "base_model.model."])
+@pytest.mark.parametrize("case", CASES)
+def test_wrappers_around_a_model_do_not_change_its_anatomy(case: str, prefix: str, tmp_path: Path) -> None:
+    checkpoint = CASES[case](tmp_path)
+    bare = read_anatomy(checkpoint)
+    wrapped = read_anatomy(
+        MemoryCheckpoint({prefix + name: tensor for name, tensor in checkpoint.stored.items()}, checkpoint.config)
+    )
+    assert wrapped.architecture == case
+    assert [(p.role, p.layer, p.shape) for p in wrapped.parts()] == [(p.role, p.layer, p.shape) for p in bare.parts()]
