@@ -135,9 +135,11 @@ def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0) -> Tensor:
         return vectors_DK[:, width - wanted :].T.float().contiguous()
     generator = torch.Generator().manual_seed(seed)
     basis_DK = torch.randn(width, wanted, generator=generator)
+    # Two powers of the second moment and one orthonormal basis at the end; single precision holds the spread of two.
     for _ in range(2):
-        basis_DK, _ = thin_qr(rows_TD.T @ (rows_TD @ basis_DK))
-    return basis_DK.T.contiguous()
+        basis_DK = rows_TD.T @ (rows_TD @ basis_DK)
+        basis_DK /= basis_DK.norm(dim=0, keepdim=True).clamp_min(1e-30)
+    return thin_qr(basis_DK)[0].T.contiguous()
 
 
 def read_table(anatomy: Anatomy, role: str, rows_T: Tensor) -> Tensor | None:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pedigree.forensics.gauge import Gauge
 from pedigree.forensics.layer_path import NOISE_Z, emission, find_path
-from pedigree.forensics.matching import Table, make_table, score_layers
+from pedigree.forensics.matching import Table, score_layers
 from pedigree.forensics.side import Side, map_in_order
-from pedigree.forensics.views import UnitKind, read_units
+from pedigree.forensics.tables import Tables
+from pedigree.forensics.views import UnitKind
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +24,7 @@ CLEAR_Z = 8.0
 """A kind of unit takes part in the layer map only if some layer pair reaches this standard score with it."""
 
 
-SEEN = 0.9
+SEEN = 0.3
 """Share of a layer's units that must have been read before their absence means anything."""
 
 RESEMBLANCE = 0.3
@@ -57,11 +58,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Grids by kind of unit under one gauge; B's tables are kept so that a closer look need not make them again."""
+    """Grids by kind of unit under one gauge; the tables are kept so that a closer look need not make them again."""
 
     gauge: Gauge
     grids: dict[UnitKind, Grid] = field(default_factory=dict)
-    tables_b: dict[UnitKind, list[Table | None]] = field(default_factory=dict, repr=False)
+    tables: Tables | None = field(default=None, repr=False)
 
     def best_z(self) -> float:
         """Largest standard score of any kind."""
@@ -88,28 +89,24 @@ class Evidence:
 def collect_evidence(
     a: Side,
     b: Side,
-    gauge: Gauge,
+    tables: Tables,
     layers_a: list[int] | None = None,
     kinds: tuple[UnitKind, ...] = KINDS,
-    tables_b: dict[UnitKind, list[Table | None]] | None = None,
 ) -> Evidence:
     """Score every pair of layers under a gauge.
 
     Args:
         a, b: the two models.
-        gauge: map from A's residual frame into B's.
+        tables: their unit tables under one gauge.
         layers_a: only these layers of A (a quick look at a gauge); all by default.
         kinds: kinds of unit to score.
-        tables_b: B's tables under the same gauge, from an earlier look.
     """
     chosen = list(range(a.n_layers)) if layers_a is None else layers_a
     grids: dict[UnitKind, Grid] = {}
-    made = dict(tables_b or {})
     for kind in kinds:
-        if kind not in made:
-            made[kind] = _tables_of_b(b, kind, gauge)
+        right = map_in_order(lambda j, k=kind: tables.of_b(k, j), range(b.n_layers))  # type: ignore[misc]
         rows = map_in_order(
-            lambda i, k=kind: _score_row(_table(a, i, k, gauge, "a"), made[k], a.sample.search_units),  # type: ignore[misc]
+            lambda i, k=kind, r=right: _score_row(tables.of_a(k, i), r, a.sample.search_units),  # type: ignore[misc]
             chosen,
         )
         z_IJ = np.full((a.n_layers, b.n_layers), np.nan)
@@ -117,32 +114,32 @@ def collect_evidence(
         for i, row in zip(chosen, rows, strict=True):
             z_IJ[i], effect_IJ[i] = row
         if np.isfinite(z_IJ).any():
-            grids[kind] = Grid(z_IJ, effect_IJ, _coverage(made[kind]))
-    return Evidence(gauge, grids, made)
+            grids[kind] = Grid(z_IJ, effect_IJ, _coverage(right))
+    return Evidence(tables.gauge, grids, tables)
+
+
+MAX_CLOSER = 4
+"""Layers that are read whole after most layers of a sampled model have found their place."""
+
+
+def look_closer(a: Side, b: Side, evidence: Evidence) -> Evidence:
+    """Read some of B's layers without a counterpart whole, where others of a sampled model have one.
+
+    Only then does their silence mean that they are foreign: their units may merely have been reordered.
+    """
+    path = evidence.path()
+    silent = [j for j, i in enumerate(path) if i is None and not any(g.sees(j) for g in evidence.grids.values())]
+    if evidence.tables is None or b.sample.max_units is None or not b.sample.column_layers:
+        return evidence
+    if not silent or all(i is None for i in path):
+        return evidence
+    wanted = min(MAX_CLOSER, len(silent))
+    chosen = [silent[(k * len(silent)) // wanted] for k in range(wanted)]
+    return collect_evidence(a, b, evidence.tables.with_whole([*evidence.tables.whole, *chosen]))
 
 
 def _coverage(tables_b: list[Table | None]) -> Floats:
     return np.array([0.0 if t is None else t.match_UD.shape[0] / max(1, t.total) for t in tables_b])
-
-
-def _tables_of_b(b: Side, kind: UnitKind, gauge: Gauge) -> list[Table | None]:
-    """Tables of every layer of B; of sampled models a few layers are read with all their units.
-
-    Two samples of a layer whose units were reordered have few units in common. A sample against a whole layer has
-    all of them, so a few whole layers tell whether units were reordered or are foreign. They are read when needed and
-    only their view through the lens is kept.
-    """
-    whole = b.sample.whole_layers(b.n_layers) if kind != "vo" else []
-    tables = map_in_order(lambda j: None if j in whole else _table(b, j, kind, gauge, "b"), range(b.n_layers))
-    for j in whole:
-        units = read_units(b.anatomy, j, kind, b.sample.all_units())
-        tables[j] = None if units is None or len(units.names) < 2 else make_table(units, gauge, "b")
-    return tables
-
-
-def _table(side: Side, layer: int, kind: UnitKind, gauge: Gauge, which: str) -> Table | None:
-    units = side.layer(layer).units.get(kind)
-    return None if units is None or len(units.names) < 2 else make_table(units, gauge, which)
 
 
 def _without_resemblance(z_IJ: Floats) -> Floats:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pedigree.forensics.anchors import SharedTokens, quiet_lens, read_table
-from pedigree.forensics.evidence import KINDS, Evidence, collect_evidence
+from pedigree.forensics.evidence import KINDS, Evidence, collect_evidence, look_closer
 from pedigree.forensics.gauge import (
     Gauge,
     fit_rotation,
@@ -24,12 +24,15 @@ from pedigree.forensics.gauge import (
 from pedigree.forensics.matching import centered, make_table
 from pedigree.forensics.moments import MAX_WIDTH, fit_moments, stack_moments
 from pedigree.forensics.side import Side
+from pedigree.forensics.tables import Tables
 
 SURE_Z = 20.0
 """A frame under which some layer pair scores this high is good enough to stop climbing."""
 
 TIE = 0.95
 """A plainer frame (a permutation rather than a rotation) is kept when it scores this share of the other."""
+
+TABLES = ("embed", "head")
 
 MATCH_COSINE = 0.3
 """Matched directions below this cosine do not take part in refitting a frame."""
@@ -57,11 +60,14 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
     probe = _probe_layers(a)
     lens_BK = quiet_lens(b, tokens)
     first = replace(identity_gauge(a.width, b.width), lens_BK=lens_BK)
-    result = Climb(collect_evidence(a, b, first, probe), lens_BK=lens_BK)
+    result = Climb(collect_evidence(a, b, Tables(a, b, first), probe), lens_BK=lens_BK)
+    whole = b.sample.whole_layers(b.n_layers)
+    if whole and result.best.best_z() < SURE_Z and result.best.tables is not None:
+        # Nothing stands in place: units may have been reordered, so the samples alone could miss each other.
+        result.best = collect_evidence(a, b, result.best.tables.with_whole(whole), probe)
     result.tried.append((first.fitted_on, result.best.best_z()))
     if not a.sample.ladder:
-        result.best = collect_evidence(a, b, first, tables_b=result.best.tables_b)
-        return result
+        return _finish(a, b, result)
     for rung in (_token_rungs, _moment_rungs):
         if result.best.best_z() >= SURE_Z:
             break
@@ -71,7 +77,14 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
                 _try(a, b, allowed, probe, result)
     if not result.best.gauge.is_trivial:
         _refine(a, b, probe, result)
-    result.best = collect_evidence(a, b, result.best.gauge, tables_b=result.best.tables_b)
+    return _finish(a, b, result)
+
+
+def _finish(a: Side, b: Side, result: Climb) -> Climb:
+    """All layers under the frame that was chosen, with a closer look at those that found no place."""
+    tables = result.best.tables
+    if tables is not None:
+        result.best = look_closer(a, b, collect_evidence(a, b, tables))
     return result
 
 
@@ -95,7 +108,7 @@ def _probe_layers(a: Side) -> list[int]:
 
 def _try(a: Side, b: Side, gauge: Gauge, probe: list[int], result: Climb, is_plainer: bool = False) -> None:
     gauge = replace(gauge, lens_BK=result.lens_BK)
-    evidence = collect_evidence(a, b, gauge, probe)
+    evidence = collect_evidence(a, b, Tables(a, b, gauge, b.sample.whole_layers(b.n_layers)), probe)
     result.tried.append((f"{gauge.kind}: {gauge.fitted_on}", evidence.best_z()))
     if evidence.best_z() > result.best.best_z() or (is_plainer and evidence.best_z() > TIE * result.best.best_z()):
         result.best = evidence
@@ -105,7 +118,10 @@ def _try(a: Side, b: Side, gauge: Gauge, probe: list[int], result: Climb, is_pla
 
 
 def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Gauge]:
-    chosen = tokens.spread(max(a.sample.max_anchors, 64))
+    sampled = a.sample.max_units is not None
+    both_tables = all(side.anatomy.part(r) is not None and not side.anatomy.tied for side in (a, b) for r in TABLES)
+    # Frames of large models cost seconds and grow with the anchors: two tables share what one would take.
+    chosen = tokens.spread(max(a.sample.max_anchors // (2 if sampled and both_tables else 1), 64))
     found: list[Gauge] = []
     rows = []
     for role, words in (("embed", "embedding rows of shared tokens"), ("head", "output rows of shared tokens")):
@@ -113,13 +129,13 @@ def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[
         if left is None or right is None:
             continue
         rows.append((left / left.norm().clamp_min(1e-30), right / right.norm().clamp_min(1e-30)))
+        if sampled and both_tables:
+            continue
         gauge = fit_rotation(left, right, words)
         if gauge is None:
             result.skipped.append(f"frame from {words}: only {chosen.count} shared tokens")
         else:
             found.append(gauge)
-    if len(rows) == 2 and a.sample.max_units is not None:
-        found = []  # in large models a frame costs seconds: only the one with the most anchors is tried
     if len(rows) == 2:
         both = fit_rotation(
             torch.cat([rows[0][0], rows[1][0]]), torch.cat([rows[0][1], rows[1][1]]), "embedding and output rows"

@@ -34,4 +34,9 @@ LARGEST = 1e10
 def without_damage(rows: Tensor) -> Tensor:
     """The same numbers in float32, with those that are not finite or absurdly large replaced by zero."""
     rows = rows.float()
+    if rows.numel() == 0:
+        return rows
+    low, high = torch.aminmax(rows)  # one pass without a copy; not-a-number comes through and fails the comparison
+    if float(low) >= -LARGEST and float(high) <= LARGEST:
+        return rows
     return torch.where(rows.abs() <= LARGEST, rows, torch.zeros((), dtype=rows.dtype))

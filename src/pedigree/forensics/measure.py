@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -45,6 +47,29 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _read_ahead(a: Side, b: Side) -> Iterator[None]:
+    """Read layers in the background while the frame is worked out: one waits for the disk, the other for the processor.
+
+    What is read is the same in any case, and an error comes up where the layer is asked for.
+    """
+
+    def read() -> None:
+        for side in (b, a):
+            for number in range(side.n_layers):
+                if stop.is_set():
+                    return
+                side.layer(number)
+
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(read)
+        try:
+            yield
+        finally:
+            stop.set()
+
+
 def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = None) -> Findings:
     """Measure everything the verdict, the maps and the report need.
 
@@ -59,7 +84,8 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("tokens", 0.0, "matching vocabularies")
     tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
     tell("frame", 0.1, "looking for a common frame")
-    result = climb(a, b, tokens)
+    with _read_ahead(a, b):
+        result = climb(a, b, tokens)
     evidence = result.best
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
     tell("exact", 0.5, "exact tests on units in place")
@@ -138,13 +164,16 @@ def fill_unseen(found: Findings) -> list[int]:
 
 
 def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
+    tables = found.evidence.tables
+
     def one(j: int) -> UnitMap | None:
         i = found.layer_map[j]
         left = None if i is None else a.layer(i).units.get("ffn")
         right = b.layer(j).units.get("ffn")
         if i is None or left is None or right is None:
             return None
-        return map_units(left, right, found.evidence.gauge, i, j)
+        made = (tables.of_a("ffn", i), tables.sampled_of_b("ffn", j)) if tables is not None else (None, None)
+        return map_units(left, right, found.evidence.gauge, i, j, made)
 
     maps = map_in_order(one, range(b.n_layers))
     return {j: units for j, units in enumerate(maps) if units is not None}
@@ -233,7 +262,8 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
 
 def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     """Mean cosine of held-out vocabulary rows: under the body's frame, or one fitted on every other token."""
-    tokens = found.tokens.spread(min(4096, max(64, a.sample.max_anchors)))
+    most = 4096 if a.sample.max_units is None else 1024
+    tokens = found.tokens.spread(min(most, max(64, a.sample.max_anchors)))
     body = any(i is not None for i in found.layer_map)
     for role in ("embed", "head"):
         left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)

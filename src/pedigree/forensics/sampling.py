@@ -20,6 +20,10 @@ WHOLE_MODEL_BYTES = 256 * 1024**2
 """Below this size a standard comparison reads everything: sampling would save less than a second."""
 
 
+MOST_UNITS = 4096
+"""Units of a layer that is read whole: all of most models, of very wide ones enough to find the units of a sample."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """Which units of each layer are read.
@@ -57,8 +61,8 @@ class Sample:
         return [layer for layer in range(n_layers) if self.columns(layer, n_layers)]
 
     def all_units(self) -> Sample:
-        """The same sample with every unit, without the projections stored as columns."""
-        return replace(self, max_units=None, column_layers=0)
+        """The same sample with nearly every unit, without the projections stored as columns."""
+        return replace(self, max_units=MOST_UNITS, column_layers=0)
 
     def columns(self, layer: int, n_layers: int) -> bool:
         """Whether projections stored as columns are read in this layer."""

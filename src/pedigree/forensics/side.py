@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from pedigree.forensics.sampling import Sample
-from pedigree.forensics.views import LayerView, read_layer
+from pedigree.forensics.views import LayerView, UnitKind, UnitSet, read_layer, read_units
 from pedigree.tokenizers.vocabulary import Vocabulary, read_vocabulary
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ class Side:
         self.anatomy = anatomy
         self.vocabulary = vocabulary
         self._views: dict[int, LayerView] = {}
+        self._whole: dict[tuple[UnitKind, int], UnitSet | None] = {}
         self._locks = [threading.Lock() for _ in range(self.anatomy.n_layers)]
 
     @classmethod
@@ -62,6 +63,13 @@ class Side:
             if number not in self._views:
                 self._views[number] = read_layer(self.anatomy, number, self.sample)
             return self._views[number]
+
+    def whole_units(self, kind: UnitKind, number: int) -> UnitSet | None:
+        """Units of one kind of a layer, most of them where the sample takes few, without what is stored as columns."""
+        with self._locks[number]:
+            if (kind, number) not in self._whole:
+                self._whole[kind, number] = read_units(self.anatomy, number, kind, self.sample.all_units())
+            return self._whole[kind, number]
 
     def layers(self) -> list[LayerView]:
         """Units of all layers."""

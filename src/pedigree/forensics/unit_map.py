@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pedigree.forensics.gauge import Gauge
-from pedigree.forensics.matching import make_table
+from pedigree.forensics.matching import Table, make_table
 from pedigree.forensics.views import UnitSet
 
 
@@ -85,9 +85,23 @@ class UnitMap:
         return torch.stack([self.index_a_M[self.origin_N[hit]], self.index_b_N[hit]], dim=1)
 
 
-def map_units(a: UnitSet, b: UnitSet, gauge: Gauge, layer_a: int, layer_b: int) -> UnitMap | None:
-    """Origin of each unit of `b` among the units of `a`; None where they share no two projections."""
-    left, right = make_table(a, gauge, "a"), make_table(b, gauge, "b")
+def map_units(
+    a: UnitSet,
+    b: UnitSet,
+    gauge: Gauge,
+    layer_a: int,
+    layer_b: int,
+    tables: tuple[Table | None, Table | None] = (None, None),
+) -> UnitMap | None:
+    """Origin of each unit of `b` among the units of `a`; None where they share no two projections.
+
+    Args:
+        a, b: units of a layer of A and of B.
+        gauge: map from A's residual frame into B's.
+        layer_a, layer_b: their numbers.
+        tables: tables of the same units under the same gauge, where they were made before.
+    """
+    left, right = tables[0] or make_table(a, gauge, "a"), tables[1] or make_table(b, gauge, "b")
     names = [name for name in left.confirm_UD if name in right.confirm_UD]
     if left.name != right.name or not names:
         return None

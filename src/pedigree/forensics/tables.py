@@ -1,0 +1,77 @@
+"""Unit tables of two models under one gauge, each made once.
+
+Where a model is sampled, some layers of B may be wanted whole: two samples of a layer whose units were reordered have
+few units in common, but a sample against a whole layer has all of them, so a whole layer tells whether units were
+reordered or are foreign. Of a whole layer only the view through the lens is kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from pedigree.forensics.gauge import Gauge
+from pedigree.forensics.matching import Table, make_table
+from pedigree.forensics.side import Side
+from pedigree.forensics.views import UnitKind, UnitSet
+
+Key = tuple[str, UnitKind, int]
+
+
+class Tables:
+    """Tables of A and B under one gauge.
+
+    Args:
+        a, b: the two models.
+        gauge: map from A's residual frame into B's.
+        whole: layers of B that are read with all their units where the others are sampled.
+        made: tables that were made under the same gauge before.
+    """
+
+    def __init__(
+        self, a: Side, b: Side, gauge: Gauge, whole: Iterable[int] = (), made: dict[Key, Table | None] | None = None
+    ) -> None:
+        self.gauge = gauge
+        self.whole = frozenset(whole) if b.sample.max_units is not None else frozenset()
+        self._a, self._b = a, b
+        self._made = {} if made is None else made
+        self._lock = threading.Lock()
+        # Every unit of a large model carried into another frame would not fit; there A's tables are made as needed.
+        self._keep_a = a.sample.max_units is not None or not a.sample.compact
+
+    def of_a(self, kind: UnitKind, layer: int) -> Table | None:
+        """Table of a layer of A, carried into B's frame; None where the layer has no such units."""
+        return self._get(("a", kind, layer), lambda: self._make(self._a, kind, layer, "a"), self._keep_a)
+
+    def of_b(self, kind: UnitKind, layer: int) -> Table | None:
+        """Table of a layer of B, with all its units where the layer is wanted whole."""
+        if layer in self.whole and kind != "vo":
+            return self._get(("whole", kind, layer), lambda: self._make_whole(kind, layer), True)
+        return self.sampled_of_b(kind, layer)
+
+    def sampled_of_b(self, kind: UnitKind, layer: int) -> Table | None:
+        """Table of a layer of B with the units that the sample takes."""
+        return self._get(("b", kind, layer), lambda: self._make(self._b, kind, layer, "b"), True)
+
+    def with_whole(self, layers: Iterable[int]) -> Tables:
+        """The same tables, with other layers of B wanted whole."""
+        return Tables(self._a, self._b, self.gauge, layers, self._made)
+
+    def _get(self, key: Key, make: Callable[[], Table | None], keep: bool) -> Table | None:
+        with self._lock:
+            if key in self._made:
+                return self._made[key]
+        table = make()
+        if keep:
+            with self._lock:
+                self._made[key] = table
+        return table
+
+    def _make(self, side: Side, kind: UnitKind, layer: int, which: str) -> Table | None:
+        return self._table(side.layer(layer).units.get(kind), which)
+
+    def _make_whole(self, kind: UnitKind, layer: int) -> Table | None:
+        return self._table(self._b.whole_units(kind, layer), "b")
+
+    def _table(self, units: UnitSet | None, which: str) -> Table | None:
+        return None if units is None or len(units.names) < 2 else make_table(units, self.gauge, which)
