@@ -125,3 +125,14 @@ def test_matrices_without_numbers_to_speak_of_do_not_vote() -> None:
     assert additive_vote(zeros, some) == 0
     assert additive_vote(zeros, zeros) == 0
     assert additive_vote(torch.ones(20, 20), torch.ones(20, 20)) == 0
+
+
+@pytest.mark.parametrize(("residual", "word"), [(1.0, "a-to-b"), (5.0, "undetermined")])
+def test_the_middle_of_a_merge_is_not_taken_for_an_ancestor_and_noise_is_told_from_it(
+    residual: float, word: str
+) -> None:
+    """Both live on whole in the other; what the other has on top is noise in a noisy child, learned in a merge."""
+    whole, half = Survival(1.0, 0.99, 0.02, 12, residual), Survival(0.5, 0.5, 0.03, 12, residual)
+    assert weigh_direction(FOUR, FOUR, findings(survival=(whole, half))).verdict == word
+    if word == "undetermined":
+        assert weigh_direction(FOUR, FOUR, findings(survival=(half, whole))).verdict == word

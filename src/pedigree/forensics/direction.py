@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pedigree.forensics.findings import Findings
 from pedigree.forensics.side import Side
+from pedigree.forensics.survival import EVEN, Survival
 
 ABSTAIN_BELOW = math.log(20.0)
 """Log-odds below which the direction stays undetermined."""
@@ -29,6 +30,12 @@ MAX_NUMBERS = 250_000
 
 WHOLE = (0.95, 1.06)
 """Mean survival that counts as living on whole."""
+
+MIDPOINT = 0.9
+"""Share by which a parent of a merge lives on is below this; a child that was only trained a little is above."""
+
+LEARNED = 1.5
+"""Energy of what was added, along strong over middling directions, above which it was learned and is not noise."""
 
 MAX_VOTES_LOG_ODDS = math.log(15.0)
 """What the additive test alone may add: less than a decision, since it cannot tell a parent from a nearer sibling."""
@@ -84,6 +91,8 @@ def _survival(found: Findings, out: DirectionEvidence) -> None:
     whole, part, sign = (there, back, 1.0) if there > back else (back, there, -1.0)
     if not WHOLE[0] <= whole <= WHOLE[1] or part > 1.0:
         return
+    if _is_midpoint(*((found.forward, found.backward) if sign > 0 else (found.backward, found.forward))):
+        return
     gap = whole - part
     if gap < 0.01:
         return
@@ -94,6 +103,17 @@ def _survival(found: Findings, out: DirectionEvidence) -> None:
         f"directions of {names[0]} live on in {names[1]} at {whole:.2f}, "
         f"those of {names[1]} in {names[0]} at {part:.2f}",
     )
+
+
+def _is_midpoint(from_whole: Survival, from_part: Survival) -> bool:
+    """Whether the side that lives on whole may be the middle of a merge rather than an ancestor.
+
+    The mean of two strangers lives on whole in each of them, since each is the mean plus half their difference. It
+    betrays itself: its parents live on in it by one even share, and what each has on top of it was learned and is not
+    noise (docs/LOG.md, 2026-11-25).
+    """
+    even = abs(from_part.top - from_part.middle) < EVEN * abs(from_part.middle)
+    return even and from_part.middle < MIDPOINT and from_whole.residual > LEARNED
 
 
 def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:

@@ -35,12 +35,15 @@ class Survival:
         top, middle: averages over matrices.
         unevenness: mean over matrices of |top - middle|, relative to the middle.
         matrices: how many.
+        residual: energy of B - A along A's strongest sixteenth over that along the second quarter; 1 when what came
+            on top of A is white noise, above it when it was learned.
     """
 
     top: float
     middle: float
     unevenness: float
     matrices: int
+    residual: float = 1.0
 
     @property
     def ratio(self) -> float:
@@ -54,6 +57,7 @@ class SurvivalMeter:
     def __init__(self) -> None:
         self._tops: list[float] = []
         self._middles: list[float] = []
+        self._residuals: list[float] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and of B in one frame, rows of B in A's order; small ones are passed over."""
@@ -61,9 +65,11 @@ class SurvivalMeter:
         # A silent copy (zeroed writers) has no directions to follow.
         if n < MIN_DIRECTIONS or not 1e-4 < float(b_ND.norm() / a_ND.norm().clamp_min(1e-30)) < 1e4:
             return
-        r_K = _follow(a_ND.double(), b_ND.double())
-        self._tops.append(float(r_K[: max(1, n // 16)].mean()))
-        self._middles.append(float(r_K[n // 4 : n // 2].mean()))
+        r_K, rest_K = _follow(a_ND.double(), b_ND.double())
+        top, middle = slice(max(1, n // 16)), slice(n // 4, n // 2)
+        self._tops.append(float(r_K[top].mean()))
+        self._middles.append(float(r_K[middle].mean()))
+        self._residuals.append(float(rest_K[top].mean() / rest_K[middle].mean().clamp_min(1e-300)))
 
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough."""
@@ -72,22 +78,23 @@ class SurvivalMeter:
             return None
         middle = sum(self._middles) / n
         gap = sum(abs(t - m) for t, m in zip(self._tops, self._middles, strict=True)) / n
-        return Survival(sum(self._tops) / n, middle, gap / max(abs(middle), 1e-6), n)
+        residual = sorted(self._residuals)[n // 2]
+        return Survival(sum(self._tops) / n, middle, gap / max(abs(middle), 1e-6), n, residual)
 
 
-def _follow(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """r_k = u_k^T B v_k / s_k for the singular directions of A, strongest first.
+def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """r_k = u_k^T B v_k / s_k and |u_k^T (B - A)|^2 for the singular directions of A, strongest first.
 
     With G = A A^T = U S^2 U^T and v_k = A^T u_k / s_k this is (u_k^T B A^T u_k) / s_k^2: the smaller Gram matrix is all
     that is decomposed. Only the upper half of the spectrum is used, where squaring loses nothing that matters.
     """
     if a_ND.shape[0] > a_ND.shape[1]:
-        gram_KK, cross_KK = a_ND.T @ a_ND, a_ND.T @ b_ND
+        gram_KK, cross_KK, rest_NK = a_ND.T @ a_ND, a_ND.T @ b_ND, b_ND - a_ND
     else:
-        gram_KK, cross_KK = a_ND @ a_ND.T, b_ND @ a_ND.T
+        gram_KK, cross_KK, rest_NK = a_ND @ a_ND.T, b_ND @ a_ND.T, (b_ND - a_ND).T
     values_K, u_KK = symmetric_eigen(gram_KK)
     r_K = (u_KK * (cross_KK @ u_KK)).sum(dim=0) / values_K.clamp_min(1e-6 * float(values_K[-1]) + 1e-300)
-    return r_K.flip(0)
+    return r_K.flip(0), ((rest_NK @ u_KK) ** 2).sum(dim=0).flip(0)
 
 
 def is_twin(forward: Survival | None, backward: Survival | None) -> bool:

@@ -49,7 +49,7 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     if not found.evidence.grids:
         return _without_layers(found, components)
     if not found.layers_hit("ffn", "vo", "qk"):
-        return _without_body(found, components)
+        return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
     if is_twin(found.forward, found.backward):
         return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
     if _is_partial(a, b, found, components):
@@ -69,6 +69,17 @@ def _without_layers(found: Findings, components: dict[str, Component]) -> Judgme
     if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
         return Judgment("partly-related", components, ["vocabulary rows only"])
     return Judgment("not-testable", components, ["no layer of the two could be laid side by side"])
+
+
+def _without_place(found: Findings, components: dict[str, Component]) -> Judgment:
+    """A glance looks for units where they stood; finding none excludes a plain derivative and nothing more."""
+    unclear = {"mlp", "experts", "attn"} & components.keys()
+    note = "only units in place were looked for"
+    open_parts = {name: components[name].model_copy(update={"verdict": "inconclusive", "note": note}) for name in unclear}
+    reasons = ["no unit stands where it stood; reordered, rotated or re-tokenized relatives need standard depth"]
+    if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
+        reasons.append("vocabulary rows agree")
+    return Judgment("inconclusive", {**components, **open_parts}, reasons)
 
 
 def _without_body(found: Findings, components: dict[str, Component]) -> Judgment:
