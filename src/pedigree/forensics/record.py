@@ -97,7 +97,8 @@ def describe(side: Side) -> InputRecord:
     return InputRecord(
         location=str(ck.location),
         format=ck.format,
-        digest=ck.header_digest(),
+        digest=ck.content_digest(),
+        header_digest=ck.header_digest(),
         read_digest=ck.read_digest(),
         bytes=ck.meter.total,
         tensors=len(ck.tensors),

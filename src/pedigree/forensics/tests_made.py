@@ -83,6 +83,8 @@ def strength(found: Findings, judgment: Judgment) -> str:
     z, effect = max((grid.best for grid in found.evidence.grids.values()), default=(0.0, 0.0))
     if judgment.verdict == "identical":
         return "every number of every tensor is equal"
+    if judgment.verdict in ("inconclusive", "not-testable") and judgment.reasons:
+        return "; ".join(judgment.reasons)
     if judgment.verdict == "unrelated":
         return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), exact tests silent"
     if exact <= -12:

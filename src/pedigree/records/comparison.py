@@ -67,13 +67,14 @@ class Producer(Record):
 class InputRecord(Record):
     """One side of the comparison.
 
-    `digest` names the file set by its headers and sizes (no weight byte is read for it); `read_digest` is over
-    the bytes that were really looked at. `bytes` is the size of all weight files. `parameters` counts numbers.
+    `digest` names what was compared: it is over `header_digest` (names, types, shapes, file sizes; no weight byte is
+    read for it) and `read_digest` (the bytes that were really looked at). `bytes` is the size of all weight files. `parameters` counts numbers.
     """
 
     location: str
     format: str = ""
     digest: str | None = None
+    header_digest: str | None = None
     read_digest: str | None = None
     bytes: int | None = None
     tensors: int | None = None

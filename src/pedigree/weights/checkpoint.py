@@ -9,6 +9,7 @@ Shapes  N = rows asked for (axis 0), B = bytes of one row; a tensor keeps its fu
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -152,6 +153,11 @@ class Checkpoint:
     def header_digest(self) -> str:
         """Digest of the declared names, dtypes, shapes and file sizes; reads no weights."""
         return header_digest(self.tensors.values(), self._file_bytes)
+
+    def content_digest(self) -> str:
+        """Digest of the headers and of everything that was read so far: differs where a number that was read does."""
+        both = f"{self.header_digest()}\n{self.read_digest()}"
+        return "sha256:" + hashlib.sha256(both.encode("ascii")).hexdigest()
 
     def read_digest(self) -> str:
         """Digest of everything that was read so far, whatever the order and the threads."""
