@@ -49,11 +49,13 @@ def inputs(a: str = "models/parent", b: str = "models/child") -> Inputs:
     """Two small llama-shaped inputs."""
     return Inputs(
         a=InputRecord(
-            location=a, format="safetensors", digest="sha256:" + "a1" * 32, header_digest="sha256:" + "0a" * 32, read_digest="blake3:" + "17" * 32,
+            location=a, format="safetensors", digest="sha256:" + "a1" * 32,
+            header_digest="sha256:" + "0a" * 32, read_digest="blake3:" + "17" * 32,
             bytes=3_100_000_000, tensors=291, architecture="llama", parameters=1_550_000_000,
         ),
         b=InputRecord(
-            location=b, format="safetensors", digest="sha256:" + "b2" * 32, header_digest="sha256:" + "0b" * 32, read_digest="blake3:" + "28" * 32,
+            location=b, format="safetensors", digest="sha256:" + "b2" * 32,
+            header_digest="sha256:" + "0b" * 32, read_digest="blake3:" + "28" * 32,
             bytes=3_900_000_000, tensors=345, architecture="llama", parameters=1_950_000_000,
             notes=["tokenizer.json is absent; tokens were matched by their rows"],
         ),

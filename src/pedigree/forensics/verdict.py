@@ -74,8 +74,8 @@ def _without_layers(found: Findings, components: dict[str, Component]) -> Judgme
 def _without_place(found: Findings, components: dict[str, Component]) -> Judgment:
     """A glance looks for units where they stood; finding none excludes a plain derivative and nothing more."""
     unclear = {"mlp", "experts", "attn"} & components.keys()
-    note = "only units in place were looked for"
-    open_parts = {name: components[name].model_copy(update={"verdict": "inconclusive", "note": note}) for name in unclear}
+    said = {"verdict": "inconclusive", "note": "only units in place were looked for"}
+    open_parts = {name: components[name].model_copy(update=said) for name in unclear}
     reasons = ["no unit stands where it stood; reordered, rotated or re-tokenized relatives need standard depth"]
     if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
         reasons.append("vocabulary rows agree")

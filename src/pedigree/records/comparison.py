@@ -67,8 +67,9 @@ class Producer(Record):
 class InputRecord(Record):
     """One side of the comparison.
 
-    `digest` names what was compared: it is over `header_digest` (names, types, shapes, file sizes; no weight byte is
-    read for it) and `read_digest` (the bytes that were really looked at). `bytes` is the size of all weight files. `parameters` counts numbers.
+    `digest` names what was compared: it is over `header_digest` (names, types, shapes, file sizes; no weight byte
+    is read for it) and `read_digest` (the bytes that were really looked at). `bytes` is the size of all weight
+    files. `parameters` counts numbers.
     """
 
     location: str
