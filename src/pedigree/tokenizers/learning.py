@@ -94,14 +94,19 @@ def count_words(encoder: Encoder, texts: Sequence[Text], progress: Progress | No
 
 
 def missing_characters(encoder: Encoder, words: Counter[str], most: int, min_frequency: int) -> list[str]:
-    """Characters that fall back to bytes, the commonest first, up to nearly all of their occurrences."""
+    """Characters that fall back to two bytes or more, the commonest first, up to nearly all of their occurrences.
+
+    One byte piece is one token already, and the model knows it: a character for it (Llama 2 has a line end as a byte)
+    would change every old text and shorten none.
+    """
     known = {spelling for spelling in encoder.spellings if spelling is not None}
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
-            if character not in known and character != SPACE_MARK:
+            if not character.isascii() and character not in known and character != SPACE_MARK:
                 counts[character] += count
-    wanted, chosen, covered = COVERAGE * sum(counts.values()), [], 0
+    wanted, covered = COVERAGE * sum(counts.values()), 0
+    chosen: list[str] = []
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if covered >= wanted or len(chosen) >= most or count < min_frequency:
             break
