@@ -266,7 +266,7 @@ def extend(
     progress = talk.progress()
     grown = extend_tokenizer(old, learned_from, options, name=out.name, progress=progress)
     record = extension_record(old, grown, measured_on, options, progress=progress, producer=producer())
-    written = write_tokenizer(grown.encoder, out, talk, force=force)
+    written = write_tokenizer(grown.encoder, out, talk, force=force, parent=old.location)
     new = record.tokenizer.model_copy(update={"location": written[0]})
     warnings = _fewer_warnings(record.result.added, add + len(options.tokens) + len(options.specials))
     record = record.model_copy(update={"tokenizer": new, "files": written, "warnings": warnings})
@@ -310,9 +310,8 @@ def concat(
     if progress is not None:
         progress("looking for conflicts", 0.3, f"{joined.encoder.size:,} tokens")
     record, conflicts = concatenation_records(first, second, joined, producer())
-    written = write_tokenizer(
-        joined.encoder, out, talk, force=force, more={CONFLICTS: conflicts.to_json(indent=None) + "\n"}
-    )
+    more = {CONFLICTS: conflicts.to_json(indent=None) + "\n"}
+    written = write_tokenizer(joined.encoder, out, talk, force=force, parent=first.location, more=more)
     new = record.tokenizer.model_copy(update={"location": written[0]})
     record = record.model_copy(update={"tokenizer": new, "files": written})
     return answer(record, talk, concatenation_lines, written[0], record.warnings)
@@ -370,16 +369,23 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
 
 
 def write_tokenizer(
-    encoder: Encoder, folder: Path, talk: Output, *, force: bool, more: dict[str, str] | None = None
+    encoder: Encoder,
+    folder: Path,
+    talk: Output,
+    *,
+    force: bool,
+    parent: str | None = None,
+    more: dict[str, str] | None = None,
 ) -> list[str]:
-    """Write tokenizer.json, tokenizer_config.json and `more` files (name to text); their paths."""
+    """Write tokenizer.json, tokenizer_config.json (with what the parent's says) and `more` files; their paths."""
     import json as json_text
 
-    from pedigree.tokenizers.training import tokenizer_config, written
+    from pedigree.tokenizers.companions import config_beside, tokenizer_config, written
 
+    kept = {} if parent is None else config_beside(parent)
     texts = {
         "tokenizer.json": written(encoder.definition),
-        "tokenizer_config.json": json_text.dumps(tokenizer_config(encoder), indent=2) + "\n",
+        "tokenizer_config.json": json_text.dumps(tokenizer_config(encoder, kept), indent=2) + "\n",
         **(more or {}),
     }
     check_folder(folder, list(texts), force=force)

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pedigree.tokenizers.encoder import Encoder, LibraryErrors, build_encoder
+from pedigree.tokenizers.encoder import Encoder, build_encoder
+from pedigree.tokenizers.surface import SPACE_MARK
 
 # The token alone, then with neighbors that change where words begin and end.
 SURROUNDINGS = (
@@ -73,7 +74,7 @@ def reachability(encoder: Encoder, numbers: Sequence[int] | None = None) -> Reac
     left = _not_seen(encoder, whole)
     unreachable = [_reason(encoder, number, whole[number]) for number in sorted(left)]
     for number in part:
-        made = _by_model(encoder, number)
+        made = tuple(encoder.by_model(str(encoder.spellings[number])))
         if made != (number,):
             unreachable.append(Unreachable(number, "merges", made))
     bad = {entry.number for entry in unreachable}
@@ -102,23 +103,16 @@ def _not_seen(encoder: Encoder, texts: dict[int, str]) -> set[int]:
     return set(left)
 
 
-def _by_model(encoder: Encoder, number: int) -> tuple[int, ...]:
-    """What the model alone, without normalizer and pre-tokenizer, makes of a token's spelling."""
-    with LibraryErrors(encoder.location):
-        return tuple(token.id for token in encoder.library.model.tokenize(str(encoder.spellings[number])))
-
-
 def _reason(encoder: Encoder, number: int, text: str) -> Unreachable:
     becomes = tuple(encoder.encode(text))
     if number in encoder.added:
         return Unreachable(number, "added token that is never matched", becomes)
     if len(becomes) == 1 and encoder.surfaces[becomes[0]] == encoder.surfaces[number]:
         return Unreachable(number, "duplicate", becomes)
-    made = _by_model(encoder, number)
+    made = tuple(encoder.by_model(str(encoder.spellings[number])))
     if made != (number,) and encoder.kind != "WordPiece":
         return Unreachable(number, "merges" if encoder.definition["model"].get("merges") else "path", made)
-    normalizer = encoder.library.normalizer
-    if normalizer is not None and text not in normalizer.normalize_str(text).replace("\u2581", " "):
+    if text not in encoder.normalized(text).replace(SPACE_MARK, " "):
         return Unreachable(number, "normalizer", becomes)
     return Unreachable(number, "pre-tokenizer", becomes)
 
