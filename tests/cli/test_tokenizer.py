@@ -160,6 +160,21 @@ def test_audit_takes_its_options_from_the_environment(
     assert {text["name"] for text in record["texts"]} == {"english", "eng/news", "zho-CN/news"}
 
 
+def test_audit_fails_on_what_it_was_asked_to_fail_on(
+    pedigree: Pedigree, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("tokenizer", "audit", "first", "-q", "--fail-on")
+    assert pedigree(*words, "unreachable", "--fail-on", "lost_text").code == 0
+    definition = json.loads((first / "tokenizer.json").read_text(encoding="utf-8"))
+    definition["normalizer"] = {"type": "NFKC"}
+    (first / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    assert pedigree(*words, "unreachable").code == 0
+    assert pedigree(*words, "lost-text").code == 1
+    monkeypatch.setenv("PEDIGREE_AUDIT_FAIL_ON", "lost-text")
+    assert pedigree("tokenizer", "audit", "first", "-q").code == 1
+    assert "did you mean --fail-on unreachable?" in pedigree(*words, "unreachabel").err
+
+
 def test_audit_refuses_what_is_no_tokenizer(pedigree: Pedigree, texts: Path) -> None:
     (texts / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}')
     ran = pedigree("tokenizer", "audit", "tokenizer.json")

@@ -231,6 +231,18 @@ def test_a_tokenizer_that_fails_on_a_text_is_malformed_and_no_bug(
         encoder.encode(text)
 
 
+def test_where_the_library_panics_the_file_is_malformed(tmp_path: Path) -> None:
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    write(tmp_path, tokenizer__json={"model": BPE, "normalizer": charsmap})
+    with pytest.raises(MalformedFile, match="does not work"):
+        open_encoder(tmp_path)
+    strip = {"type": "Strip", "content": "a", "start": 1 << 40, "stop": 7}
+    write(tmp_path, tokenizer__json={"model": BPE, "decoder": strip})
+    encoder = open_encoder(tmp_path)
+    with pytest.raises(MalformedFile, match="does not work"):
+        encoder.decode(encoder.encode("ab"))
+
+
 def test_an_added_token_with_another_number_than_the_library_gives_it_is_malformed(tmp_path: Path) -> None:
     added = {"id": 9, "content": "<x>", "special": True, "single_word": False, "lstrip": False, "rstrip": False}
     write(tmp_path, tokenizer__json={"model": BPE, "added_tokens": [{**added, "normalized": False}]})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pedigree.cli.errors import CANNOT_SAY, DONE
+from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, write_file
 from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Line, Output
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Repeated from pedigree.tokenizers.training, whose import would slow every start; a test holds them together.
 KIND_WORDS = ("byte-level", "byte-fallback", "unigram", "one-character")
+FINDINGS = ("unreachable", "lost-text", "glitch")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 CONFLICTS = "conflicts.json"
 TOKENIZER = "a directory, tokenizer.json, sentencepiece .model, tiktoken file or .gguf"
@@ -141,10 +142,17 @@ def audit(
     text: TextOption = None,
     ntrex: NtrexOption = None,
     pattern: PatternOption = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help=f"Exit with 1 on this finding; may be given again: {', '.join(FINDINGS)}.",
+            envvar="PEDIGREE_AUDIT_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
-) -> int:
+) -> int:  # fmt: skip
     """Audit a tokenizer: cost by language and domain, tokens of no use, texts that do not come back.
 
     [bold]Examples[/bold]
@@ -152,8 +160,11 @@ def audit(
     pedigree tokenizer audit path/to/tokenizer --text zho/poetry=poetry.txt
 
     pedigree tokenizer audit tokenizer.model --ntrex path/to/ntrex128 --json
+
+    pedigree tokenizer audit path/to/tokenizer --fail-on unreachable --fail-on lost-text
     """
     talk = Output(json=json, quiet=quiet, color=color)
+    words = [check_word(word, FINDINGS, option="--fail-on") for word in fail_on or ()]
     from pedigree.cli.tokenizer_answers import audit_lines
     from pedigree.tokenizers.audit import audit as audit_tokenizer
     from pedigree.tokenizers.reading import open_encoder
@@ -162,7 +173,13 @@ def audit(
     record = audit_tokenizer(
         open_encoder(tokenizer, pattern=pattern), texts, progress=talk.progress(), producer=producer()
     )
-    return answer(record, talk, audit_lines, "; ".join(record.result.verdict), record.warnings)
+    answer(record, talk, audit_lines, "; ".join(record.result.verdict), record.warnings)
+    found = {
+        "unreachable": record.result.unreachable.count,
+        "lost-text": len(record.result.round_trip_losses) + record.result.corpus_losses,
+        "glitch": record.result.glitch.count,
+    }
+    return SAYS_NO if any(found[word] for word in words) else DONE
 
 
 def compare(

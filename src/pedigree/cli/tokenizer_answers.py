@@ -47,8 +47,8 @@ def wrapped(label: str, text: str, most: int = 2) -> list[Line]:
 
 
 def sentences(said: Iterable[str]) -> list[Line]:
-    """The verdict, one sentence a line."""
-    return [labeled("verdict" if n == 0 else "", sentence, "bold") for n, sentence in enumerate(said)]
+    """The verdict, each sentence on a line of its own, or two."""
+    return [line for n, sentence in enumerate(said) for line in wrapped("verdict" if n == 0 else "", sentence)]
 
 
 def about(label: str, tokenizer: TokenizerInput) -> Line:
@@ -121,9 +121,8 @@ def comparison_lines(record: TokenizerComparison) -> list[Line]:
     head = [*(about("tokenizer" if n == 0 else "", t) for n, t in enumerate(record.tokenizers[:5]))]
     table: list[Line] = []
     if len(record.tokenizers) == 2:
-        a, b = record.tokenizers[0].name, record.tokenizers[1].name
         head += [wrapped_line for said in result.verdict for wrapped_line in wrapped("verdict", said)]
-        table.append(row("text", f"{shorten(a, 8)}/{shorten(b, 5)}", "95 % interval", f"{shorten(a, 8)} is"))
+        table.append(row("text", "ratio", "95 % interval", "the first is"))
         table += [ratio_row(ratio) for ratio in sorted(result.ratios, key=lambda ratio: ratio.ratio)]
     else:
         table += sentences(result.verdict)

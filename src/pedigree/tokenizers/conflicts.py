@@ -37,6 +37,14 @@ KINDS = (
     "special-token", "inherited",
 )  # fmt: skip
 SHOWN = 8
+# Why a token cannot be produced (`Unreachable.why`) -> kind of conflict, where the two names differ.
+CAUSES = {
+    "merges": "merge-rank",
+    "path": "merge-rank",
+    "duplicate": "duplicate-surface",
+    "added token": "special-token",
+    "added token that is never matched": "special-token",
+}
 
 
 def find_conflicts(a: Encoder, b: Encoder, joined: Joined) -> list[Conflict]:
@@ -87,9 +95,7 @@ def _unreachable(a: Encoder, b: Encoder, joined: Joined) -> list[Conflict]:
         in_a = entry.number if entry.number < a.size else None
         in_b = back.get(entry.number)
         before = entry.number in dead_in_a if in_a is not None else in_b is not None and in_b in dead_in_b
-        kind = "inherited" if before else {"merges": "merge-rank", "path": "merge-rank"}.get(entry.why, entry.why)
-        if kind not in KINDS:
-            kind = "duplicate-surface"
+        kind = "inherited" if before else CAUSES.get(entry.why, entry.why)
         names = " ".join(repr(surface_text(outcome, number)) for number in entry.becomes[:6])
         found.append(
             Conflict(

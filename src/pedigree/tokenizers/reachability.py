@@ -7,7 +7,7 @@ never-utf8    holds bytes that no UTF-8 text holds
 shadowed      a byte piece whose character is a token, so that the fallback never needs it
 unreachable   merging (or the best path) over its own spelling ends in other tokens: no text can contain it; or the
               normalizer changes its text, or the pre-tokenizer cuts it in each of the surroundings tried, or another
-              token of the same surface takes its place
+              token of the same surface, or an added token within it, takes its place
 
 Source: Land and Bartolo, "Fishing for Magikarp" (arXiv 2405.05417), for the classes.
 """
@@ -109,6 +109,8 @@ def _reason(encoder: Encoder, number: int, text: str) -> Unreachable:
         return Unreachable(number, "added token that is never matched", becomes)
     if len(becomes) == 1 and encoder.surfaces[becomes[0]] == encoder.surfaces[number]:
         return Unreachable(number, "duplicate", becomes)
+    if encoder.added & set(becomes):
+        return Unreachable(number, "added token", becomes)
     made = tuple(encoder.by_model(str(encoder.spellings[number])))
     if made != (number,) and encoder.kind != "WordPiece":
         return Unreachable(number, "merges" if encoder.definition["model"].get("merges") else "path", made)
