@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedigree.errors import UsageError
-from pedigree.tokenizers.encoder import Encoder
+from pedigree.tokenizers.definition import definition
+from pedigree.tokenizers.encoder import Encoder, build_encoder
 from pedigree.tokenizers.extension import Extended, ExtensionOptions, extend
 from pedigree.tokenizers.extension_report import extension_record
 from pedigree.tokenizers.hostile_texts import lost_texts
@@ -146,6 +147,11 @@ def test_what_cannot_be_added_is_told(small: dict[str, Encoder], russian: Text) 
     ):
         with pytest.raises(UsageError, match=message):
             extend(base, texts, options)
+    pieces = {"type": "WordPiece", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    model = {**pieces, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    words = build_encoder(definition(model), name="x", location="x", format="x")
+    with pytest.raises(UsageError, match="this kind of vocabulary cannot grow"):
+        extend(words, [], ExtensionOptions(tokens=("b",)))
     with pytest.raises(UsageError, match="on top of merges only"):
         extend(small["unigram"], [russian], ExtensionOptions(add=5))
 

@@ -276,6 +276,17 @@ def test_where_words_are_cut_must_be_known(tmp_path: Path) -> None:
         open_encoder(tmp_path, pattern="gtp2")
 
 
+def test_a_tokenizer_is_called_by_its_directory_or_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write(folder, tokenizer__json={"model": BPE}, other__json={"model": BPE})
+    monkeypatch.chdir(folder)
+    names = [open_encoder(place).name for place in (".", "tokenizer.json", folder, "other.json")]
+    assert names == ["mine", "mine", "mine", "other"]
+
+
 def test_places_without_a_tokenizer_are_told(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="no such file"):
         open_encoder(tmp_path / "nothing")

@@ -97,7 +97,12 @@ def _check(base: Encoder, texts: Sequence[Text], options: ExtensionOptions) -> N
         raise UsageError("nothing to add", expected="--add N with texts, --token TEXT or --special TOKEN")
     if options.add and not texts:
         raise UsageError("learning new tokens needs text", where="--add", fix="name one or more text files")
-    if options.add and base.definition["model"].get("type", "BPE") != "BPE":
+    model_type = base.definition["model"].get("type", "BPE")
+    if model_type not in ("BPE", "Unigram"):
+        raise UsageError(
+            "this kind of vocabulary cannot grow", where=base.location, got=base.kind, expected="BPE or Unigram"
+        )
+    if options.add and model_type != "BPE":
         raise UsageError(
             "new merges can be learned on top of merges only",
             where=base.location,
