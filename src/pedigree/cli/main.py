@@ -17,6 +17,7 @@ from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.schema import schema
+from pedigree.cli.tokenizer import tokenizer_app
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -64,6 +65,7 @@ def _pedigree(
 _COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, schema)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command is compare)(_command)
+app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

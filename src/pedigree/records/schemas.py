@@ -6,8 +6,25 @@ from typing import Any
 
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
+from pedigree.records.tokenizer import (
+    ConflictList,
+    TokenizerAudit,
+    TokenizerComparison,
+    TokenizerConcatenation,
+    TokenizerExtension,
+    TokenizerTraining,
+)
 
-SCHEMAS: dict[str, type[Record]] = {"comparison": Comparison, "machine": Machine}
+SCHEMAS: dict[str, type[Record]] = {
+    "comparison": Comparison,
+    "machine": Machine,
+    "tokenizer-audit": TokenizerAudit,
+    "tokenizer-comparison": TokenizerComparison,
+    "tokenizer-concatenation": TokenizerConcatenation,
+    "tokenizer-conflicts": ConflictList,
+    "tokenizer-extension": TokenizerExtension,
+    "tokenizer-training": TokenizerTraining,
+}
 
 
 def json_schema(name: str) -> dict[str, Any]:
