@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from pedigree.errors import MalformedFile, ProblemsFound
 
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
 Path = tuple[str | int, ...]
+Detail = Mapping[str, Any]  # one finding of pydantic
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PROBLEMS = 50
 
@@ -91,12 +89,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:76] + " ..."
 
 
-def validated(model: type[Model], value: Any) -> tuple[Model | None, list[ErrorDetails]]:
+def validated(model: type[Model], value: Any) -> tuple[Model | None, list[Detail]]:
     """`value` as `model`, or what is wrong with it. Text is not taken for numbers, nor numbers for text."""
     try:
         return model.model_validate_json(json.dumps(value), strict=True), []
     except ValidationError as error:
-        return None, list(error.errors(include_url=False))
+        return None, list[Detail](error.errors(include_url=False))
 
 
 def known_keys(model: type[BaseModel], path: Path) -> list[str]:
@@ -125,7 +123,7 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-def told(detail: ErrorDetails, model: type[BaseModel]) -> dict[str, Any]:
+def told(detail: Detail, model: type[BaseModel]) -> dict[str, Any]:
     """One finding of pydantic in our words: the keyword arguments of `Problems.add` but for the place."""
     kind, path = detail["type"], tuple(detail["loc"])
     if kind == "extra_forbidden":
