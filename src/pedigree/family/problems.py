@@ -15,19 +15,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pedigree.errors import MalformedFile, ProblemsFound
+from pedigree.family.places import Mark, Node, Path
 
-Path = tuple[str | int, ...]
 Detail = Mapping[str, Any]  # one finding of pydantic
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PROBLEMS = 50
-
-
-@dataclass(frozen=True, order=True)
-class Mark:
-    """A place in a file, both numbers from 1."""
-
-    line: int
-    column: int
 
 
 @dataclass
@@ -36,6 +28,7 @@ class Problems:
 
     file: str
     found: list[tuple[Mark, MalformedFile]] = field(default_factory=list)
+    _known: set[tuple[Mark, str]] = field(default_factory=set)
 
     def add(
         self,
@@ -50,18 +43,38 @@ class Problems:
         """Add one problem at a place of the file; `path` names the key it is about."""
         keys = dotted(path)
         where = f"{self.file}:{mark.line}:{mark.column}" + (f" ({keys})" if keys else "")
-        self.found.append((mark, MalformedFile(what, where=where, got=got, expected=expected, fix=fix)))
+        error = MalformedFile(what, where=where, got=got, expected=expected, fix=fix)
+        if (mark, error.sentence()) not in self._known:  # the same place is looked at once for each size
+            self._known.add((mark, error.sentence()))
+            self.found.append((mark, error))
+
+    def checked(self, model: type[Model], node: Node, root: Node, path: Path) -> Model | None:
+        """`node`, which stands at `path` below `root`, as `model`; None, and its problems, where it does not fit."""
+        return self.fitted(model, node.plain(), root, path)
+
+    def fitted(self, model: type[Model], value: Any, root: Node, path: Path) -> Model | None:
+        """`value` as `model`, or None and problems at the places below `path` that its keys have in the file."""
+        result, details = validated(model, value)
+        for detail in details:
+            at = (*path, *tuple(detail["loc"]))
+            node, key_mark = root.find(at)
+            by_key = detail["type"] in ("extra_forbidden", "missing") or not root.reaches(at)
+            self.add(key_mark if by_key else node.mark, path=at, **told(detail, model))
+        return result
+
+    def error(self) -> ProblemsFound:
+        """Everything that was found, in the order of the file, as one error."""
+        ordered = [error for _, error in sorted(self.found, key=lambda pair: pair[0])]
+        return ProblemsFound(self.file, ordered[:MAX_PROBLEMS], total=len(ordered))
 
     def stop(self) -> None:
         """Raise everything that was found.
 
         Raises:
-            ProblemsFound: at least one problem, in the order of the file.
+            ProblemsFound: there is at least one problem.
         """
-        if not self.found:
-            return
-        ordered = [error for _, error in sorted(self.found, key=lambda pair: pair[0])]
-        raise ProblemsFound(self.file, ordered[:MAX_PROBLEMS], total=len(ordered))
+        if self.found:
+            raise self.error()
 
 
 def dotted(path: Iterable[str | int]) -> str:

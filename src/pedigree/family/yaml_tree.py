@@ -19,14 +19,14 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pedigree.errors import MissingInput
-from pedigree.family.problems import Mark, Problems
+from pedigree.family.places import Mark, Node
+from pedigree.family.problems import Problems
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
@@ -38,38 +38,6 @@ _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F_]+")
 _FLOAT = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"true": True, "false": False, "True": True, "False": False, "null": None, "~": None, "": None}
-
-
-@dataclass
-class Node:
-    """One value of the file: where it stands, and what it is in plain Python.
-
-    `children` holds the values of a mapping by key or of a list by index, `key_marks` where each key stands.
-    """
-
-    mark: Mark
-    value: Any = None
-    children: dict[str | int, Node] = field(default_factory=dict)
-    key_marks: dict[str | int, Mark] = field(default_factory=dict)
-
-    def plain(self) -> Any:
-        """The value with everything below it as dict, list, str, int, float, bool and None."""
-        if isinstance(self.value, dict):
-            return {key: child.plain() for key, child in self.children.items()}
-        if isinstance(self.value, list):
-            return [child.plain() for child in self.children.values()]
-        return self.value
-
-    def find(self, path: tuple[str | int, ...]) -> tuple[Node, Mark]:
-        """The deepest value that `path` reaches and where its key stands (the value itself where it has no key)."""
-        node, mark = self, self.mark
-        for part in path:
-            child = node.children.get(part)
-            if child is None:
-                break
-            mark = node.key_marks.get(part, child.mark)
-            node = child
-        return node, mark
 
 
 def read_text(path: Path, problems: Problems) -> str | None:
