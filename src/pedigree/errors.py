@@ -5,7 +5,7 @@ PedigreeError                 anything we raise on purpose; exit code 2 unless a
 ├── InputError                an input is missing or malformed
 │   ├── MissingInput          a file, shard, tensor or tokenizer that must be there is not
 │   ├── MalformedFile         a file contradicts its own format (names the file and the field)
-│   │   └── ProblemsFound     several places of one file are wrong, all told at once
+│   ├── ProblemsFound         several things about one input are wrong, all told at once
 │   └── UnsafeFile            reading it would mean executing it or leaving its directory
 ├── SourceError               a remote place did not answer as HTTP with ranges should
 ├── BudgetExceeded            the byte budget would be passed by the next read
@@ -90,20 +90,20 @@ class MalformedFile(InputError):
     """A file contradicts its own format."""
 
 
-class ProblemsFound(MalformedFile):
-    """Several places of one file are wrong: one error for each, in the order of the file.
+class ProblemsFound(InputError):
+    """Several things about one input are wrong: one error for each, in the order of the input.
 
     Args:
-        file: the name of the file.
+        where: the file or the option.
         problems: the errors, each with its own place.
         total: how many there are, where `problems` holds only the first of them.
     """
 
-    def __init__(self, file: str, problems: Sequence[MalformedFile], total: int | None = None) -> None:
+    def __init__(self, where: str, problems: Sequence[PedigreeError], total: int | None = None) -> None:
         self.problems = tuple(problems)
         self.total = len(self.problems) if total is None else total
         count = "one problem" if self.total == 1 else f"{self.total} problems"
-        super().__init__(f"{count} in this file", where=file)
+        super().__init__(f"{count} to mend", where=where)
 
     def sentence(self) -> str:
         """All problems, one after the other."""

@@ -187,7 +187,7 @@ def test_all_problems_are_raised_in_the_order_of_the_file() -> None:
     problems = Problems("r.yaml")
     problems.add(Mark(9, 1), "second")
     problems.add(Mark(2, 3), "first", path=("models", "base", 2))
-    with pytest.raises(ProblemsFound, match="2 problems in this file") as caught:
+    with pytest.raises(ProblemsFound, match="2 problems to mend") as caught:
         problems.stop()
     assert [error.where for error in caught.value.problems] == ["r.yaml:2:3 (models.base[2])", "r.yaml:9:1"]
     assert [problem["what"] for problem in caught.value.to_dict()["problems"]] == ["first", "second"]

@@ -20,6 +20,20 @@ from pedigree.family.places import Mark, Node, Path
 Detail = Mapping[str, Any]  # one finding of pydantic
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PROBLEMS = 50
+NAME_RULE = "small letters, digits and . _ -, a letter or digit first, 64 at most"
+_IN_OUR_WORDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "too_short": "at least one entry",
+}
 
 
 @dataclass
@@ -28,6 +42,8 @@ class Problems:
 
     file: str
     found: list[tuple[Mark, MalformedFile]] = field(default_factory=list)
+    told: int = 0
+    """How often something was added, the same problem at another size included."""
     _known: set[tuple[Mark, str]] = field(default_factory=set)
 
     def add(
@@ -44,13 +60,10 @@ class Problems:
         keys = dotted(path)
         where = f"{self.file}:{mark.line}:{mark.column}" + (f" ({keys})" if keys else "")
         error = MalformedFile(what, where=where, got=got, expected=expected, fix=fix)
+        self.told += 1
         if (mark, error.sentence()) not in self._known:  # the same place is looked at once for each size
             self._known.add((mark, error.sentence()))
             self.found.append((mark, error))
-
-    def checked(self, model: type[Model], node: Node, root: Node, path: Path) -> Model | None:
-        """`node`, which stands at `path` below `root`, as `model`; None, and its problems, where it does not fit."""
-        return self.fitted(model, node.plain(), root, path)
 
     def fitted(self, model: type[Model], value: Any, root: Node, path: Path) -> Model | None:
         """`value` as `model`, or None and problems at the places below `path` that its keys have in the file."""
@@ -59,7 +72,7 @@ class Problems:
             at = (*path, *tuple(detail["loc"]))
             node, key_mark = root.find(at)
             by_key = detail["type"] in ("extra_forbidden", "missing") or not root.reaches(at)
-            self.add(key_mark if by_key else node.mark, path=at, **told(detail, model))
+            self.add(key_mark if by_key else node.mark, path=at, **in_our_words(detail, model))
         return result
 
     def error(self) -> ProblemsFound:
@@ -90,6 +103,12 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_plain = {name.lower().replace("-", "_"): name for name in known}
     close = difflib.get_close_matches(word.lower().replace("-", "_")[:100], list(by_plain), n=1, cutoff=0.55)
     return f"did you mean {by_plain[close[0]]!r}?" if close else None
+
+
+def one_of(names: Iterable[str]) -> str:
+    """`one of a, b, c`, cut where there are many."""
+    known = list(names)
+    return "one of " + ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
 
 
 def shown(value: object) -> str:
@@ -136,28 +155,31 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-def told(detail: Detail, model: type[BaseModel]) -> dict[str, Any]:
+def in_our_words(detail: Detail, model: type[BaseModel]) -> dict[str, Any]:
     """One finding of pydantic in our words: the keyword arguments of `Problems.add` but for the place."""
     kind, path = detail["type"], tuple(detail["loc"])
     if kind == "extra_forbidden":
         known = known_keys(model, path[:-1])
         word = str(path[-1]) if path else ""
-        some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
         return {
             "what": "unknown key", "got": repr(word)[:80],
-            "expected": f"one of {some}" if some else None, "fix": nearest(word, known),
+            "expected": one_of(known) if known else None, "fix": nearest(word, known),
         }  # fmt: skip
+    if kind == "missing" and isinstance(path[-1], int):
+        return {"what": "this value does not fit", "expected": f"more entries than {path[-1]}"}
     if kind == "missing":
         return {"what": f"the key {str(path[-1])!r} is missing"}
+    got = detail.get("input")
     if kind in ("literal_error", "enum"):
         expected = str(detail.get("ctx", {}).get("expected", ""))
         options = [word.strip(" '") for word in expected.replace(" or ", ",").split(",")]
-        got = detail.get("input")
         return {
-            "what": "this word is not known here", "got": shown(got), "expected": expected,
+            "what": "this is not known here", "got": shown(got), "expected": expected,
             "fix": nearest(str(got), options) if isinstance(got, str) else None,
         }  # fmt: skip
     if kind == "value_error":
-        return {"what": detail["msg"].removeprefix("Value error, "), "got": None}
-    message = detail["msg"].removeprefix("Input should be ").removeprefix("a ")
-    return {"what": "this value does not fit", "got": shown(detail.get("input")), "expected": message}
+        return {"what": detail["msg"].removeprefix("Value error, ")}
+    if kind == "string_pattern_mismatch":
+        return {"what": "this is not a name", "got": shown(got), "expected": NAME_RULE}
+    expected = _IN_OUR_WORDS.get(kind) or detail["msg"].removeprefix("Input should be ")
+    return {"what": "this value does not fit", "got": shown(got), "expected": expected}

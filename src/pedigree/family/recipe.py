@@ -16,10 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
+from pedigree.family.places import Node
 from pedigree.family.problems import Problems
-from pedigree.family.resolution import Corpus, Resolver, Step, Tokenizer
 from pedigree.family.sections import SIZES, RecipeKeys, Size
-from pedigree.family.yaml_tree import Node, parse_tree, read_text
+from pedigree.family.sized import SizedRecipe
+from pedigree.family.steps import Step, StepReader
+from pedigree.family.yaml_tree import parse_tree, read_text
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,14 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
-    keys = problems.checked(RecipeKeys, tree, tree, ())
+    """The family at one size. A broken top does not keep its sections from being looked at."""
+    keys = problems.fitted(RecipeKeys, tree.plain(), tree, ())
+    if keys is None and not isinstance(tree.value, dict):
+        return None
+    recipe = SizedRecipe.of(tree, size, problems)
+    corpora = corpora_of(recipe)
+    tokenizers = tokenizers_of(recipe, corpora)
+    steps = StepReader(recipe, corpora, tokenizers, keys.seed if keys is not None else 0).steps()
     if keys is None:
         return None
-    resolver = Resolver(tree, keys, size, problems)
-    corpora = resolver.corpora()
-    tokenizers = resolver.tokenizers(corpora)
-    steps = resolver.steps(corpora, tokenizers)
     return Family(keys.family, keys.about, size, corpora, tokenizers, steps)

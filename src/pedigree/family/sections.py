@@ -81,7 +81,7 @@ class TrainKeys(Keys):
     """A step that trains a model, from random weights or on from another step.
 
     Attributes:
-        from_step: the step whose weights this one continues; model, tokenizer and corpus are taken from it where absent.
+        from_step: the step that this one continues; model, tokenizer and corpus are taken from it where absent.
         model: `member: NAME` with overrides, or all fields of a ModelConfig.
         tokenizer, corpus: names in this file.
         training: fields of a TrainingConfig but for `name` and `sources`.
