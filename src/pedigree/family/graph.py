@@ -29,15 +29,3 @@ def ordered(parents: Mapping[str, Collection[str]]) -> tuple[list[str], list[str
                 order.append(name)
             trail.pop()
     return order, []
-
-
-def with_parents(names: Collection[str], parents: Mapping[str, Collection[str]]) -> set[str]:
-    """These names and everything they descend from."""
-    found: set[str] = set()
-    todo = list(names)
-    while todo:
-        name = todo.pop()
-        if name not in found and name in parents:
-            found.add(name)
-            todo += parents[name]
-    return found

@@ -11,7 +11,9 @@ noop: layers that do nothing, added so that the layers divide into stages. micro
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from pedigree.errors import PedigreeError, UsageError
 from pedigree.family.problems import nearest, one_of
@@ -23,17 +25,18 @@ KEYS = ("dp", "tp", "ep", "pp", "zero", "noop", "micro")
 EXAMPLE = "--mesh dp=128,tp=8,pp=8"
 
 
-@dataclass(frozen=True)
-class Mesh:
+class Mesh(BaseModel):
     """Sizes of a mesh; see the module for the words. `micro` 0: what the recipe's accumulation leaves."""
 
-    dp: int = 1
-    tp: int = 1
-    ep: int = 1
-    pp: int = 1
-    zero: int = 3
-    noop: int = 0
-    micro: int = 0
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
+
+    dp: int = Field(default=1, ge=1)
+    tp: int = Field(default=1, ge=1)
+    ep: int = Field(default=1, ge=1)
+    pp: int = Field(default=1, ge=1)
+    zero: int = Field(default=3, ge=0, le=3)
+    noop: int = Field(default=0, ge=0)
+    micro: int = Field(default=0, ge=0)
 
     @property
     def devices(self) -> int:
@@ -42,7 +45,7 @@ class Mesh:
 
     def to_dict(self) -> dict[str, int]:
         """The sizes by name."""
-        return asdict(self)
+        return self.model_dump()
 
 
 def parse_mesh(text: str) -> Mesh:
@@ -82,7 +85,8 @@ def with_micro(mesh: Mesh, training: TrainingConfig) -> Mesh:
     """The mesh with `micro` filled in from the recipe's accumulation."""
     if mesh.micro:
         return mesh
-    return replace(mesh, micro=max(1, training.batch_sequences // (mesh.dp * training.accumulation)))
+    micro = max(1, training.batch_sequences // (mesh.dp * training.accumulation))
+    return mesh.model_copy(update={"micro": micro})
 
 
 def mesh_problems(step: str, model: ModelConfig, training: TrainingConfig, mesh: Mesh) -> list[PedigreeError]:

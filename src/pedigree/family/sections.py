@@ -11,6 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from pedigree.family.mesh import Mesh
+
 Size = Literal["pico", "real"]
 SIZES: tuple[Size, ...] = get_args(Size)
 
@@ -77,6 +79,20 @@ class TokenizerKeys(Keys):
         return self
 
 
+class PlanKeys(Keys):
+    """What `pedigree plan` takes where its options say nothing else; no part of what a step is.
+
+    Attributes:
+        mesh: how the model is meant to be spread.
+        device: a name of the table of devices.
+        recompute: which activations are computed again; by default what `activation_checkpointing` says.
+    """
+
+    mesh: Mesh | None = None
+    device: str | None = None
+    recompute: Literal["none", "selective", "full"] | None = None
+
+
 class TrainKeys(Keys):
     """A step that trains a model, from random weights or on from another step.
 
@@ -85,6 +101,7 @@ class TrainKeys(Keys):
         model: `member: NAME` with overrides, or all fields of a ModelConfig.
         tokenizer, corpus: names in this file.
         training: fields of a TrainingConfig but for `name` and `sources`.
+        plan: what a plan takes as given.
     """
 
     kind: Literal["train"]
@@ -94,6 +111,7 @@ class TrainKeys(Keys):
     tokenizer: Name | None = None
     corpus: Name | None = None
     training: dict[str, Any]
+    plan: PlanKeys = PlanKeys()
 
     def parents(self) -> dict[str, str]:
         """The steps this one needs, by the key that names them."""

@@ -6,15 +6,16 @@ What is wrong is added to the problems; what could not be made is left out, so t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from pedigree.family.devices import table
 from pedigree.family.graph import ordered
 from pedigree.family.materials import Corpus, Tokenizer
 from pedigree.family.model_part import continued, model_of
 from pedigree.family.places import Node, Path
-from pedigree.family.problems import nearest
-from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, TrainKeys
+from pedigree.family.problems import nearest, one_of
+from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, PlanKeys, TrainKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.model.config import ModelConfig
 from pedigree.records.canonical import canonical_digest
@@ -32,8 +33,9 @@ class Step:
     training: TrainingConfig
     tokenizer: str
     corpus: str
-    parents: Mapping[str, str] = field(default_factory=dict)
-    digest: str = ""
+    plan: PlanKeys
+    parents: Mapping[str, str]
+    digest: str
 
 
 class StepReader:
@@ -97,6 +99,7 @@ class StepReader:
         training = self._training(name, keys, corpora[corpus].sources if corpus else None)
         if model is None or training is None or corpus is None or tokenizer is None:
             return None
+        self._check_device(name, keys.plan.device)
         self._check_fit(name, model, training, tokenizers[tokenizer])
         parents = keys.parents()
         content: dict[str, Any] = {
@@ -106,7 +109,18 @@ class StepReader:
             "tokenizer": tokenizers[tokenizer].digest,
             "parents": {key: made[step].digest for key, step in parents.items()},
         }
-        return Step(name, keys.kind, keys.about, model, training, tokenizer, corpus, parents, canonical_digest(content))
+        return Step(
+            name,
+            keys.kind,
+            keys.about,
+            model,
+            training,
+            tokenizer,
+            corpus,
+            keys.plan,
+            parents,
+            canonical_digest(content),
+        )
 
     def _named(
         self, what: str, given: str | None, inherited: str | None, known: Mapping[str, object], step: str
@@ -156,6 +170,15 @@ class StepReader:
         value = {"seed": self.seed, **keys.training, "name": name, "sources": given}
         config = self.problems.fitted(TrainingConfig, value, self.tree, path)
         return config if sources else None
+
+    def _check_device(self, name: str, device: str | None) -> None:
+        """A recipe names a device of the table: a plan of it must not differ from machine to machine."""
+        if device is not None and device not in table():
+            path: Path = ("models", name, "plan", "device")
+            self.problems.add(
+                self.tree.find(path)[0].mark, "there is no device of this name", path=path, got=repr(device)[:80],
+                expected=one_of(table()), fix=nearest(device, table()) or "--device cpu measures this machine",
+            )  # fmt: skip
 
     def _check_fit(self, name: str, model: ModelConfig, training: TrainingConfig, tokenizer: Tokenizer) -> None:
         """What only shows when model, training and tokenizer are seen together."""
