@@ -118,6 +118,7 @@ class GuardConfig(Settings):
         rewind_margin: steps before the first anomaly that a checkpoint must have to count as healthy.
         smooth_loss, patience: PaLM: the smoothed loss this far above its lowest for so many steps rolls back.
         nonfinite_limit: consecutive non-finite steps that stop the run.
+        spiky_factor: Megatron: skip a loss this many times the largest of the first 100.
         update_ratio: largest size of an update relative to the weights; above it the rate is lowered.
         lower_by, lower_for: factor on the rate after a second rollback, and for how many steps.
         rollbacks: more than this many stop the run.
@@ -136,7 +137,9 @@ class GuardConfig(Settings):
     smooth_loss: float = Field(default=0.5, gt=0, description="nats")
     patience: int = Field(default=20, ge=1)
     nonfinite_limit: int = Field(default=10, ge=1)
+    spiky_factor: float = Field(default=10.0, gt=1)
     update_ratio: float = Field(default=0.1, gt=0)
+    update_every: int = Field(default=50, ge=1, description="steps between measurements of the update")
     lower_by: float = Field(default=0.5, gt=0, lt=1)
     lower_for: int = Field(default=200, ge=1)
     rollbacks: int = Field(default=5, ge=0)
