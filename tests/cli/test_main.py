@@ -18,7 +18,7 @@ from pedigree.cli.main import app
 
 Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("compare", "demo", "doctor", "schema")
+COMMANDS = ("compare", "demo", "doctor", "plan", "schema")
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 

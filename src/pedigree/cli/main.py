@@ -16,6 +16,7 @@ from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
+from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
 
 _SETTINGS = {
@@ -61,9 +62,9 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, schema)
+_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, plan, schema)
 for _command in _COMMANDS:
-    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command is compare)(_command)
+    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan))(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
+from pedigree.records.plan import Plan
 
-SCHEMAS: dict[str, type[Record]] = {"comparison": Comparison, "machine": Machine}
+SCHEMAS: dict[str, type[Record]] = {"comparison": Comparison, "machine": Machine, "plan": Plan}
 
 
 def json_schema(name: str) -> dict[str, Any]:
