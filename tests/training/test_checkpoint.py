@@ -41,7 +41,7 @@ def test_what_was_saved_comes_back_bit_for_bit(checkpoints: Checkpoints) -> None
 def test_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
     checkpoints.save(state(40), {"step": 40})
     assert [saved.step for saved in checkpoints.whole()] == [20, 30, 40]
-    assert [path.name for path in sorted(checkpoints.directory.iterdir())][0] == "step-00000020"
+    assert min(path.name for path in checkpoints.directory.iterdir()) == "step-00000020"
 
 
 @pytest.mark.parametrize("damage", ["shortened", "flipped", "no state", "no tensors", "half a state", "other name"])

@@ -160,5 +160,5 @@ def test_a_remembered_guard_decides_the_same(rule: str) -> None:
 
 
 def test_a_rule_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(UsageError, match="no such rule, in guard.rules, got vibes"):
+    with pytest.raises(UsageError, match=r"no such rule, in guard\.rules, got vibes"):
         guard("vibes")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from pedigree.cli.files import WRITTEN
+from pedigree.cli.files import GO_ON, WRITTEN
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
@@ -107,6 +107,8 @@ def bug_text(error: Exception, arguments: Sequence[str]) -> str:
 
 def interrupted_text() -> str:
     """What is on disk after an interruption, and how to go on."""
+    if GO_ON:
+        return f"interrupted: {GO_ON[-1]}"
     if not WRITTEN:
         return "interrupted: nothing was written; the same command starts again"
     written = ", ".join(str(path) for path in WRITTEN)

@@ -18,6 +18,7 @@ from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
+from pedigree.cli.train import train
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -62,9 +63,11 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, plan, schema)
+_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, plan, schema, train)
 for _command in _COMMANDS:
-    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan))(_command)
+    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan, train))(
+        _command
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

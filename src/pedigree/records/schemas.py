@@ -7,8 +7,14 @@ from typing import Any
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.training_run import TrainingRun
 
-SCHEMAS: dict[str, type[Record]] = {"comparison": Comparison, "machine": Machine, "plan": Plan}
+SCHEMAS: dict[str, type[Record]] = {
+    "comparison": Comparison,
+    "machine": Machine,
+    "plan": Plan,
+    "training-run": TrainingRun,
+}
 
 
 def json_schema(name: str) -> dict[str, Any]:
