@@ -12,7 +12,7 @@ from typing import get_args
 
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.family.devices import Device, device
-from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory
+from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory, whole_logits
 from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
 from pedigree.family.problems import nearest, one_of
 from pedigree.family.recipe import Family, Recipe
@@ -154,7 +154,7 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
         corpus=step.corpus, precision=training.precision, parameters=count, operations=cost,
         tokens=training.tokens, tokens_per_step=training.tokens_per_step, steps=training.steps,
         mesh=MeshRecord(**mesh.to_dict(), devices=mesh.devices),
-        memory=_memory_record(counts, asked),
+        memory=_memory_record(step, counts, asked),
         serving=Serving(
             weights=2 * p.total, cache_per_token=cache_bytes(model),
             cache_at_context=cache_bytes(model, model.n_positions), context=model.n_positions,
@@ -168,12 +168,13 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
 _SUMS = ("total", "active", "active_without_embedding", "with_mtp", "active_experts")
 
 
-def _memory_record(counts: dict[Recompute, Memory], asked: _Asked) -> MemoryRecord:
+def _memory_record(step: Step, counts: dict[Recompute, Memory], asked: _Asked) -> MemoryRecord:
     chosen = counts[asked.recompute]
     return MemoryRecord(
         stage=chosen.stage, weights=chosen.weights, gradients=chosen.gradients, optimizer=chosen.optimizer,
-        gathered=chosen.gathered, activations=chosen.activations, logits=chosen.logits, total=chosen.total,
-        recompute=asked.recompute, activations_by_recompute={key: count.activations for key, count in counts.items()},
+        gathered=chosen.gathered, activations=chosen.activations, logits=chosen.logits,
+        whole_logits=whole_logits(step.model, step.training, asked.mesh), total=chosen.total, recompute=asked.recompute,
+        activations_by_recompute={key: count.activations for key, count in counts.items()},
         available=asked.device.memory if asked.device else None, not_counted=list(NOT_COUNTED),
     )  # fmt: skip
 

@@ -73,8 +73,9 @@ class MeshRecord(Record):
 class MemoryRecord(Record):
     """Bytes on one device of the fullest stage while training.
 
-    `activations` are those of the chosen `recompute`, `activations_by_recompute` those of each choice. `available` is
-    the memory of the device, None where none was named.
+    `activations` are those of the chosen `recompute`, `activations_by_recompute` those of each choice. `logits` counts
+    the chunks and gradients of the cross entropy; `whole_logits` is what logits kept whole would take, and no part of
+    `total`. `available` is the memory of the device, None where none was named.
     """
 
     stage: int
@@ -84,6 +85,7 @@ class MemoryRecord(Record):
     gathered: int
     activations: int
     logits: int
+    whole_logits: int
     total: int
     recompute: Literal["none", "selective", "full"]
     activations_by_recompute: dict[str, int] = Field(default_factory=dict)
