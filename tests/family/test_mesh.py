@@ -56,9 +56,9 @@ def test_a_misspelt_axis_gets_a_suggestion() -> None:
     [
         ("pangu-alpha-13b", "tp=8,dp=128"),
         ("pangu-alpha-200b", "tp=16,pp=16,dp=8"),
-        ("pangu-ultra-135b", "dp=128,tp=8,pp=8,noop=2"),
-        ("pangu-pro-moe-72b", "dp=64,tp=8,ep=2,pp=5,noop=2"),
-        ("pangu-ultra-moe-718b", "dp=32,tp=8,pp=16,ep=4,noop=3"),
+        ("pangu-ultra-135b", "dp=128,tp=8,pp=8,vpp=6,noop=2"),
+        ("pangu-pro-moe-72b", "dp=64,tp=8,ep=2,pp=5,vpp=5,noop=2"),
+        ("pangu-ultra-moe-718b", "dp=32,tp=8,pp=16,vpp=2,ep=4,noop=3"),
     ],
 )
 def test_published_meshes_are_possible(name: str, mesh: str) -> None:
@@ -73,12 +73,38 @@ IMPOSSIBLE = [
     ("pangu-pro-moe-72b", "dp=3,ep=3", "experts cannot be shared out evenly", "64 by ep=3", "ep=2 or 4"),
     ("pangu-pro-moe-72b", "dp=2,ep=4", "copies cannot be shared out evenly", "2 by ep=4", "ep=2 or 1"),
     ("pangu-ultra-135b", "ep=2,dp=2", "this model has no experts", "ep=2", "ep=1"),
-    ("pangu-ultra-135b", "pp=8", "layers cannot be cut into equal stages", "94 + 0 layers by pp=8", "noop=2 adds empty layers"),
+    (
+        "pangu-ultra-135b",
+        "pp=8",
+        "layers cannot be cut into equal stages",
+        "94 + 0 layers by pp=8",
+        "noop=2 adds empty layers",
+    ),
+    (
+        "pangu-ultra-135b",
+        "pp=8,vpp=6",
+        "layers cannot be cut into equal stages",
+        "94 + 0 layers by pp=8, vpp=6",
+        "noop=2 adds empty layers",
+    ),
+    ("dense-71b", "vpp=2", "shorter stages need stages", "vpp=2 and pp=1", "vpp=1"),
     ("dense-71b", "pp=112,noop=56", "there are more stages than layers", "pp=112", "pp=56"),
     ("pangu-ultra-135b", "dp=3", "sequences of a step cannot be shared out evenly", "1024 by dp=3", "dp=2 or 4"),
-    ("pangu-ultra-135b", "dp=2,micro=3", "sequences of a device cannot be shared out evenly", "512 by micro=3", "micro=2 or 4"),
-    ("dense-71b", "tp=16384", "positions of a sequence cannot be shared out evenly", "4096 by tp=16384", "tp=4096 or 2048"),
-]  # fmt: skip
+    (
+        "pangu-ultra-135b",
+        "dp=2,micro=3",
+        "sequences of a device cannot be shared out evenly",
+        "512 by micro=3",
+        "micro=2 or 4",
+    ),
+    (
+        "dense-71b",
+        "tp=16384",
+        "positions of a sequence cannot be shared out evenly",
+        "4096 by tp=16384",
+        "tp=4096 or 2048",
+    ),
+]
 
 
 @pytest.mark.parametrize(("name", "mesh", "what", "got", "fix"), IMPOSSIBLE, ids=[row[2] for row in IMPOSSIBLE])

@@ -9,7 +9,8 @@ Conventions
   d (4 + 2 sandwich) for norms and stream, 2 (query + key widths) for attention (with latents: the latents, and expanded
   queries, keys and values), 3 f for SwiGLU, 2 K d for sending tokens to K experts and back; with GELU the
   34 d bytes of arXiv 2205.05198 for f = 4 d. Full recomputation keeps d, selective drops the activation product.
-- The first stage of a pipeline holds as many micro-batches as there are stages, the last one holds one.
+- The first stage of a pipeline holds as many micro-batches as there are stages, the last one holds one; interleaved
+  stages (vpp) hold 1 + (pp - 1) / (pp vpp) times as many (arXiv 2104.04473).
 - Logits live in chunks (see `pedigree.model.cross_entropy`), never whole.
 - Not counted: workspaces, communication buffers, fragmentation (leave a tenth free).
 """
@@ -91,7 +92,8 @@ def _stage(model: ModelConfig, training: TrainingConfig, mesh: Mesh, recompute: 
     extra = model.mtp.depth if last and model.mtp is not None else 0
     kept += [activation_bytes(model, model.n_layers, training, recompute)] * extra
     working = max(held, default=0.0) if recompute == "full" else 0.0
-    activations = tokens / mesh.tp * (sum(kept) * min(mesh.pp - stage, waiting) + working)
+    in_flight = min(mesh.pp - stage, waiting) * (1 + (mesh.pp - 1) / (mesh.pp * mesh.vpp) if mesh.vpp > 1 else 1)
+    activations = tokens / mesh.tp * (sum(kept) * in_flight + working)
     logits = _logits(model, training, tokens, mesh) if last else 0
     return Memory(
         stage=stage,

@@ -180,9 +180,9 @@ def _memory_record(step: Step, counts: dict[Recompute, Memory], asked: _Asked) -
 
 
 def bubble_of(step: Step, mesh: Mesh) -> float:
-    """Share of the time in which a stage waits for others (one forward, one backward schedule)."""
+    """Share of the time in which a stage waits for others: one forward, one backward, interleaved with vpp."""
     waiting = max(1, step.training.batch_sequences // (mesh.dp * (mesh.micro or 1)))
-    return (mesh.pp - 1) / (waiting + mesh.pp - 1)
+    return (mesh.pp - 1) / (waiting * mesh.vpp + mesh.pp - 1)
 
 
 def _time(step: Step, cost: OperationCount, asked: _Asked) -> TimeRecord | None:
@@ -215,7 +215,7 @@ def _warnings(step: Step, need: Memory, vocabulary: int, asked: _Asked) -> list[
     if mesh.pp > 1 and mesh.zero == 3:
         found.append("zero=3 gathers the weights anew for every micro-batch of a pipeline; zero=1 is usual with pp")
     if (bubble := bubble_of(step, mesh)) > 0.2:
-        found.append(f"stages wait {100 * bubble:.0f} % of the time; a smaller micro gives more micro-batches")
+        found.append(f"stages wait {100 * bubble:.0f} % of the time; a smaller micro or vpp shortens that")
     experts = model.experts
     if experts is not None and experts.router == "grouped" and experts.n_groups % mesh.ep and mesh.ep > 1:
         found.append(f"ep={mesh.ep} cuts through the {experts.n_groups} groups of experts: devices get unequal loads")

@@ -58,12 +58,13 @@ class OperationCount(Record):
 
 
 class MeshRecord(Record):
-    """How the model is spread: copies, parts of matrices, parts of the experts, stages; `devices` is dp x tp x pp."""
+    """How the model is spread: copies, parts of matrices and experts, stages; `devices` is dp x tp x pp."""
 
     dp: int = 1
     tp: int = 1
     ep: int = 1
     pp: int = 1
+    vpp: int = 1
     zero: int = 3
     noop: int = 0
     micro: int = 1
