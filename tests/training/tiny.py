@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint as recompute
 
 from pedigree.training.config import SourceConfig, TrainingConfig
 
@@ -65,6 +66,7 @@ class TinyOutput:
     cross_entropy: torch.Tensor
     aux: dict[str, torch.Tensor]
     logits: torch.Tensor | None = None
+    routing: None = None
 
 
 class TinyModel(nn.Module):
@@ -73,6 +75,7 @@ class TinyModel(nn.Module):
     def __init__(self, config: TinyConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.config = config or TinyConfig()
+        self.checkpointing = False
         width = self.config.width
         self.embed = nn.Embedding(self.config.vocab_size, width)
         self.layers = nn.ModuleList(TinyBlock(width) for _ in range(self.config.n_layers))
@@ -82,6 +85,12 @@ class TinyModel(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=width**-0.5, generator=generator)
+
+    def update_expert_biases(self, load_LE: torch.Tensor) -> None:
+        raise AssertionError("there are no experts")
+
+    def set_balance_group(self, group: object) -> None:
+        """There is no balance loss."""
 
     def blocks(self) -> list[nn.Module]:
         return list(self.layers)
@@ -97,7 +106,7 @@ class TinyModel(nn.Module):
     ) -> TinyOutput:
         x_BTD = self.embed(tokens_BT)
         for block in self.layers:
-            x_BTD = x_BTD + block(x_BTD)
+            x_BTD = x_BTD + (recompute(block, x_BTD, use_reentrant=False) if self.checkpointing else block(x_BTD))
         logits_BTV = self.head(self.norm(x_BTD)).float()
         if targets_BT is None:
             zero = logits_BTV.new_zeros(())

@@ -74,7 +74,7 @@ class Batches:
                     fix="more text, or a smaller sequence_length",
                 )  # fmt: skip
         self.order = Order(sizes, [corpus.source.weight for corpus in self.corpora], config.seed)
-        self.domains = sorted({corpus.source.domain for corpus in self.corpora})
+        self.domains = sorted({source.domain for source in config.sources})
         self._domain_of = [self.domains.index(corpus.source.domain) for corpus in self.corpora]
 
     def window(self, n: int) -> Batch:

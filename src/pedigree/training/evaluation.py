@@ -29,9 +29,13 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Documents of one domain: their tokens, where each begins, and the bytes of their text."""
+    """Documents of one domain: their tokens, where each begins, and the bytes of their text.
+
+    `number` is that of the domain in training; 0 for a domain that was not trained on.
+    """
 
     domain: str
+    number: int
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     n_bytes: int
@@ -67,10 +71,19 @@ def held_out_texts(
         if shard.n_documents:
             domains.setdefault(domain, []).append(shard)
     limit = config.evaluation.max_tokens
-    return [_gather(domain, domains[domain], limit // len(domains[domain])) for domain in sorted(domains)]
+    return [
+        _gather(domain, domain_number(config, domain), domains[domain], limit // len(domains[domain]))
+        for domain in sorted(domains)
+    ]
 
 
-def _gather(domain: str, shards: Sequence[Shard], limit: int) -> HeldOut:
+def domain_number(config: TrainingConfig, domain: str) -> int:
+    """Number of a domain among those of the training sources; 0 where it is none of them."""
+    names = sorted({source.domain for source in config.sources})
+    return names.index(domain) if domain in names else 0
+
+
+def _gather(domain: str, number: int, shards: Sequence[Shard], limit: int) -> HeldOut:
     """The first documents of each shard, up to `limit` tokens of each; at least one document."""
     ids, starts, n_bytes, length = [], [], 0, 0
     for shard in shards:
@@ -79,7 +92,7 @@ def _gather(domain: str, shards: Sequence[Shard], limit: int) -> HeldOut:
         starts.append(shard.starts[:n] + length)
         n_bytes += int(shard.bytes[:n].sum())
         length += int(shard.starts[n])
-    return HeldOut(domain, np.concatenate(ids), np.concatenate(starts), n_bytes)
+    return HeldOut(domain, number, np.concatenate(ids), np.concatenate(starts), n_bytes)
 
 
 @torch.no_grad()
@@ -103,7 +116,8 @@ def bits_per_byte(
         tensors = [torch.from_numpy(a).to(device) for a in (tokens_BT, targets_BT, document_BT)]
         documents = tensors[2] if config.document_mask else None
         with autocast(device, config.precision, pure=config.pure):
-            output = model(tensors[0], targets_BT=tensors[1], document_BT=documents)
+            domain_BT = torch.full_like(tensors[0], text.number)
+            output = model(tensors[0], targets_BT=tensors[1], document_BT=documents, domain_BT=domain_BT)
         nats += float(output.cross_entropy) * count
         n_tokens += count
     bits = nats / math.log(2)
@@ -133,6 +147,7 @@ def arithmetic_accuracy(
 
     A sum that does not fit into the context is left out.
     """
+    number = next((domain_number(config, s.domain) for s in config.sources if s.kind == "arithmetic"), 0)
     asked = questions(config.seed, config.evaluation.arithmetic)
     right: dict[str, list[bool]] = {}
     at_once = max(1, config.batch_sequences // config.accumulation)
@@ -144,7 +159,8 @@ def arithmetic_accuracy(
         for row, (_, ids, _) in enumerate(part):
             tokens_BT[row, : len(ids)] = ids
         with autocast(device, config.precision, pure=config.pure):
-            output = model(torch.from_numpy(tokens_BT).to(device), return_logits=True)
+            tokens = torch.from_numpy(tokens_BT).to(device)
+            output = model(tokens, domain_BT=torch.full_like(tokens, number), return_logits=True)
         best_BT = output.logits.argmax(-1).cpu().numpy()
         for row, (language, ids, begin) in enumerate(part):
             # Each answer token is the best guess after the right ones before it: what greedy decoding would write.

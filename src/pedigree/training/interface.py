@@ -1,6 +1,6 @@
 """What the training room needs of a model: any module with these methods can be trained.
 
-Shapes  B = sequences, T = tokens, V = vocabulary
+Shapes  B = sequences, T = tokens, V = vocabulary, L = sparse layers, E = experts
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ class Output(Protocol):
         ...
 
     @property
+    def routing(self) -> Any:
+        """Statistics of sparse layers with their `load_LE`; None for a dense model."""
+        ...
+
+    @property
     def logits(self) -> Tensor | None:
         """[B, T, V], where they were asked for."""
         ...
@@ -43,6 +48,17 @@ class Trainable(Protocol):
         return_logits: bool = False,
     ) -> Any:
         """Forward pass; the result is an `Output`. Targets of -100 are not counted."""
+        ...
+
+    checkpointing: bool
+    """Whether blocks recompute their activations on the way back."""
+
+    def update_expert_biases(self, load_LE: Tensor) -> None:
+        """Move the selection biases of routers that have them, once after an optimizer step."""
+        ...
+
+    def set_balance_group(self, group: Any) -> None:
+        """Name the process group over which a balance loss sums loads."""
         ...
 
     def blocks(self) -> Iterable[nn.Module]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.utils.checkpoint import checkpoint
 
 from pedigree.errors import UsageError
 from pedigree.training.config import TrainingConfig
@@ -33,10 +31,9 @@ def prepare(model: nn.Module, config: TrainingConfig, device: torch.device, rank
     if config.pure:
         model.to(DTYPES[config.precision])
     trainable = cast(Trainable, model)
-    if config.activation_checkpointing:
-        for block in trainable.blocks():
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    trainable.checkpointing = config.activation_checkpointing
     if ranks.mesh is not None:
+        trainable.set_balance_group(ranks.mesh.get_group("dp_shard"))
         low = DTYPES[config.precision] if config.precision == "bf16" and not config.pure else None
         policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None)
         for block in trainable.blocks():

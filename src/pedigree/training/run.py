@@ -382,7 +382,9 @@ class Run:
         whole = self.checkpoints.whole()
         healthy = [saved for saved in whole if saved.step <= max(0, first_step - margin)]
         back_to = healthy[-1] if healthy else whole[0]
-        span = (max(0, first_window - margin), decision.window)
+        # The bad stretch may go on behind the step that gave it away: look further ahead every time.
+        ahead = margin * (2 ** (self.guard.rollbacks - 1))
+        span = (max(0, first_window - margin), decision.window + ahead)
         dropped = [*self._place.dropped, span]
         named = {n: self.batches.named(n) for n in range(first_window, decision.window + 1)}
         decision.dropped.update({"windows": list(span), "back_to_step": back_to.step, "named": named})

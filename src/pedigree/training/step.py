@@ -5,7 +5,8 @@ Rules
 2. Gradient norms, clipping and unscaling run over all the weights at once (foreach), never weight by weight.
 3. Random numbers of a step come from (seed, window, rank): no state of a generator has to be saved.
 
-Shapes  B = sequences, T = tokens, P = weights (tensors), K = blocks and, last, everything outside them
+Shapes  B = sequences, T = tokens, P = weights (tensors), K = blocks and, last, everything outside them,
+        L = sparse layers, E = experts
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Stepper:
         n_blocks = 1 + max(block_of.values(), default=-1)
         self._block_P = torch.tensor([block_of.get(p, n_blocks) for p in self._parameters], device=device)
         self._n_blocks = n_blocks
+        self._load_LE: Tensor | None = None
 
     def measure(self, batch: Batch, step: int, window: int, update_ratio: float | None = None) -> Signals:
         """Forward and backward; the gradients are left for `apply`.
@@ -68,6 +70,7 @@ class Stepper:
         """
         torch.manual_seed(mix(self.config.seed, window, self._ranks.rank) % 2**63)
         self.optimizers.zero_grad()
+        self._load_LE = None
         parts, totals = self.config.accumulation, []
         for i in range(parts):
             totals.append(self._part(batch.part(i, parts) if parts > 1 else batch, parts))
@@ -96,6 +99,9 @@ class Stepper:
         with autocast(self._device, self.config.precision, pure=self.config.pure):
             output = self._forward(tokens_BT, targets_BT=targets_BT, document_BT=documents, domain_BT=domain_BT)
         torch.autograd.backward(output.loss * (self.scaler.scale / parts))
+        if output.routing is not None:
+            load_LE = output.routing.load_LE
+            self._load_LE = load_LE if self._load_LE is None else self._load_LE + load_LE
         return torch.stack([output.loss.detach().float(), output.cross_entropy.detach().float()]) / parts
 
     def _squares(self) -> Tensor:
@@ -124,6 +130,8 @@ class Stepper:
             torch._foreach_mul_([_local(p.grad) for p in self._parameters if p.grad is not None], factor)
         self.optimizers.set_share(share)
         self.optimizers.step()
+        if self._load_LE is not None:
+            self.model.update_expert_biases(self._ranks.total(self._load_LE.float()))
         self.scaler.update(overflow=False)
 
     def skip(self, signals: Signals) -> None:
