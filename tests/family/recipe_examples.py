@@ -22,7 +22,7 @@ corpora:
 
 tokenizers:
   own:
-    kind: bpe
+    kind: byte-level
     corpus: both
     vocabulary: 153376
     at: {pico: {vocabulary: 1024}}

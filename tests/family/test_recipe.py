@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from tests.family.recipe_examples import GOOD, problems, read
 
 from pedigree.errors import ProblemsFound
 from pedigree.family.recipe import read_recipe
+from pedigree.family.sections import TokenizerKeys, TokenizerKind
 from pedigree.model.members import member, pico
 
 
@@ -55,7 +57,7 @@ EXPLICIT = """\
 recipe: 1
 family: example
 corpora: {code: {kind: python-stdlib}}
-tokenizers: {own: {kind: bytes}}
+tokenizers: {own: {kind: byte-level, corpus: code, vocabulary: 300}}
 models:
   own:
     kind: train
@@ -86,6 +88,34 @@ def test_explicit_fields_mean_themselves_at_both_sizes(tmp_path: Path) -> None:
 
 def digests(text: str, folder: Path) -> dict[str, str]:
     return {name: step.digest for name, step in read(text, folder).family("real").steps.items()}
+
+
+def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> None:
+    training = pytest.importorskip("pedigree.tokenizers.training", reason="tokenizers cannot be trained yet")
+    from pedigree.tokenizers import word_patterns
+
+    assert get_args(TokenizerKind) == (*training.KINDS, "file")
+    assert get_args(TokenizerKeys.model_fields["pattern"].annotation) == tuple(word_patterns.PATTERNS)
+    options = training.TrainingOptions()
+    keys = TokenizerKeys(kind="byte-level", corpus="x", vocabulary=options.size)
+    for name in ("pattern", "specials", "min_frequency", "longest"):
+        assert getattr(keys, name) == getattr(options, name)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("kind: file, vocabulary: 300", "needs the key 'path'"),
+        ("kind: file, vocabulary: 300, path: t.json, corpus: code", "takes no 'corpus'"),
+        ("kind: unigram, vocabulary: 300, corpus: code, path: t.json", "takes no 'path'"),
+        ("kind: unigram, vocabulary: 256, corpus: code", "cannot hold 256 bytes"),
+        ("kind: unigram, vocabulary: 300, corpus: code, specials: [a, a]", "given twice"),
+    ],
+)
+def test_a_tokenizer_has_what_its_kind_needs(tmp_path: Path, keys: str, words: str) -> None:
+    text = EXPLICIT.replace("kind: byte-level, corpus: code, vocabulary: 300", keys)
+    (only,) = problems(text, tmp_path)
+    assert words in only.what
 
 
 def test_words_names_and_order_do_not_change_a_digest(tmp_path: Path) -> None:
@@ -138,7 +168,13 @@ BROKEN = [
         "did you mean 'code'?",
     ),
     ("sums: 0.5", "sums: 0", "r:9:35 (corpora.both.mixture.sums)", "this value does not fit", None),
-    ("    corpus: both\n    voc", "    voc", "r:13:5 (tokenizers.own)", "a tokenizer of kind bpe needs corpus", None),
+    (
+        "    corpus: both\n    voc",
+        "    voc",
+        "r:13:5 (tokenizers.own)",
+        "a tokenizer of kind byte-level needs the key 'corpus'",
+        None,
+    ),
     (
         "{vocabulary: 1024}}",
         "{vocabulry: 1024}}",

@@ -44,7 +44,7 @@ def plan(
     mesh: Annotated[
         str | None,
         typer.Option(
-            metavar="AXES", help="dp=..,tp=..,ep=..,pp=..; also zero, noop, micro.", envvar="PEDIGREE_MESH",
+            metavar="AXES", help="dp=..,tp=..,ep=..,pp=..; also vpp, zero, noop, micro.", envvar="PEDIGREE_MESH",
             rich_help_panel=COMPUTE, show_default=False,
         ),
     ] = None,

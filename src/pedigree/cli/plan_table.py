@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -62,7 +63,9 @@ def plan_lines(plan: Plan, *, width: int) -> list[Line]:
 
 def _labelled(label: str, text: str, width: int, most: int = 2, style: str = "") -> list[Line]:
     room = width - _LABEL
-    lines = textwrap.wrap(printable(text), room, break_on_hyphens=False) or [""]
+    glued = re.sub(r"(?<=\d) (?=[A-Za-z])", "\N{NO-BREAK SPACE}", printable(text))  # a number keeps its unit
+    lines = textwrap.wrap(glued, room, break_on_hyphens=False) or [""]
+    lines = [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
     if len(lines) > most:
         lines = [*lines[: most - 1], shorten(" ".join(lines[most - 1 :]), room)]
     labels = [label, *[""] * (len(lines) - 1)]
@@ -106,7 +109,8 @@ def _mesh_words(step: StepPlan) -> str:
     mesh = step.mesh
     devices = "1 device" if mesh.devices == 1 else f"{mesh.devices:,} devices"
     axes = f"dp={mesh.dp} tp={mesh.tp} ep={mesh.ep} pp={mesh.pp} zero={mesh.zero} micro={mesh.micro}"
-    return f"{devices}: {axes}" + (f" noop={mesh.noop}" if mesh.noop else "") + f", {step.precision}"
+    axes += "".join(f" {key}={size}" for key, size in (("vpp", mesh.vpp), ("noop", mesh.noop)) if size > (key == "vpp"))
+    return f"{devices}: {axes}, {step.precision}"
 
 
 def _of(available: int | None) -> str:

@@ -14,8 +14,6 @@ from pedigree.family.sized import SizedRecipe
 from pedigree.records.canonical import canonical_digest
 from pedigree.training.config import SourceConfig
 
-BYTE_VOCABULARY = 256 + 4  # bytes, and the special tokens: padding, begin, end, unknown
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -28,14 +26,16 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer to be made or read; `vocabulary` counts its entries."""
+    """A tokenizer to be trained or read: its keys, and the digest of these and of its corpus."""
 
     name: str
-    kind: str
-    vocabulary: int
-    corpus: str | None
-    path: str | None
+    keys: TokenizerKeys
     digest: str
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens in all."""
+        return self.keys.vocabulary
 
 
 def corpora_of(recipe: SizedRecipe) -> dict[str, Corpus]:
@@ -87,8 +87,8 @@ def tokenizers_of(recipe: SizedRecipe, corpora: Mapping[str, Corpus]) -> dict[st
         if keys.corpus is not None and keys.corpus not in corpora:
             recipe.unknown("corpora", keys.corpus, (*path, "corpus"))
             continue
-        vocabulary = keys.vocabulary or BYTE_VOCABULARY
-        corpus = corpora[keys.corpus].digest if keys.corpus else None
-        content = {"kind": keys.kind, "vocabulary": vocabulary, "path": keys.path, "corpus": corpus}
-        made[name] = Tokenizer(name, keys.kind, vocabulary, keys.corpus, keys.path, canonical_digest(content))
+        content = {**keys.model_dump(mode="json", exclude={"about", "corpus"}), "corpus": None}
+        if keys.corpus is not None:
+            content["corpus"] = corpora[keys.corpus].digest
+        made[name] = Tokenizer(name, keys, canonical_digest(content))
     return made

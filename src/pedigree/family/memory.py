@@ -9,7 +9,9 @@ Conventions
   d (4 + 2 sandwich) for norms and stream, 2 (query + key widths) for attention (with latents: the latents, and expanded
   queries, keys and values), 3 f for SwiGLU, 2 K d for sending tokens to K experts and back; with GELU the
   34 d bytes of arXiv 2205.05198 for f = 4 d. Full recomputation keeps d, selective drops the activation product.
-- The first stage of a pipeline holds as many micro-batches as there are stages, the last one holds one.
+- The first stage of a pipeline holds as many micro-batches as there are stages, the last one holds one; interleaved
+  stages (vpp) hold 1 + (pp - 1) / (pp vpp) times as many (arXiv 2104.04473).
+- Logits live in chunks (see `pedigree.model.cross_entropy`), never whole.
 - Not counted: workspaces, communication buffers, fragmentation (leave a tenth free).
 """
 
@@ -26,6 +28,7 @@ from pedigree.model.sizes import parameters
 from pedigree.training.config import TrainingConfig
 
 Recompute = Literal["none", "selective", "full"]
+CHUNK_BYTES = 16 * 2**20  # that of pedigree.model.cross_entropy, which needs torch; a test holds them together
 NOT_COUNTED = ("workspaces of kernels", "communication buffers", "fragmentation")
 
 
@@ -89,8 +92,9 @@ def _stage(model: ModelConfig, training: TrainingConfig, mesh: Mesh, recompute: 
     extra = model.mtp.depth if last and model.mtp is not None else 0
     kept += [activation_bytes(model, model.n_layers, training, recompute)] * extra
     working = max(held, default=0.0) if recompute == "full" else 0.0
-    activations = tokens / mesh.tp * (sum(kept) * min(mesh.pp - stage, waiting) + working)
-    logits = tokens * math.ceil(model.vocab_size / mesh.tp) * 8 * (1 + extra) if last else 0
+    in_flight = min(mesh.pp - stage, waiting) * (1 + (mesh.pp - 1) / (mesh.pp * mesh.vpp) if mesh.vpp > 1 else 1)
+    activations = tokens / mesh.tp * (sum(kept) * in_flight + working)
+    logits = _logits(model, training, tokens, mesh) if last else 0
     return Memory(
         stage=stage,
         parameters=math.ceil(load.inner + load.expert + load.outer),
@@ -101,6 +105,19 @@ def _stage(model: ModelConfig, training: TrainingConfig, mesh: Mesh, recompute: 
         activations=math.ceil(activations),
         logits=logits,
     )
+
+
+def _logits(model: ModelConfig, training: TrainingConfig, tokens: int, mesh: Mesh) -> int:
+    """Cross entropy by chunks: two chunks of logits, the gradient of the head in float32, that of the states."""
+    width = 4 if training.precision == "fp32" else 2
+    rows = math.ceil(model.vocab_size / mesh.tp)
+    chunks = 2 * min(CHUNK_BYTES, 4 * tokens * rows)
+    return chunks + 4 * rows * model.d_model + width * math.ceil(tokens / mesh.tp) * model.d_model
+
+
+def whole_logits(model: ModelConfig, training: TrainingConfig, mesh: Mesh) -> int:
+    """What the logits of one micro-batch and their gradient would take in float32 on a device, were they kept whole."""
+    return 8 * (mesh.micro or 1) * training.sequence_length * math.ceil(model.vocab_size / mesh.tp)
 
 
 def _pieces(load: Load, mesh: Mesh, spread: bool) -> float:

@@ -3,7 +3,7 @@
     devices = dp x tp x pp      dp  copies of the model that see different sequences; ep lies inside it
                                 tp  parts of every matrix, and of the sequence between them
                                 ep  parts of the experts, so that dp / ep copies of each expert remain
-                                pp  stages of layers
+                                pp  stages of layers; with vpp, each device has so many shorter stages
 
 zero: what is spread over the copies beside the work: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too.
 noop: layers that do nothing, added so that the layers divide into stages. micro: sequences a device works on at once.
@@ -21,7 +21,7 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention
 from pedigree.training.config import TrainingConfig
 
-KEYS = ("dp", "tp", "ep", "pp", "zero", "noop", "micro")
+KEYS = ("dp", "tp", "ep", "pp", "vpp", "zero", "noop", "micro")
 EXAMPLE = "--mesh dp=128,tp=8,pp=8"
 
 
@@ -34,6 +34,7 @@ class Mesh(BaseModel):
     tp: int = Field(default=1, ge=1)
     ep: int = Field(default=1, ge=1)
     pp: int = Field(default=1, ge=1)
+    vpp: int = Field(default=1, ge=1)
     zero: int = Field(default=3, ge=0, le=3)
     noop: int = Field(default=0, ge=0)
     micro: int = Field(default=0, ge=0)
@@ -117,12 +118,17 @@ def mesh_problems(step: str, model: ModelConfig, training: TrainingConfig, mesh:
         found.append(_impossible(step, "this model has no experts", f"ep={mesh.ep}", "ep=1"))
     must_divide("copies", mesh.dp, "ep", mesh.ep)
     must_divide("positions of a sequence", training.sequence_length, "tp", mesh.tp)
-    if (model.n_layers + mesh.noop) % mesh.pp:
-        missing = mesh.pp - model.n_layers % mesh.pp
-        layers = f"{model.n_layers} + {mesh.noop} layers by pp={mesh.pp}"
+    stages = mesh.pp * mesh.vpp
+    if (model.n_layers + mesh.noop) % stages:
+        missing = stages - model.n_layers % stages
+        layers = f"{model.n_layers} + {mesh.noop} layers by pp={mesh.pp}" + (
+            f", vpp={mesh.vpp}" if mesh.vpp > 1 else ""
+        )
         found.append(
             _impossible(step, "layers cannot be cut into equal stages", layers, f"noop={missing} adds empty layers")
         )
+    if mesh.vpp > 1 and mesh.pp == 1:
+        found.append(_impossible(step, "shorter stages need stages", f"vpp={mesh.vpp} and pp=1", "vpp=1"))
     if mesh.pp > model.n_layers:
         found.append(_impossible(step, "there are more stages than layers", f"pp={mesh.pp}", f"pp={model.n_layers}"))
     must_divide("sequences of a step", training.batch_sequences, "dp", mesh.dp)

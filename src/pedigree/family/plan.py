@@ -12,7 +12,7 @@ from typing import get_args
 
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.family.devices import Device, device
-from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory
+from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory, whole_logits
 from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
 from pedigree.family.problems import nearest, one_of
 from pedigree.family.recipe import Family, Recipe
@@ -154,7 +154,7 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
         corpus=step.corpus, precision=training.precision, parameters=count, operations=cost,
         tokens=training.tokens, tokens_per_step=training.tokens_per_step, steps=training.steps,
         mesh=MeshRecord(**mesh.to_dict(), devices=mesh.devices),
-        memory=_memory_record(counts, asked),
+        memory=_memory_record(step, counts, asked),
         serving=Serving(
             weights=2 * p.total, cache_per_token=cache_bytes(model),
             cache_at_context=cache_bytes(model, model.n_positions), context=model.n_positions,
@@ -168,20 +168,21 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
 _SUMS = ("total", "active", "active_without_embedding", "with_mtp", "active_experts")
 
 
-def _memory_record(counts: dict[Recompute, Memory], asked: _Asked) -> MemoryRecord:
+def _memory_record(step: Step, counts: dict[Recompute, Memory], asked: _Asked) -> MemoryRecord:
     chosen = counts[asked.recompute]
     return MemoryRecord(
         stage=chosen.stage, weights=chosen.weights, gradients=chosen.gradients, optimizer=chosen.optimizer,
-        gathered=chosen.gathered, activations=chosen.activations, logits=chosen.logits, total=chosen.total,
-        recompute=asked.recompute, activations_by_recompute={key: count.activations for key, count in counts.items()},
+        gathered=chosen.gathered, activations=chosen.activations, logits=chosen.logits,
+        whole_logits=whole_logits(step.model, step.training, asked.mesh), total=chosen.total, recompute=asked.recompute,
+        activations_by_recompute={key: count.activations for key, count in counts.items()},
         available=asked.device.memory if asked.device else None, not_counted=list(NOT_COUNTED),
     )  # fmt: skip
 
 
 def bubble_of(step: Step, mesh: Mesh) -> float:
-    """Share of the time in which a stage waits for others (one forward, one backward schedule)."""
+    """Share of the time in which a stage waits for others: one forward, one backward, interleaved with vpp."""
     waiting = max(1, step.training.batch_sequences // (mesh.dp * (mesh.micro or 1)))
-    return (mesh.pp - 1) / (waiting + mesh.pp - 1)
+    return (mesh.pp - 1) / (waiting * mesh.vpp + mesh.pp - 1)
 
 
 def _time(step: Step, cost: OperationCount, asked: _Asked) -> TimeRecord | None:
@@ -214,7 +215,7 @@ def _warnings(step: Step, need: Memory, vocabulary: int, asked: _Asked) -> list[
     if mesh.pp > 1 and mesh.zero == 3:
         found.append("zero=3 gathers the weights anew for every micro-batch of a pipeline; zero=1 is usual with pp")
     if (bubble := bubble_of(step, mesh)) > 0.2:
-        found.append(f"stages wait {100 * bubble:.0f} % of the time; a smaller micro gives more micro-batches")
+        found.append(f"stages wait {100 * bubble:.0f} % of the time; a smaller micro or vpp shortens that")
     experts = model.experts
     if experts is not None and experts.router == "grouped" and experts.n_groups % mesh.ep and mesh.ep > 1:
         found.append(f"ep={mesh.ep} cuts through the {experts.n_groups} groups of experts: devices get unequal loads")

@@ -86,7 +86,8 @@ def parse_tree(text: str, problems: Problems) -> Node | None:
         at = error.problem_mark or error.context_mark
         words = (error.problem or "unreadable").split("\n", maxsplit=1)[0]
         context = f" {error.context}" if error.context else ""
-        problems.add(_mark(at), f"this is not YAML: {words}{context}"[:200])
+        fix = 'quote text that holds ": "' if "mapping values" in words else None
+        problems.add(_mark(at), f"this is not YAML: {words}{context}"[:200], fix=fix)
         return None
     if builder.root is None and not problems.found:
         problems.add(Mark(1, 1), "the file is empty", expected="a recipe", fix="see docs/guide/recipes.md")

@@ -58,12 +58,13 @@ class OperationCount(Record):
 
 
 class MeshRecord(Record):
-    """How the model is spread: copies, parts of matrices, parts of the experts, stages; `devices` is dp x tp x pp."""
+    """How the model is spread: copies, parts of matrices and experts, stages; `devices` is dp x tp x pp."""
 
     dp: int = 1
     tp: int = 1
     ep: int = 1
     pp: int = 1
+    vpp: int = 1
     zero: int = 3
     noop: int = 0
     micro: int = 1
@@ -73,8 +74,9 @@ class MeshRecord(Record):
 class MemoryRecord(Record):
     """Bytes on one device of the fullest stage while training.
 
-    `activations` are those of the chosen `recompute`, `activations_by_recompute` those of each choice. `available` is
-    the memory of the device, None where none was named.
+    `activations` are those of the chosen `recompute`, `activations_by_recompute` those of each choice. `logits` counts
+    the chunks and gradients of the cross entropy; `whole_logits` is what logits kept whole would take, and no part of
+    `total`. `available` is the memory of the device, None where none was named.
     """
 
     stage: int
@@ -84,6 +86,7 @@ class MemoryRecord(Record):
     gathered: int
     activations: int
     logits: int
+    whole_logits: int
     total: int
     recompute: Literal["none", "selective", "full"]
     activations_by_recompute: dict[str, int] = Field(default_factory=dict)
