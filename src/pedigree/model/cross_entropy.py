@@ -1,6 +1,6 @@
 """Cross-entropy of a vocabulary without its logits: chunks of tokens, gradients made on the way.
 
-The logits of a chunk live only until the next one, so memory is bounded by `CHUNK_BYTES`, not by tokens * vocabulary.
+The logits of a chunk live only until the next one, so memory is bounded by the chunk, not by tokens * vocabulary.
 Gradients are computed in the forward pass, where the logits are at hand, unscaled and in [-1, 1]: safe for float16,
 whose loss scale arrives with the backward pass.
 
@@ -16,8 +16,14 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-CHUNK_BYTES = 16 * 2**20
-"""Float32 logits that exist at one time."""
+CHUNK_BYTES = {"cpu": 8 * 2**20}
+"""Float32 logits that exist at one time, by device type: a CPU is quickest with what fits its cache (docs/LOG.md)."""
+CHUNK_BYTES_ELSEWHERE = 512 * 2**20
+
+
+def chunk_tokens(vocab_size: int, device_type: str) -> int:
+    """Tokens whose logits are made together; at least 16, so that a large vocabulary still fills a product."""
+    return max(16, CHUNK_BYTES.get(device_type, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
 
 
 class _ChunkedSum(torch.autograd.Function):
@@ -29,18 +35,20 @@ class _ChunkedSum(torch.autograd.Function):
         dx_Nd = torch.empty_like(x_Nd) if wants else None
         dw_Vd = torch.zeros_like(weight_Vd, dtype=torch.float32) if wants else None
         total = torch.zeros((), dtype=torch.float32, device=x_Nd.device)
-        size = max(1, CHUNK_BYTES // (4 * weight_Vd.shape[0]))
+        size = chunk_tokens(weight_Vd.shape[0], x_Nd.device.type)
         for start in range(0, x_Nd.shape[0], size):
             x_Cd, targets_C1 = x_Nd[start : start + size], targets_N[start : start + size, None]
             counts_C1 = targets_C1 != IGNORED
             safe_C1 = targets_C1.masked_fill(~counts_C1, 0)
             logits_CV = (x_Cd @ weight_Vd.T).float()
-            log_sum_C1 = logits_CV.logsumexp(-1, keepdim=True)
-            total += ((log_sum_C1 - logits_CV.gather(-1, safe_C1)) * counts_C1).sum()
+            aimed_C1 = logits_CV.gather(-1, safe_C1)
+            top_C1 = logits_CV.amax(-1, keepdim=True)
+            slope_CV = logits_CV.sub_(top_C1).exp_()  # in place from here on: one buffer a chunk
+            sum_C1 = slope_CV.sum(-1, keepdim=True)
+            total += ((sum_C1.log() + top_C1 - aimed_C1) * counts_C1).sum()
             if dx_Nd is None or dw_Vd is None:
                 continue
-            slope_CV = logits_CV.sub_(log_sum_C1).exp_()
-            slope_CV.scatter_add_(-1, safe_C1, slope_CV.new_full(safe_C1.shape, -1.0)).mul_(counts_C1)
+            slope_CV.mul_(counts_C1 / sum_C1).scatter_add_(-1, safe_C1, -counts_C1.float())
             slope_CV = slope_CV.to(x_Nd.dtype)
             torch.mm(slope_CV, weight_Vd, out=dx_Nd[start : start + size])
             if dw_Vd.dtype == x_Nd.dtype:

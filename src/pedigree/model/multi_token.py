@@ -55,7 +55,8 @@ def shifted(ids_BT: Tensor, by: int) -> Tensor:
 def tokens_and_targets(targets_BT: Tensor, document_BT: Tensor | None, depth: int) -> tuple[Tensor, Tensor]:
     """Token ids to embed and targets of one depth (0 for the first further token).
 
-    A target counts where it and all tokens before it are known and stand in the document of the place itself.
+    A target counts where the main loss counts it, and where all tokens between are known and stand in the document of
+    the place itself: nothing is predicted through the start of another document.
     """
     tokens_BT = shifted(targets_BT, depth)
     aims_BT = shifted(targets_BT, depth + 1)
