@@ -134,6 +134,16 @@ def test_planning_a_trillion_parameters_takes_no_torch_and_little_memory() -> No
     assert done.stderr.splitlines()[-1] == "0 [] True", done.stderr
 
 
+def test_the_examples_of_the_help_work(pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pedigree.cli import plan
+
+    monkeypatch.chdir(ROOT)
+    examples = re.findall(r"^ *pedigree (plan recipes.*)$", plan.plan.__doc__ or "", re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        assert pedigree(*example.split()).code == 0, example
+
+
 def test_words_are_those_of_the_family() -> None:
     from pedigree.family.plan import RECOMPUTES
     from pedigree.family.sections import SIZES

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pedigree.family.places import Path
-from pedigree.family.sections import MixtureKeys, TokenizerKeys
+from pedigree.family.sections import MixtureKeys, TokenizerKeys, TokenizerKind
 from pedigree.family.sized import SizedRecipe
 from pedigree.records.canonical import canonical_digest
 from pedigree.training.config import SourceConfig
@@ -26,16 +26,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer to be trained or read: its keys, and the digest of these and of its corpus."""
+    """A tokenizer to be made or read: `vocabulary` counts its tokens, `keys` holds the rest of what the recipe says."""
 
     name: str
+    kind: TokenizerKind
+    vocabulary: int
+    corpus: str | None
+    path: str | None
     keys: TokenizerKeys
     digest: str
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens in all."""
-        return self.keys.vocabulary
 
 
 def corpora_of(recipe: SizedRecipe) -> dict[str, Corpus]:
@@ -90,5 +89,6 @@ def tokenizers_of(recipe: SizedRecipe, corpora: Mapping[str, Corpus]) -> dict[st
         content = {**keys.model_dump(mode="json", exclude={"about", "corpus"}), "corpus": None}
         if keys.corpus is not None:
             content["corpus"] = corpora[keys.corpus].digest
-        made[name] = Tokenizer(name, keys, canonical_digest(content))
+        digest = canonical_digest(content)
+        made[name] = Tokenizer(name, keys.kind, keys.size, keys.corpus, keys.path, keys, digest)
     return made
