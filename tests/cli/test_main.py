@@ -18,7 +18,8 @@ from pedigree.cli.main import app
 
 Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("compare", "demo", "doctor", "plan", "schema")
+COMMANDS = ("compare", "demo", "doctor", "plan", "schema", "train", "tokenizer train", "tokenizer audit")
+NOUNS = ("tokenizer",)
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 
@@ -36,11 +37,21 @@ def parameters() -> Iterator[tuple[str, Any]]:
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
-    yield from vars(typer.main.get_command(app))["commands"].items()
+    """All commands, those of a noun as `noun verb`."""
+    for name, command in vars(typer.main.get_command(app))["commands"].items():
+        verbs = vars(command).get("commands")
+        yield from {f"{name} {verb}": leaf for verb, leaf in verbs.items()}.items() if verbs else [(name, command)]
 
 
 def test_the_commands_are_these_and_no_others() -> None:
     assert sorted(name for name, _ in _commands()) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_a_noun_without_a_verb_could_not_run(pedigree: Pedigree, noun: str) -> None:
+    ran = pedigree(noun)
+    assert ran.code == 2
+    assert ran.err == f"error: a verb is missing\n  in: pedigree {noun}\n  fix: pedigree {noun} --help\n"
 
 
 def test_every_flag_has_an_environment_variable_that_help_shows(pedigree: Pedigree) -> None:
@@ -50,15 +61,15 @@ def test_every_flag_has_an_environment_variable_that_help_shows(pedigree: Pedigr
             continue
         assert parameter.envvar, f"{name} {parameter.opts}"
         assert str(parameter.envvar).startswith("PEDIGREE_")
-        assert parameter.envvar in pedigree(name, "--help").out
+        assert parameter.envvar in pedigree(*name.split(), "--help").out
         seen.add(parameter.envvar)
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     assert not {variable for variable in seen if f'"{variable}"' not in tests}, "each has a test that sets it"
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *NOUNS, *COMMANDS])
 def test_help_shows_examples_groups_and_exit_codes(pedigree: Pedigree, command: str) -> None:
-    ran = pedigree(*([command] if command else []), "--help")
+    ran = pedigree(*command.split(), "--help")
     assert ran.code == 0
     assert "Examples" in ran.out
     for code in ("0", "1", "2", "3", "70", "130"):

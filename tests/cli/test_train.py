@@ -28,7 +28,7 @@ family: tiny
 corpora:
   sums: {kind: arithmetic, domain: sums, max_documents: 60, held_out: 0.1}
 tokenizers:
-  letters: {kind: bytes}
+  letters: {kind: byte-level, corpus: sums, vocabulary: 300}
 models:
   base:
     kind: train
@@ -129,6 +129,24 @@ def test_what_cannot_run_is_said_before_any_step(
     assert ran.code == 2
     assert said in ran.err
     assert not list(tmp_path.rglob("step-*"))
+
+
+def test_every_option_can_be_set_by_its_variable(
+    pedigree: Pedigree, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "PEDIGREE_ONLY": "base", "PEDIGREE_SIZE": "pico", "PEDIGREE_SET": "tokens=256", "PEDIGREE_OUT": "other",
+        "PEDIGREE_TORCH_DEVICE": "cpu", "PEDIGREE_UNRECORDED": "1",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ran = pedigree("train", "tiny.yaml")
+    assert ran.code == 0, ran.err
+    assert "base: finished at step 2, 256 tokens" in ran.out
+    assert not (tmp_path / "other" / "base" / "run.jsonl").exists()
+    monkeypatch.setenv("PEDIGREE_RESUME", "1")
+    monkeypatch.setenv("PEDIGREE_OUT", "third")
+    assert "no whole checkpoint to resume from" in pedigree("train", "tiny.yaml").err
 
 
 def test_overrides_keep_their_types() -> None:

@@ -139,7 +139,7 @@ def test_held_out_documents_are_in_no_batch(tmp_path: Path, vocabulary: Vocabula
     assert corpus.train.n_documents == len(lines) - len(kept_back)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[1]", "not a tokenizer")])
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[1]", "not an object"), ("{}", "not a tokenizer")])
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(MalformedFile, match=words):

@@ -18,6 +18,7 @@ from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
+from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
 
 _SETTINGS = {
@@ -68,6 +69,7 @@ for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan, train))(
         _command
     )
+app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

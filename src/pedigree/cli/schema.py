@@ -35,8 +35,9 @@ def schema(
             record = {"schema": "pedigree/schemas", "version": 1, "command": "schema", "inputs": {}}
             out.result(json_text.dumps({**record, "result": listed, "warnings": []}, indent=2))
             return 0
+        longest = max(map(len, SCHEMAS))
         for key, model in SCHEMAS.items():
-            out.result(f"{key:<12}  {about_record(model)}")
+            out.result(f"{key:<{longest}}  {about_record(model)}")
         return 0
     if name not in SCHEMAS:
         near = closest(name, SCHEMAS)

@@ -24,61 +24,70 @@ if TYPE_CHECKING:
 SIZE_WORDS = ("pico", "real")  # repeated from pedigree.family, whose import would slow every start
 
 
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Train this step only; may be given again.", envvar="PEDIGREE_ONLY",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Another training setting, such as optimizer.lr=0.001; recorded.",
+        envvar="PEDIGREE_SET", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Folder of the family; by default runs/FAMILY.", envvar="PEDIGREE_OUT",
+        rich_help_panel=OUTPUT, show_default=False,
+    ),
+]  # fmt: skip
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="cpu, cuda, npu, mps; by default what is here.", envvar="PEDIGREE_TORCH_DEVICE",
+        rich_help_panel=COMPUTE, show_default=False,
+    ),
+]  # fmt: skip
+ResumeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--fresh", help="Demand a checkpoint to go on from, or begin anew over what is there.",
+        envvar="PEDIGREE_RESUME", rich_help_panel=DANGEROUS, show_default=False,
+    ),
+]  # fmt: skip
+UnrecordedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unrecorded", help="Keep no record of the run; the weights say so.", envvar="PEDIGREE_UNRECORDED",
+        rich_help_panel=DANGEROUS,
+    ),
+]  # fmt: skip
+
+
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, one family.", show_default=False)],
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Train this step only; may be given again.", envvar="PEDIGREE_ONLY",
-            rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
-            rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Another training setting, such as optimizer.lr=0.001; recorded.",
-            envvar="PEDIGREE_SET", rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder of the family; by default runs/FAMILY.", envvar="PEDIGREE_OUT",
-            rich_help_panel=OUTPUT, show_default=False,
-        ),
-    ] = None,
+    only: OnlyOption = None,
+    size: SizeOption = None,
+    settings: SetOption = None,
+    output: FolderOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="cpu, cuda, npu, mps; by default what is here.", envvar="PEDIGREE_TORCH_DEVICE",
-            rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool | None,
-        typer.Option(
-            "--resume/--fresh", help="Demand a checkpoint to go on from, or begin anew over what is there.",
-            envvar="PEDIGREE_RESUME", rich_help_panel=DANGEROUS, show_default=False,
-        ),
-    ] = None,
-    unrecorded: Annotated[
-        bool,
-        typer.Option(
-            "--unrecorded", help="Keep no record of the run; the weights say so.", envvar="PEDIGREE_UNRECORDED",
-            rich_help_panel=DANGEROUS,
-        ),
-    ] = False,
-) -> int:  # fmt: skip
+    device: DeviceOption = None,
+    resume: ResumeOption = None,
+    unrecorded: UnrecordedOption = False,
+) -> int:
     """Train the models of a recipe, from their newest checkpoints where there are any.
 
     [bold]Examples[/bold]

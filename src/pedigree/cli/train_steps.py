@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pedigree.errors import InputError, MissingInput, UsageError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pedigree.training.ranks import Ranks
     from pedigree.training.run import Beat, Run, Start, Summary
 
+TOKENIZER_TEXT = 20_000_000  # characters of each corpus that a tokenizer is trained on
 MODEL = "model"  # folder of the finished weights in the folder of a step
 
 
@@ -110,24 +111,32 @@ def overridden(config: TrainingConfig, overrides: Mapping[str, Any]) -> Training
 
 
 def tokenizer_of(place: Workplace, step: Step) -> Path:
-    """The tokenizer.json of a step: the file that the recipe names, or one made now and kept."""
-    from pedigree.training.tokenizer_file import make_tokenizer
+    """The tokenizer.json of a step: the file that the recipe names, or one trained now and kept."""
+    from pedigree.tokenizers.texts import Text
+    from pedigree.tokenizers.training import TrainingOptions, train, written
+    from pedigree.training.config import beside
+    from pedigree.training.sources import excerpt
 
     tokenizer = place.family.tokenizers[step.tokenizer]
-    if tokenizer.kind == "file":
-        path = place.beside / str(tokenizer.path)
-        return path / "tokenizer.json" if path.is_dir() else path
-    path = (
-        place.output / "tokenizers" / f"{tokenizer.name}-{tokenizer.digest.rpartition(':')[2][:12]}" / "tokenizer.json"
-    )
+    keys = tokenizer.keys
+    if keys.kind == "file":
+        return place.beside / str(keys.path)
+    folder = place.output / "tokenizers" / f"{tokenizer.name}-{tokenizer.digest.rpartition(':')[2][:12]}"
+    path = folder / "tokenizer.json"
     if not path.is_file():
-        corpus = place.family.corpora[tokenizer.corpus].sources if tokenizer.corpus else ()
-        sources = [
-            s.model_copy(update={"path": str(place.beside / s.path)}) if s.path and s.kind != "hf" else s
-            for s in corpus
-        ]
-        kind: Literal["bytes", "bpe"] = "bytes" if tokenizer.kind == "bytes" else "bpe"
-        make_tokenizer(kind, tokenizer.vocabulary, sources, path)
+        sources = place.family.corpora[str(keys.corpus)].sources
+        texts = []
+        for source in beside(sources, place.beside):
+            name = source.path or source.kind
+            texts.append(Text(name, tuple(excerpt(source, TOKENIZER_TEXT)), "document", name))
+        options = TrainingOptions(
+            keys.kind, keys.vocabulary, keys.pattern, keys.specials, keys.min_frequency, keys.longest
+        )  # fmt: skip
+        encoder = train(texts, options, name=tokenizer.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = folder / ".tokenizer.json"
+        hidden.write_text(written(encoder.definition), encoding="utf-8")
+        hidden.replace(path)
     return path
 
 
@@ -149,7 +158,9 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     output = place.output / step.name
     device = find_device(place.device)
     check_memory(step, device.type)
-    vocabulary = Vocabulary.load(tokenizer_of(place, step), config.separator)
+    tokenizer = tokenizer_of(place, step)
+    keys = place.family.tokenizers[step.tokenizer].keys
+    vocabulary = Vocabulary.load(tokenizer, config.separator or (None if keys.kind == "file" else keys.specials[0]))
     facts = ModelFacts(
         config=step.model.to_dict() | {"from": dict(step.parents)},
         vocab_size=step.model.vocab_size,
@@ -176,7 +187,7 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     run.start(place.start)
     summary = run.work()
     if summary.outcome == "finished":
-        write_model(run, model, step, tokenizer_of(place, step), output / MODEL, recorder.stamp)
+        write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
     return _result(step, config, summary, output, run.ranks)
 
 
@@ -210,7 +221,7 @@ def write_model(run: Run, model: Any, step: Step, tokenizer: Path, folder: Path,
     save_weights(whole_weights(model), folder / WEIGHTS, {"step": step.name, "digest": step.digest}, run.ranks)
     if run.ranks.is_first:
         (folder / "model.json").write_text(step.model.to_json() + "\n", encoding="utf-8")
-        shutil.copyfile(tokenizer, folder / "tokenizer.json")
+        shutil.copyfile(tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer, folder / "tokenizer.json")
         if stamp["record"] != "unrecorded":
             stamp = {"record": f"../{stamp['record']}"}  # the file lies in the folder of the step
         sidecar = {"schema": "pedigree/sidecar", "version": 1, "step": step.name, "digest": step.digest, **stamp}

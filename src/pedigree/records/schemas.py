@@ -7,6 +7,14 @@ from typing import Any
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.tokenizer import (
+    ConflictList,
+    TokenizerAudit,
+    TokenizerComparison,
+    TokenizerConcatenation,
+    TokenizerExtension,
+    TokenizerTraining,
+)
 from pedigree.records.training_run import TrainingRun
 
 SCHEMAS: dict[str, type[Record]] = {
@@ -14,6 +22,12 @@ SCHEMAS: dict[str, type[Record]] = {
     "machine": Machine,
     "plan": Plan,
     "training-run": TrainingRun,
+    "tokenizer-audit": TokenizerAudit,
+    "tokenizer-comparison": TokenizerComparison,
+    "tokenizer-concatenation": TokenizerConcatenation,
+    "tokenizer-conflicts": ConflictList,
+    "tokenizer-extension": TokenizerExtension,
+    "tokenizer-training": TokenizerTraining,
 }
 
 

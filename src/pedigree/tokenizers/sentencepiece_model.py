@@ -1,13 +1,15 @@
-"""The pieces of a sentencepiece model file, read without running or importing anything.
+"""A sentencepiece model file, read without running or importing anything.
 
-The file is a protocol buffer message `ModelProto`; only field 1 (pieces) is looked at. A piece has a string (1), a
-score (2) and a type (3). Every length is checked against the bytes that are left.
+The file is a protocol buffer message `ModelProto`: pieces (1), settings of trainer (2) and normalizer (3). A piece
+has a string (1), a score (2) and a type (3). Every length is checked against the bytes that are left.
 
 Source: sentencepiece `sentencepiece_model.proto`; Protocol Buffers encoding specification.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,10 +21,74 @@ MOST_PIECES = 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One piece: its spelling and its type number."""
+    """One piece: its spelling, its type number and its score (log probability, or minus the rank of its merge)."""
 
     text: str
     type: int
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SentencePieceModel:
+    """What is needed to encode: the pieces in order of their numbers, and how text is prepared.
+
+    Attributes:
+        pieces: all pieces.
+        algorithm: "unigram", "bpe", "word" or "char".
+        byte_fallback: characters outside the vocabulary become byte pieces.
+        charsmap: compiled normalization rules, empty for none.
+        add_dummy_prefix: a space is put in front of the text.
+        remove_extra_whitespaces: runs of spaces become one, outer ones go.
+        whitespace_as_suffix: the space mark ends words instead of beginning them.
+    """
+
+    pieces: tuple[Piece, ...]
+    algorithm: str
+    byte_fallback: bool = False
+    charsmap: bytes = b""
+    add_dummy_prefix: bool = True
+    remove_extra_whitespaces: bool = True
+    whitespace_as_suffix: bool = False
+
+
+ALGORITHMS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
+
+
+def read_model(data: bytes, where: str) -> SentencePieceModel:
+    """A model file with its settings.
+
+    Raises:
+        MalformedFile: not a protocol buffer, cut short, without pieces, or of an unknown algorithm.
+    """
+    trainer: dict[int, int] = {}
+    normalizer: dict[int, int] = {}
+    charsmap = b""
+    for number, value in _fields(data, where):
+        if number == 2 and isinstance(value, bytes):
+            trainer = {n: v for n, v in _fields(value, where) if isinstance(v, int)}
+        elif number == 3 and isinstance(value, bytes):
+            for n, v in _fields(value, where):
+                if isinstance(v, int):
+                    normalizer[n] = v
+                elif n == 2:
+                    charsmap = v
+    algorithm = ALGORITHMS.get(trainer.get(3, 1))
+    if algorithm is None:
+        raise MalformedFile(
+            "a sentencepiece model has an unknown algorithm",
+            where=f"{where}: trainer_spec.model_type",
+            got=trainer[3],
+            expected=f"one of {ALGORITHMS}",
+        )
+    return SentencePieceModel(
+        tuple(read_pieces(data, where)),
+        algorithm,
+        byte_fallback=bool(trainer.get(35, 0)),
+        charsmap=charsmap,
+        add_dummy_prefix=bool(normalizer.get(3, 1)),
+        remove_extra_whitespaces=bool(normalizer.get(4, 1)),
+        whitespace_as_suffix=bool(trainer.get(24, 0)),
+    )
 
 
 def read_pieces(data: bytes, where: str) -> list[Piece]:
@@ -47,7 +113,7 @@ def read_pieces(data: bytes, where: str) -> list[Piece]:
 
 
 def _piece(data: bytes, where: str) -> Piece:
-    text, kind = "", NORMAL
+    text, kind, score = "", NORMAL, 0.0
     for number, value in _fields(data, where):
         if number == 1 and isinstance(value, bytes):
             try:
@@ -56,7 +122,9 @@ def _piece(data: bytes, where: str) -> Piece:
                 raise MalformedFile("a piece is not UTF-8", where=where, got=value[:40]) from error
         elif number == 3 and isinstance(value, int):
             kind = value
-    return Piece(text, kind)
+        elif number == 2 and isinstance(value, bytes) and len(value) == 4:
+            score = float(struct.unpack("<f", value)[0])
+    return Piece(text, kind, score if math.isfinite(score) else 0.0)
 
 
 def _fields(data: bytes, where: str) -> Iterator[tuple[int, int | bytes]]:

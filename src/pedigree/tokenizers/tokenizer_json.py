@@ -37,7 +37,7 @@ def from_tokenizer_json(data: bytes, where: str, file: str) -> Vocabulary | None
         pairs = [(entry[0] if isinstance(entry, list) and entry else entry, n) for n, entry in enumerate(vocab)]
     else:
         raise MalformedFile("a tokenizer has no vocabulary", where=f"{where}: model.vocab", got=type(vocab).__name__)
-    kind, spell = _spelling(root, model, [token for token, _ in pairs if isinstance(token, str)])
+    kind, spell = spelling(root, model, [token for token, _ in pairs if isinstance(token, str)])
     added = root.get("added_tokens") or []
     table = TokenTable(f"{where}: model.vocab")
     special, extra = added_tokens(added, table)
@@ -46,7 +46,7 @@ def from_tokenizer_json(data: bytes, where: str, file: str) -> Vocabulary | None
     return table.finish(kind, file)
 
 
-def _spelling(root: Mapping[str, Any], model: Mapping[str, Any], tokens: list[str]) -> tuple[str, Spell]:
+def spelling(root: Mapping[str, Any], model: Mapping[str, Any], tokens: list[str]) -> tuple[str, Spell]:
     """The spelling a tokenizer.json declares, by its model, decoder and normalizer."""
     if model.get("type") == "WordPiece":
         prefix = model.get("continuing_subword_prefix")

@@ -139,7 +139,7 @@ def _from_vocab_txt(data: bytes, where: str, file: str, source: VocabularySource
 
 def _from_model(data: bytes, where: str, file: str, source: VocabularySource) -> Vocabulary | None:
     """`tokenizer.model` is a sentencepiece model or a tiktoken file; its first line tells."""
-    if _is_tiktoken(data):
+    if is_tiktoken(data):
         return _from_tiktoken(data, where, file, source)
     pieces = read_pieces(data, where)
     table = TokenTable(where)
@@ -163,7 +163,8 @@ def _jieba(token: str) -> bytes:
     return plain(token.replace(SPACE_MARK, ""))
 
 
-def _is_tiktoken(data: bytes) -> bool:
+def is_tiktoken(data: bytes) -> bool:
+    """Whether a file begins as tiktoken files do: base64, a space, an integer."""
     words = data[:512].split(b"\n", 1)[0].split()
     if len(words) != 2 or not words[1].isdigit():
         return False
@@ -177,6 +178,19 @@ def _is_tiktoken(data: bytes) -> bool:
 def _from_tiktoken(data: bytes, where: str, file: str, source: VocabularySource) -> Vocabulary | None:
     """Lines of a base64 token and its number."""
     table = TokenTable(where)
+    for token, number in tiktoken_ranks(data, where).items():
+        table.add(token, table.number(number, token))
+    return table.finish("tiktoken", file)
+
+
+def tiktoken_ranks(data: bytes, where: str) -> dict[bytes, int]:
+    """Tokens and their numbers in a tiktoken file; of equal tokens the lowest number.
+
+    Raises:
+        MalformedFile: a line is not base64, a space and an integer, or a number is impossible.
+    """
+    table = TokenTable(where)
+    ranks: dict[bytes, int] = {}
     for line_number, line in enumerate(data.split(b"\n"), start=1):
         words = line.split()
         if not words:
@@ -192,8 +206,8 @@ def _from_tiktoken(data: bytes, where: str, file: str, source: VocabularySource)
                 got=f"{line[:40]!r}",
                 expected="base64, a space, an integer",
             ) from error
-        table.add(token, table.number(number, token))
-    return table.finish("tiktoken", file)
+        ranks[token] = min(table.number(number, token), ranks.get(token, number))
+    return ranks
 
 
 _Reader = Callable[[bytes, str, str, VocabularySource], Vocabulary | None]

@@ -11,6 +11,7 @@ Lengths are in tokens, not in steps, wherever a schedule must survive another ba
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -241,11 +242,16 @@ class TrainingConfig(Settings):
 
     def beside(self, directory: Path) -> Self:
         """A copy in which relative paths of sources start at `directory`, where the recipe lies."""
+        evaluation = self.evaluation.model_copy(update={"sources": beside(self.evaluation.sources, directory)})
+        return self.model_copy(update={"sources": beside(self.sources, directory), "evaluation": evaluation})
 
-        def placed(source: SourceConfig) -> SourceConfig:
-            if source.path is None or source.kind == "hf" or Path(source.path).is_absolute():
-                return source
-            return source.model_copy(update={"path": str(directory / source.path)})
 
-        evaluation = self.evaluation.model_copy(update={"sources": tuple(map(placed, self.evaluation.sources))})
-        return self.model_copy(update={"sources": tuple(map(placed, self.sources)), "evaluation": evaluation})
+def beside(sources: Iterable[SourceConfig], directory: Path) -> tuple[SourceConfig, ...]:
+    """The sources with relative paths starting at `directory`."""
+
+    def placed(source: SourceConfig) -> SourceConfig:
+        if source.path is None or source.kind == "hf" or Path(source.path).is_absolute():
+            return source
+        return source.model_copy(update={"path": str(directory / source.path)})
+
+    return tuple(map(placed, sources))

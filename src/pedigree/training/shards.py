@@ -33,6 +33,8 @@ from numpy.typing import NDArray
 
 from pedigree.errors import InputError, MalformedFile, MissingInput
 from pedigree.records.canonical import canonical_digest
+from pedigree.tokenizers.encoder import build_encoder
+from pedigree.tokenizers.tokenizer_json import parse_json
 from pedigree.training.config import SourceConfig
 from pedigree.training.sources import documents, source_digest
 
@@ -90,23 +92,21 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path, separator: str | None = None) -> Vocabulary:
-        """Read a `tokenizer.json`.
+        """Read a `tokenizer.json`. Text that spells a control token is text: no document can forge a separator.
 
         Raises:
             MissingInput: no such file, or no token that separates documents.
             MalformedFile: not a tokenizer.
         """
-        from tokenizers import Tokenizer
-
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
             raise MissingInput("the tokenizer is not there", where=str(path), expected="a tokenizer.json")
-        text = path.read_text(encoding="utf-8", errors="replace")
-        _check_is_tokenizer(text, path)
-        tokenizer = Tokenizer.from_str(text)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        definition = parse_json(path.read_bytes(), str(path))
+        if not isinstance(definition.get("model"), dict):
+            raise MalformedFile("this is not a tokenizer", where=str(path), expected="a tokenizer.json with a `model`")
+        encoder = build_encoder(definition, name=path.stem, location=str(path), format="tokenizer.json")
+        tokenizer = encoder.library
         names = (separator,) if separator else SEPARATORS
         ids = (tokenizer.token_to_id(name) for name in names)
         found = next((i for i in ids if i is not None), None)
@@ -116,18 +116,7 @@ class Vocabulary:
                 fix="name one of its tokens with `separator`",
             )  # fmt: skip
         size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(tokenizer, size, found, digest)
-
-
-def _check_is_tokenizer(text: str, path: Path) -> None:
-    """The library raises a bare Exception for what it does not understand; say the usual cases in our words."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MalformedFile("this tokenizer is not JSON", where=str(path), got=str(error)[:120]) from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise MalformedFile("this is not a tokenizer", where=str(path), expected="a tokenizer.json with a `model`")
+        return cls(tokenizer, size, found, encoder.digest)
 
 
 def tokenize(source: SourceConfig, vocabulary: Vocabulary, cache: Path) -> Corpus:

@@ -44,6 +44,20 @@ def documents(source: SourceConfig) -> Iterator[str]:
     return islice((text for path in files(source) for text in read(path, source)), limit)
 
 
+def excerpt(source: SourceConfig, max_characters: int) -> Iterator[str]:
+    """The first documents of a corpus, cut off after so many characters.
+
+    Raises:
+        MissingInput, MalformedFile: as `documents`.
+    """
+    left = max_characters
+    for text in documents(source):
+        yield text[:left]
+        left -= len(text)
+        if left <= 0:
+            return
+
+
 def files(source: SourceConfig) -> list[Path]:
     """The files of one corpus, sorted by path; none for generated and remote corpora.
 

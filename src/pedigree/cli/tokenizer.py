@@ -1,0 +1,259 @@
+"""`pedigree tokenizer ...`: train, audit, compare, extend and concatenate tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pedigree.cli.errors import DONE
+from pedigree.cli.files import check_free, write_file
+from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, check_word
+from pedigree.cli.output import Line, Output
+from pedigree.errors import MissingInput, OutputExists, UsageError
+
+if TYPE_CHECKING:
+    from pedigree.records.comparison import Producer, Record
+    from pedigree.tokenizers.encoder import Encoder
+    from pedigree.tokenizers.texts import Text
+
+# Repeated from pedigree.tokenizers.training, whose import would slow every start; a test holds them together.
+KIND_WORDS = ("byte-level", "byte-fallback", "unigram", "one-character")
+TOKENIZER = "a directory, tokenizer.json, sentencepiece .model, tiktoken file or .gguf"
+
+FilesArgument = Annotated[
+    list[str], typer.Argument(metavar="[NAME=]FILE...", help="Texts: plain text or JSONL.", show_default=False)
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="DIR", help="Directory for tokenizer.json and its companions.", envvar="PEDIGREE_OUT",
+        rich_help_panel=OUTPUT, show_default=False,
+    ),
+]  # fmt: skip
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text", metavar="[NAME=]FILE", help="A text to measure on, named language/domain; may be given again.",
+        envvar="PEDIGREE_TEXT", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+NtrexOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="NTREX-128: the same sentences in many languages.", envvar="PEDIGREE_NTREX",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="How words are cut, where the file does not say: gpt2, llama3, qwen2, deepseek-llm.",
+        envvar="PEDIGREE_PATTERN", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SpecialOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--special", metavar="TOKEN", help="A control token; may be given again.", envvar="PEDIGREE_SPECIAL",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+
+
+def train(
+    files: FilesArgument,
+    out: OutOption,
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help=", ".join(KIND_WORDS) + ".", envvar="PEDIGREE_KIND", rich_help_panel=COMPUTE
+        ),
+    ] = "byte-level",
+    size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Tokens in all.", envvar="PEDIGREE_SIZE", rich_help_panel=COMPUTE, min=1, max=1 << 20
+        ),
+    ] = 8192,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="How words are cut: gpt2, llama3, qwen2, deepseek-llm.", envvar="PEDIGREE_PATTERN",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = "llama3",
+    special: SpecialOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    force: ForceOption = False,
+) -> int:  # fmt: skip
+    """Train a tokenizer on texts; the same texts give the same bytes.
+
+    [bold]Examples[/bold]
+
+    pedigree tokenizer train english.txt chinese.txt --size 4096 --out my-tokenizer
+
+    pedigree tokenizer train chinese.txt --kind one-character --size 6000 --out single
+    """
+    talk = Output(json=json, quiet=quiet, color=color)
+    check_word(kind, KIND_WORDS, option="--kind")
+    check_folder(out, ("tokenizer.json", "tokenizer_config.json"), force=force)
+    from pedigree.cli.tokenizer_answers import training_lines
+    from pedigree.records.tokenizer import TokenizerTraining
+    from pedigree.tokenizers.audit import compression_records, text_input, tokenizer_input
+    from pedigree.tokenizers.compression import measure
+    from pedigree.tokenizers.training import END, TrainingOptions
+    from pedigree.tokenizers.training import train as train_tokenizer
+
+    texts = read_texts(files, None)
+    wanted: Any = check_word(kind, KIND_WORDS, option="--kind")
+    options = TrainingOptions(kind=wanted, size=size, pattern=pattern, specials=tuple(special or (END,)))
+    progress = talk.progress()
+    encoder = train_tokenizer(texts, options, name=out.name, progress=progress)
+    measured = measure(encoder, texts, progress)
+    written = write_tokenizer(encoder, out, talk, force=force)
+    record = TokenizerTraining(
+        producer=producer(),
+        tokenizer=tokenizer_input(encoder).model_copy(update={"location": str(out / "tokenizer.json")}),
+        texts=[text_input(text) for text in texts],
+        options={"kind": wanted, "size": size, "pattern": pattern, "specials": list(options.specials)},
+        compression=compression_records(measured),
+        files=written,
+        warnings=_size_warnings(encoder, size),
+    )
+    return answer(record, talk, training_lines, str(out / "tokenizer.json"), record.warnings)
+
+
+def _size_warnings(encoder: Encoder, size: int) -> list[str]:
+    if encoder.size >= size:
+        return []
+    return [f"the texts give {encoder.size:,} tokens only, {size:,} were asked for"]
+
+
+def audit(
+    tokenizer: Annotated[str, typer.Argument(metavar="TOKENIZER", help=f"{TOKENIZER}.", show_default=False)],
+    text: TextOption = None,
+    ntrex: NtrexOption = None,
+    pattern: PatternOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+) -> int:
+    """Audit a tokenizer: cost by language and domain, tokens of no use, texts that do not come back.
+
+    [bold]Examples[/bold]
+
+    pedigree tokenizer audit path/to/tokenizer --text zho/poetry=poetry.txt
+
+    pedigree tokenizer audit tokenizer.model --ntrex path/to/ntrex128 --json
+    """
+    talk = Output(json=json, quiet=quiet, color=color)
+    from pedigree.cli.tokenizer_answers import audit_lines
+    from pedigree.tokenizers.audit import audit as audit_tokenizer
+    from pedigree.tokenizers.reading import open_encoder
+
+    texts = read_texts(text or (), ntrex)
+    record = audit_tokenizer(
+        open_encoder(tokenizer, pattern=pattern), texts, progress=talk.progress(), producer=producer()
+    )
+    return answer(record, talk, audit_lines, "; ".join(record.result.verdict), record.warnings)
+
+
+def read_texts(named: Sequence[str], ntrex: Path | None) -> list[Text]:
+    """The texts of `[NAME=]FILE` words and of a folder of parallel sentences."""
+    from pedigree.tokenizers.texts import distinct_names, read_parallel, read_text
+
+    texts = [] if ntrex is None else read_parallel(ntrex)
+    for word in named:
+        name, mark, path = word.partition("=")
+        texts.append(read_text(path, name) if mark and name and not Path(word).exists() else read_text(word))
+    return distinct_names(texts)
+
+
+def producer() -> Producer:
+    """Who writes the record."""
+    from pedigree.cli.version import installed_version
+    from pedigree.records.comparison import Producer
+
+    return Producer(version=installed_version("llm-pedigree") or "unknown")
+
+
+def answer(
+    record: Record, talk: Output, lines: Callable[[Any], list[Line]], short: str, warnings: Sequence[str]
+) -> int:
+    """Print a record in the mode that was asked for."""
+    talk.clear_status()
+    if talk.mode == "json":
+        talk.result(record.to_json())
+    elif talk.mode == "quiet":
+        talk.result(short)
+    else:
+        talk.lines(lines(record))
+    for warning in warnings:
+        talk.warn(warning)
+    return DONE
+
+
+def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
+    """Make sure, before any work is done, that files of these names can be written into a folder, new or not.
+
+    Raises:
+        OutputExists: one is there and `force` is off, or the folder is a file.
+        MissingInput: the folder above does not exist.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists("the output directory is a file", where=str(folder), fix="another name")
+    if not folder.exists() and not folder.parent.is_dir():
+        raise MissingInput("the folder of the output does not exist", where=str(folder.parent))
+    if folder.is_dir():
+        for name in names:
+            check_free(folder / name, force=force)
+
+
+def write_tokenizer(
+    encoder: Encoder, folder: Path, talk: Output, *, force: bool, more: dict[str, str] | None = None
+) -> list[str]:
+    """Write tokenizer.json, tokenizer_config.json and `more` files (name to text); their paths."""
+    import json as json_text
+
+    from pedigree.tokenizers.training import tokenizer_config, written
+
+    texts = {
+        "tokenizer.json": written(encoder.definition),
+        "tokenizer_config.json": json_text.dumps(tokenizer_config(encoder), indent=2) + "\n",
+        **(more or {}),
+    }
+    check_folder(folder, list(texts), force=force)
+    folder.mkdir(exist_ok=True)
+    for name, content in texts.items():
+        talk.note(write_file(folder / name, content, force=force))
+    return [str(folder / name) for name in texts]
+
+
+COMMANDS: tuple[Callable[..., int], ...] = (train, audit)
+
+
+def tokenizer_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
+    """The noun with its verbs."""
+    group = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog)
+
+    @group.callback(invoke_without_command=True)
+    def tokenizer(context: typer.Context) -> None:
+        """Train, audit, compare, extend and concatenate tokenizers.
+
+        [bold]Examples[/bold]
+
+        pedigree tokenizer train corpus.txt --size 8192 --out my-tokenizer
+
+        pedigree tokenizer audit my-tokenizer --text corpus.txt
+        """
+        if context.invoked_subcommand is None:
+            raise UsageError("a verb is missing", where="pedigree tokenizer", fix="pedigree tokenizer --help")
+
+    for command in COMMANDS:
+        group.command(context_settings=settings, epilog=epilog, no_args_is_help=True)(command)
+    return group
