@@ -91,10 +91,9 @@ def digests(text: str, folder: Path) -> dict[str, str]:
 
 
 def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> None:
-    training = pytest.importorskip("pedigree.tokenizers.training", reason="tokenizers cannot be trained yet")
-    from pedigree.tokenizers import word_patterns
+    from pedigree.tokenizers import training, word_patterns
 
-    assert get_args(TokenizerKind) == ("bytes", *training.KINDS, "file")
+    assert get_args(TokenizerKind) == (*training.KINDS, "file")
     assert get_args(TokenizerKeys.model_fields["pattern"].annotation) == tuple(word_patterns.PATTERNS)
     options = training.TrainingOptions()
     keys = TokenizerKeys(kind="byte-level", corpus="x", vocabulary=options.size)
@@ -105,8 +104,6 @@ def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> Non
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("kind: bytes, vocabulary: 300", "takes no 'vocabulary'"),
-        ("kind: unigram, corpus: code", "needs the key 'vocabulary'"),
         ("kind: file, vocabulary: 300", "needs the key 'path'"),
         ("kind: file, vocabulary: 300, path: t.json, corpus: code", "takes no 'corpus'"),
         ("kind: unigram, vocabulary: 300, corpus: code, path: t.json", "takes no 'path'"),
@@ -118,11 +115,6 @@ def test_a_tokenizer_has_what_its_kind_needs(tmp_path: Path, keys: str, words: s
     text = EXPLICIT.replace("kind: byte-level, corpus: code, vocabulary: 300", keys)
     (only,) = problems(text, tmp_path)
     assert words in only.what
-
-
-def test_a_tokenizer_of_bytes_knows_its_size(tmp_path: Path) -> None:
-    text = EXPLICIT.replace("kind: byte-level, corpus: code, vocabulary: 300", "kind: bytes")
-    assert read(text, tmp_path).family().tokenizers["own"].vocabulary == 257
 
 
 def test_words_names_and_order_do_not_change_a_digest(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pedigree.family.places import Path
-from pedigree.family.sections import MixtureKeys, TokenizerKeys, TokenizerKind
+from pedigree.family.sections import MixtureKeys, TokenizerKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.records.canonical import canonical_digest
 from pedigree.training.config import SourceConfig
@@ -26,15 +26,16 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer to be made or read: `vocabulary` counts its tokens, `keys` holds the rest of what the recipe says."""
+    """A tokenizer to be made or read: its keys, and the digest of these and of its corpus."""
 
     name: str
-    kind: TokenizerKind
-    vocabulary: int
-    corpus: str | None
-    path: str | None
     keys: TokenizerKeys
     digest: str
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens in all."""
+        return self.keys.vocabulary
 
 
 def corpora_of(recipe: SizedRecipe) -> dict[str, Corpus]:
@@ -89,6 +90,5 @@ def tokenizers_of(recipe: SizedRecipe, corpora: Mapping[str, Corpus]) -> dict[st
         content = {**keys.model_dump(mode="json", exclude={"about", "corpus"}), "corpus": None}
         if keys.corpus is not None:
             content["corpus"] = corpora[keys.corpus].digest
-        digest = canonical_digest(content)
-        made[name] = Tokenizer(name, keys.kind, keys.size, keys.corpus, keys.path, keys, digest)
+        made[name] = Tokenizer(name, keys, canonical_digest(content))
     return made

@@ -16,7 +16,7 @@ from pedigree.family.mesh import Mesh
 Size = Literal["pico", "real"]
 SIZES: tuple[Size, ...] = get_args(Size)
 
-TokenizerKind = Literal["bytes", "byte-level", "byte-fallback", "unigram", "one-character", "file"]
+TokenizerKind = Literal["byte-level", "byte-fallback", "unigram", "one-character", "file"]
 
 # Names become folder names: nothing that could leave a folder, nothing that two file systems could take for one.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -57,12 +57,12 @@ class MixtureKeys(Keys):
 
 
 class TokenizerKeys(Keys):
-    """One tokenizer: trained on a corpus, a token for each byte (`bytes`), or a finished tokenizer.json (`file`).
+    """One tokenizer: trained on a corpus, or a finished tokenizer.json (`file`).
 
     Attributes:
-        kind: `bytes`, one of the kinds that `pedigree.tokenizers` trains, or `file`.
+        kind: one of the kinds that `pedigree.tokenizers` trains, or `file`.
         corpus: what it is trained on.
-        vocabulary: tokens in all, control tokens and bytes included; of a `file`, what it holds; of `bytes`, known.
+        vocabulary: tokens in all, control tokens and bytes included; of a `file`, what it holds.
         pattern: how words are cut, by name; `one-character` has its own.
         specials: control tokens, first in the vocabulary; the first one opens documents.
         min_frequency: pairs that occur less often are not merged.
@@ -73,7 +73,7 @@ class TokenizerKeys(Keys):
     kind: TokenizerKind
     about: str = ""
     corpus: Name | None = None
-    vocabulary: int | None = Field(default=None, ge=2, le=2**24)
+    vocabulary: int = Field(ge=2, le=2**24)
     pattern: Literal["gpt2", "llama3", "qwen2", "deepseek-llm"] = "llama3"
     specials: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ("<|endoftext|>",)
     min_frequency: int = Field(default=2, ge=0)
@@ -82,22 +82,16 @@ class TokenizerKeys(Keys):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        needed = {"bytes": (), "file": ("path", "vocabulary")}.get(self.kind, ("corpus", "vocabulary"))
-        for key in ("corpus", "path", "vocabulary"):
-            if key in needed and getattr(self, key) is None:
-                raise ValueError(f"a tokenizer of kind {self.kind} needs the key {key!r}")
-            if key not in needed and getattr(self, key) is not None:
-                raise ValueError(f"a tokenizer of kind {self.kind} takes no {key!r}")
-        if self.kind != "file" and self.size < 256 + len(self.specials):
-            raise ValueError(f"a vocabulary of {self.size} cannot hold 256 bytes and the control tokens")
+        needed, idle = ("path", "corpus") if self.kind == "file" else ("corpus", "path")
+        if getattr(self, needed) is None:
+            raise ValueError(f"a tokenizer of kind {self.kind} needs the key {needed!r}")
+        if getattr(self, idle) is not None:
+            raise ValueError(f"a tokenizer of kind {self.kind} takes no {idle!r}")
+        if self.kind != "file" and self.vocabulary < 256 + len(self.specials):
+            raise ValueError(f"a vocabulary of {self.vocabulary} cannot hold 256 bytes and the control tokens")
         if len(set(self.specials)) != len(self.specials):
             raise ValueError("a control token is given twice")
         return self
-
-    @property
-    def size(self) -> int:
-        """Tokens in all."""
-        return 256 + len(self.specials) if self.vocabulary is None else self.vocabulary
 
 
 class PlanKeys(Keys):
