@@ -108,7 +108,7 @@ def test_the_record_and_the_tables_are_contracts(
     monkeypatch.chdir(ROOT)
     found = record(pedigree("plan", "recipes/quickstart.yaml", "--json"))
     (step,) = found["result"]["steps"]
-    assert step.pop("config")["d_model"] == 64
+    assert step.pop("config")["d_model"] == 96
     assert step.pop("training")["sequence_length"] == 128
     for place in (step, found["producer"], found["inputs"]["recipe"]):
         place.update({key: "..." for key in ("digest", "version") if key in place})
