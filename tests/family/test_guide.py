@@ -65,3 +65,12 @@ def test_the_problem_of_the_guide_is_told_as_it_says(tmp_path: Path) -> None:
     told = GUIDE.read_text(encoding="utf-8")
     assert first.where.replace("recipe.yaml", "example.yaml") in told
     assert first.fix in told
+
+
+def test_every_field_of_the_record_is_described() -> None:
+    from pedigree.records.plan import Plan
+
+    text = (GUIDE.parents[1] / "spec" / "plan.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"`(?:inputs\.)?([a-z_A-Z]+)`", text))
+    missing = sorted(set(keys_of(Plan)) - described - {"inputs"})
+    assert not missing, f"docs/spec/plan.md says nothing about {missing}"
