@@ -18,9 +18,7 @@ from pedigree.training.shards import Vocabulary
 FACTS = ModelFacts({"name": "tiny", "width": 32}, VOCABULARY)
 
 
-def make_run(
-    directory: Path, output: Path, config: TrainingConfig, model: TinyModel | None = None, **changes: Any
-) -> Run:
+def make_run(directory: Path, output: Path, config: TrainingConfig, model: Any = None, **changes: Any) -> Run:
     """A run whose corpora lie in `directory`."""
     tokenizer = directory / "tokenizer.json"
     if not tokenizer.exists():
@@ -33,6 +31,17 @@ def make_run(
     return Run(model or TinyModel(), facts, config, Vocabulary.load(tokenizer), **given)
 
 
+def decoder(member: str | None) -> Any:
+    """A pico member of the family with the vocabulary of these tests; None for the tiny model."""
+    if member is None:
+        return None
+    from pedigree.model.decoder import Decoder
+    from pedigree.model.members import member as config_of
+
+    # Multi-token layers count their targets on each rank, so their mean differs in the fifth digit: left out.
+    return Decoder(config_of(f"{member}-pico").replace(vocab_size=VOCABULARY, mtp=None))
+
+
 def losses(output: Path) -> dict[int, tuple[float, float, str]]:
     """Loss, gradient norm and action of each logged step."""
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -42,7 +51,8 @@ def losses(output: Path) -> dict[int, tuple[float, float, str]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place, out, changes = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    run = make_run(place, out, settings(place, **changes))
+    model = decoder(changes.pop("member", None))
+    run = make_run(place, out, settings(place, **changes), model)
     run.start()
     summary = run.work()
     if run.ranks.is_first:

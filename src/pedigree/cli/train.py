@@ -165,6 +165,8 @@ def _show(result: StepResult, out: Output) -> None:
     if result.arithmetic:
         shares = ", ".join(f"{name} {100 * value:.0f} %" for name, value in result.arithmetic.items())
         out.result(f"  sums that are right: {shares}")
+    if result.experts is not None:
+        out.result(f"  {result.experts['sentence']}")
     told = [decision for decision in result.decisions if decision["action"] != "clip"]
     for decision in told[:3]:
         out.result(f"  guard: step {decision['step']}: {decision['action']}, {decision['why']}")

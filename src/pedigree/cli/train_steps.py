@@ -188,7 +188,12 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     summary = run.work()
     if summary.outcome == "finished":
         write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
-    return _result(step, config, summary, output, run.ranks)
+    experts = None
+    if summary.outcome == "finished" and step.model.experts is not None and run.texts and run.ranks.world == 1:
+        from pedigree.training.moe_health import moe_health
+
+        experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
+    return _result(step, config, summary, output, run.ranks, experts)
 
 
 def check_memory(step: Step, device: str) -> None:
@@ -228,7 +233,14 @@ def write_model(run: Run, model: Any, step: Step, tokenizer: Path, folder: Path,
         (folder / "pedigree.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
 
 
-def _result(step: Step, config: TrainingConfig, summary: Summary, output: Path, ranks: Ranks) -> StepResult:
+def _result(
+    step: Step,
+    config: TrainingConfig,
+    summary: Summary,
+    output: Path,
+    ranks: Ranks,
+    experts: dict[str, Any] | None,
+) -> StepResult:
     """The record of a step, and its page."""
     from dataclasses import asdict
 
@@ -244,7 +256,7 @@ def _result(step: Step, config: TrainingConfig, summary: Summary, output: Path, 
         first_step=summary.first_step, loss=summary.loss, seconds=summary.seconds,
         tokens_per_second=summary.tokens_per_second, utilization=summary.utilization,
         scores=[DomainScore(**asdict(score)) for score in summary.scores], arithmetic=summary.arithmetic,
-        decisions=[decision.to_dict() for decision in summary.decisions], output=str(output),
+        experts=experts, decisions=[decision.to_dict() for decision in summary.decisions], output=str(output),
         model=str(output / MODEL) if finished else None, report=str(report),
     )  # fmt: skip
     if ranks.is_first:

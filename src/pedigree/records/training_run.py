@@ -41,6 +41,7 @@ class DomainScore(Record):
 class StepResult(Record):
     """How the training of one step ended.
 
+    `experts` is what the experts of a mixture are worth and how they are used (see `pedigree.training.moe_health`).
     `utilization` is the share of the rate of matrix products that was measured on this device before the first step.
     """
 
@@ -56,6 +57,7 @@ class StepResult(Record):
     utilization: float | None = None
     scores: list[DomainScore] = Field(default_factory=list)
     arithmetic: dict[str, float] = Field(default_factory=dict)
+    experts: dict[str, Any] | None = None
     decisions: list[dict[str, Any]] = Field(default_factory=list)
     output: str
     model: str | None = None

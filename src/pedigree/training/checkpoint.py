@@ -84,7 +84,7 @@ class Checkpoints:
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         with _alone_is_fine():
             if self._ranks.world > 1:
-                future = async_save(dict(tensors), storage_writer=writer)
+                future = async_save(dict(tensors), storage_writer=writer, process_group=self._ranks.background)
                 self._pending = (_future(future), target, dict(state))
             else:
                 save(dict(tensors), storage_writer=writer, no_dist=True)

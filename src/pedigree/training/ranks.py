@@ -28,6 +28,7 @@ class Ranks:
         rank, world: number of this process, and how many there are.
         data_rank, data_world: its place on the data axis, and the length of that axis.
         mesh: devices by axis; None for one process.
+        background: a group of its own for what is written while the run goes on: its messages never mix with ours.
     """
 
     rank: int = 0
@@ -35,6 +36,7 @@ class Ranks:
     data_rank: int = 0
     data_world: int = 1
     mesh: DeviceMesh | None = None
+    background: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -108,4 +110,5 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group(dist.get_default_backend_for_device(device))
     axes = init_device_mesh(device.type, (data,), mesh_dim_names=("dp_shard",))
-    return Ranks(rank=rank, world=world, data_rank=rank, data_world=data, mesh=axes)
+    background = dist.new_group(backend="gloo")
+    return Ranks(rank=rank, world=world, data_rank=rank, data_world=data, mesh=axes, background=background)

@@ -206,7 +206,7 @@ class Run:
             open_batches(config, vocabulary, cache)
         self.ranks.wait()  # the others find the tokens in the cache
         self.batches = open_batches(config, vocabulary, cache)
-        self._texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
+        self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
         self._forward = prepare(model, config, device, self.ranks)
         self.model = cast(Trainable, model)
         self.optimizers = Optimizers(self.model, config.optimizer)
@@ -447,7 +447,7 @@ class Run:
     def evaluate(self) -> tuple[list[Score], dict[str, float]]:
         """Bits per byte of every domain that has held-out text, and the share of sums that are right."""
         self.model.train(False)
-        scores = [bits_per_byte(self.model, t, self.config, self.vocabulary, self._device) for t in self._texts]
+        scores = [bits_per_byte(self.model, t, self.config, self.vocabulary, self._device) for t in self.texts]
         sums: dict[str, float] = {}
         if self.config.evaluation.arithmetic:
             sums = arithmetic_accuracy(self.model, self.config, self.vocabulary, self._device)
