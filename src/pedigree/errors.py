@@ -5,6 +5,7 @@ PedigreeError                 anything we raise on purpose; exit code 2 unless a
 ├── InputError                an input is missing or malformed
 │   ├── MissingInput          a file, shard, tensor or tokenizer that must be there is not
 │   ├── MalformedFile         a file contradicts its own format (names the file and the field)
+│   ├── ProblemsFound         several things about one input are wrong, all told at once
 │   └── UnsafeFile            reading it would mean executing it or leaving its directory
 ├── SourceError               a remote place did not answer as HTTP with ranges should
 ├── BudgetExceeded            the byte budget would be passed by the next read
@@ -17,6 +18,7 @@ terminal are made in `pedigree.cli.errors`, nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -86,6 +88,30 @@ class MissingInput(InputError):
 
 class MalformedFile(InputError):
     """A file contradicts its own format."""
+
+
+class ProblemsFound(InputError):
+    """Several things about one input are wrong: one error for each, in the order of the input.
+
+    Args:
+        where: the file or the option.
+        problems: the errors, each with its own place.
+        total: how many there are, where `problems` holds only the first of them.
+    """
+
+    def __init__(self, where: str, problems: Sequence[PedigreeError], total: int | None = None) -> None:
+        self.problems = tuple(problems)
+        self.total = len(self.problems) if total is None else total
+        count = "one problem" if self.total == 1 else f"{self.total} problems"
+        super().__init__(f"{count} to mend", where=where)
+
+    def sentence(self) -> str:
+        """All problems, one after the other."""
+        return "; ".join([super().sentence(), *(problem.sentence() for problem in self.problems)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error as a JSON-ready mapping, each problem under `problems`."""
+        return {**super().to_dict(), "problems": [problem.to_dict() for problem in self.problems]}
 
 
 class UnsafeFile(InputError):

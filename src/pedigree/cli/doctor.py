@@ -25,6 +25,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "safetensors": ("writing demo models", False),
     "tokenizers": ("training demo tokenizers", False),
     "pydantic": ("records", False),
+    "pyyaml": ("reading recipes", False),
     "matplotlib": ("pictures in reports", False),
     "jinja2": ("reports", False),
     "huggingface_hub": ("models named hf://", False),

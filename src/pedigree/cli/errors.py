@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from pedigree.cli.files import WRITTEN
-from pedigree.errors import InputError, InternalError, PedigreeError, UsageError
+from pedigree.cli.files import GO_ON, WRITTEN
+from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
 DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
@@ -29,7 +29,12 @@ _ParserError: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ i
 
 
 def error_text(error: PedigreeError) -> str:
-    """The error as two to four lines without a final line break."""
+    """The error as two to four lines without a final line break; so many for each where there are several."""
+    if isinstance(error, ProblemsFound):
+        parts = [error_text(problem) for problem in error.problems]
+        unsaid = error.total - len(parts)
+        parts += [printable(f"{error.what}: {error.where}; the last {unsaid} are not shown")] if unsaid else []
+        return "\n".join(parts)
     head = f"error: {error.what}"
     facts = [
         f"got {error.got}" if error.got is not None else "",
@@ -102,6 +107,8 @@ def bug_text(error: Exception, arguments: Sequence[str]) -> str:
 
 def interrupted_text() -> str:
     """What is on disk after an interruption, and how to go on."""
+    if GO_ON:
+        return f"interrupted: {GO_ON[-1]}"
     if not WRITTEN:
         return "interrupted: nothing was written; the same command starts again"
     written = ", ".join(str(path) for path in WRITTEN)

@@ -12,6 +12,8 @@ from pedigree.errors import MissingInput, OutputExists
 
 # What this process has put on disk, so that an interruption can say what is there.
 WRITTEN: list[Path] = []
+# How to go on after an interruption, where a command knows better than "the same command again".
+GO_ON: list[str] = []
 
 
 def check_free(path: Path, *, force: bool) -> None:

@@ -16,8 +16,10 @@ from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
+from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
 from pedigree.cli.tokenizer import tokenizer_app
+from pedigree.cli.train import train
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -62,9 +64,11 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, schema)
+_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, plan, schema, train)
 for _command in _COMMANDS:
-    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command is compare)(_command)
+    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan, train))(
+        _command
+    )
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 

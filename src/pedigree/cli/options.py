@@ -53,7 +53,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1_000, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, *, option: str = "--budget") -> int:
     """Bytes in a size such as `300MB`, `1.5 GiB` or `1000`.
 
     Raises:
@@ -64,10 +64,10 @@ def parse_size(text: str) -> int:
     if size <= 0:
         raise UsageError(
             "this is not a size in bytes",
-            where="--budget",
+            where=option,
             got=repr(text),
             expected="a number with an optional unit: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB",
-            fix="--budget 300MB",
+            fix=f"{option} 300MB",
         )
     return size
 

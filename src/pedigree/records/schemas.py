@@ -6,6 +6,7 @@ from typing import Any
 
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
+from pedigree.records.plan import Plan
 from pedigree.records.tokenizer import (
     ConflictList,
     TokenizerAudit,
@@ -14,10 +15,13 @@ from pedigree.records.tokenizer import (
     TokenizerExtension,
     TokenizerTraining,
 )
+from pedigree.records.training_run import TrainingRun
 
 SCHEMAS: dict[str, type[Record]] = {
     "comparison": Comparison,
     "machine": Machine,
+    "plan": Plan,
+    "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,
     "tokenizer-comparison": TokenizerComparison,
     "tokenizer-concatenation": TokenizerConcatenation,

@@ -1,0 +1,198 @@
+"""`pedigree train RECIPE`: the models of a recipe are trained, guarded and recorded; interrupted work goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
+from pedigree.cli.files import GO_ON
+from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
+from pedigree.cli.output import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pedigree.family.recipe import Family
+    from pedigree.family.sections import Size
+    from pedigree.records.training_run import StepResult
+    from pedigree.training.run import Beat, Start
+
+SIZE_WORDS = ("pico", "real")  # repeated from pedigree.family, whose import would slow every start
+
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="Train this step only; may be given again.", envvar="PEDIGREE_ONLY",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Another training setting, such as optimizer.lr=0.001; recorded.",
+        envvar="PEDIGREE_SET", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Folder of the family; by default runs/FAMILY.", envvar="PEDIGREE_OUT",
+        rich_help_panel=OUTPUT, show_default=False,
+    ),
+]  # fmt: skip
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="cpu, cuda, npu, mps; by default what is here.", envvar="PEDIGREE_TORCH_DEVICE",
+        rich_help_panel=COMPUTE, show_default=False,
+    ),
+]  # fmt: skip
+ResumeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--fresh", help="Demand a checkpoint to go on from, or begin anew over what is there.",
+        envvar="PEDIGREE_RESUME", rich_help_panel=DANGEROUS, show_default=False,
+    ),
+]  # fmt: skip
+UnrecordedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unrecorded", help="Keep no record of the run; the weights say so.", envvar="PEDIGREE_UNRECORDED",
+        rich_help_panel=DANGEROUS,
+    ),
+]  # fmt: skip
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, one family.", show_default=False)],
+    only: OnlyOption = None,
+    size: SizeOption = None,
+    settings: SetOption = None,
+    output: FolderOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    device: DeviceOption = None,
+    resume: ResumeOption = None,
+    unrecorded: UnrecordedOption = False,
+) -> int:
+    """Train the models of a recipe, from their newest checkpoints where there are any.
+
+    [bold]Examples[/bold]
+
+    pedigree train recipes/quickstart.yaml
+
+    pedigree train recipes/quickstart.yaml --set tokens=50000 --fresh
+
+    torchrun --nproc-per-node 2 -m pedigree train recipes/quickstart.yaml
+    """
+    from pedigree.cli.train_steps import Workplace, parse_overrides, train_step
+    from pedigree.family.recipe import read_recipe
+
+    is_first = os.environ.get("RANK", "0") == "0"
+    out = Output(json=json and is_first, quiet=quiet or not is_first, color=color)
+    read = read_recipe(recipe)
+    family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
+    overrides = parse_overrides(settings or [])
+    start: Start = "auto" if resume is None else "resume" if resume else "fresh"
+    place = Workplace(
+        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, _status(out)
+    )
+    results: list[StepResult] = []
+    for name in _wanted(family, only or []):
+        result = train_step(place, family.steps[name])
+        out.clear_status()
+        results.append(result)
+        if is_first and out.mode in ("human", "plain"):
+            _show(result, out)
+        if result.outcome != "finished":
+            break
+    if is_first and out.mode == "json":
+        out.result(_record(recipe, read.digest, overrides, results))
+    elif is_first and out.mode == "quiet":
+        out.result(results[-1].outcome)
+    return _code(results[-1], recipe)
+
+
+def _wanted(family: Family, only: list[str]) -> list[str]:
+    """The steps to train, in the order in which they can be."""
+    for name in only:
+        if name not in family.steps:
+            check_word(name, family.steps, option="--only")
+    return [name for name in family.steps if not only or name in only]
+
+
+def _status(out: Output) -> Callable[[str, Beat], None] | None:
+    """What keeps the one status line."""
+    line = out.progress()
+    if line is None:
+        return None
+
+    def show(step: str, beat: Beat) -> None:
+        share = f", {100 * beat.utilization:.0f} % of matmul rate" if beat.utilization is not None else ""
+        line(
+            f"{step} {beat.step}/{beat.steps}",
+            beat.step / beat.steps,
+            f"{beat.tokens:,} tokens  loss {beat.loss:.3f}  gradient {beat.grad_norm:.2f}  "
+            f"{beat.tokens_per_second:,.0f} tokens/s{share}",
+        )
+
+    return show
+
+
+def _show(result: StepResult, out: Output) -> None:
+    """One run in a few lines."""
+    share = f", {100 * result.utilization:.0f} % of the measured matmul rate" if result.utilization is not None else ""
+    out.result(
+        f"{result.step}: {result.outcome} at step {result.steps:,}, {result.tokens:,} tokens, loss {result.loss:.3f} "
+        f"({result.tokens_per_second:,.0f} tokens/s{share})"
+    )
+    if result.scores:
+        scores = ", ".join(f"{score.domain} {score.bits_per_byte:.3f}" for score in result.scores)
+        out.result(f"  bits per byte on held-out text: {scores}")
+    if result.arithmetic:
+        shares = ", ".join(f"{name} {100 * value:.0f} %" for name, value in result.arithmetic.items())
+        out.result(f"  sums that are right: {shares}")
+    if result.experts is not None:
+        out.result(f"  {result.experts['sentence']}")
+    told = [decision for decision in result.decisions if decision["action"] != "clip"]
+    for decision in told[:3]:
+        out.result(f"  guard: step {decision['step']}: {decision['action']}, {decision['why']}")
+    if len(told) > 3:
+        out.result(f"  guard: {len(told) - 3} more decisions, in {result.output}/run.jsonl")
+    if result.model:
+        out.result(f"  weights in {result.model}, report in {result.report}")
+
+
+def _record(recipe: Path, digest: str, overrides: dict[str, object], results: list[StepResult]) -> str:
+    from pedigree.cli.version import installed_version
+    from pedigree.records.comparison import Producer
+    from pedigree.records.training_run import RecipeInput, TrainingInputs, TrainingRun
+
+    record = TrainingRun(
+        producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+        inputs=TrainingInputs(recipe=RecipeInput(path=str(recipe), digest=digest, overrides=overrides)),
+        result=results,
+    )
+    return record.to_json()
+
+
+def _code(result: StepResult, recipe: Path) -> int:
+    if result.outcome == "finished":
+        return DONE
+    if result.outcome == "stopped":
+        return SAYS_NO
+    GO_ON.append(f"step {result.steps:,} is saved in {result.output}; pedigree train {recipe} goes on from there")
+    return INTERRUPTED

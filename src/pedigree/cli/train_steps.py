@@ -1,0 +1,266 @@
+"""What `pedigree train` does with one step of a recipe: overrides, tokenizer, model, run, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pedigree.errors import InputError, MissingInput, UsageError
+
+if TYPE_CHECKING:
+    from pedigree.family.recipe import Family, Recipe
+    from pedigree.family.steps import Step
+    from pedigree.records.training_run import StepResult
+    from pedigree.training.config import TrainingConfig
+    from pedigree.training.ranks import Ranks
+    from pedigree.training.run import Beat, Run, Start, Summary
+
+TOKENIZER_TEXT = 20_000_000  # characters of each corpus that a tokenizer is trained on
+MODEL = "model"  # folder of the finished weights in the folder of a step
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where and how the steps of a recipe are trained.
+
+    Attributes:
+        recipe, family: what was read.
+        output: folder of the family; each step has its own in it.
+        overrides: `--set`, key path to value.
+        start: how to treat checkpoints that are there.
+        device: name of a device, or None.
+        unrecorded: keep no record.
+        progress: called with each sign of life.
+    """
+
+    recipe: Recipe
+    family: Family
+    output: Path
+    overrides: Mapping[str, Any]
+    start: Start
+    device: str | None
+    unrecorded: bool
+    progress: Callable[[str, Beat], None] | None
+
+    @property
+    def beside(self) -> Path:
+        """Folder of the recipe, where its paths start."""
+        return self.recipe.path.parent
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`key.path=value` words as a mapping; values are JSON where they can be, text otherwise.
+
+    Raises:
+        UsageError: a word without `=`.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                "this is no override", where="--set", got=repr(word), expected="KEY=VALUE",
+                fix="--set optimizer.lr=0.001",
+            )  # fmt: skip
+        try:
+            found[key.strip().replace("-", "_")] = json.loads(text)
+        except ValueError:
+            found[key.strip().replace("-", "_")] = text
+    return found
+
+
+def overridden(config: TrainingConfig, overrides: Mapping[str, Any]) -> TrainingConfig:
+    """A config with other values at some key paths.
+
+    Raises:
+        UsageError: there is no such key, or the values do not fit.
+    """
+    from pydantic import ValidationError
+
+    from pedigree.training.config import TrainingConfig
+
+    values = config.model_dump(mode="json")
+    for key, value in overrides.items():
+        place: Any = values
+        *path, last = key.split(".")
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
+            from pedigree.cli.options import closest
+
+            known = [*place] if isinstance(place, dict) else [*values]
+            near = closest(last, known)
+            raise UsageError(
+                "training has no such setting", where="--set", got=key, expected=f"one of {', '.join(known)}",
+                fix=f"did you mean {'.'.join([*path, near])}?" if near else None,
+            )  # fmt: skip
+        place[last] = value
+    try:
+        return TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "training"
+        raise UsageError(
+            "this setting cannot be", where=f"--set {where}", got=first["input"], expected=first["msg"]
+        ) from error
+
+
+def tokenizer_of(place: Workplace, step: Step) -> Path:
+    """The tokenizer.json of a step: the file that the recipe names, or one trained now and kept."""
+    from pedigree.tokenizers.texts import Text
+    from pedigree.tokenizers.training import TrainingOptions, train, written
+    from pedigree.training.config import beside
+    from pedigree.training.sources import excerpt
+
+    tokenizer = place.family.tokenizers[step.tokenizer]
+    keys = tokenizer.keys
+    if keys.kind == "file":
+        return place.beside / str(keys.path)
+    folder = place.output / "tokenizers" / f"{tokenizer.name}-{tokenizer.digest.rpartition(':')[2][:12]}"
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        sources = place.family.corpora[str(keys.corpus)].sources
+        texts = []
+        for source in beside(sources, place.beside):
+            name = source.path or source.kind
+            texts.append(Text(name, tuple(excerpt(source, TOKENIZER_TEXT)), "document", name))
+        options = TrainingOptions(
+            keys.kind, keys.vocabulary, keys.pattern, keys.specials, keys.min_frequency, keys.longest
+        )  # fmt: skip
+        encoder = train(texts, options, name=tokenizer.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        hidden = folder / ".tokenizer.json"
+        hidden.write_text(written(encoder.definition), encoding="utf-8")
+        hidden.replace(path)
+    return path
+
+
+def train_step(place: Workplace, step: Step) -> StepResult:
+    """Train one step to its end, or as far as it gets.
+
+    Raises:
+        PedigreeError: something is missing, malformed or does not fit; before the first step is taken.
+    """
+    from pedigree.model.decoder import Decoder
+    from pedigree.model.sizes import operations
+    from pedigree.records.recorder import JsonlRecorder, NullRecorder
+    from pedigree.training.device import find_device
+    from pedigree.training.run import ModelFacts, Run
+    from pedigree.training.shards import Vocabulary
+    from pedigree.training.weights_file import WEIGHTS, load_weights
+
+    config = overridden(step.training, place.overrides).beside(place.beside)
+    output = place.output / step.name
+    device = find_device(place.device)
+    check_memory(step, device.type)
+    tokenizer = tokenizer_of(place, step)
+    keys = place.family.tokenizers[step.tokenizer].keys
+    vocabulary = Vocabulary.load(tokenizer, config.separator or (None if keys.kind == "file" else keys.specials[0]))
+    facts = ModelFacts(
+        config=step.model.to_dict() | {"from": dict(step.parents)},
+        vocab_size=step.model.vocab_size,
+        n_positions=step.model.n_positions,
+        operations_per_token=operations(step.model, config.sequence_length).training,
+    )
+    model = Decoder(step.model, seed=config.seed)
+    parent = step.parents.get("from")
+    if parent is not None:
+        path = place.output / parent / MODEL / WEIGHTS
+        if not path.is_file():
+            raise MissingInput(
+                "the step that this one continues is not trained yet", where=str(path), got=step.name,
+                fix=f"pedigree train {place.recipe.path} --only {parent}",
+            )  # fmt: skip
+        load_weights(model, path)
+    first = os.environ.get("RANK", "0") == "0"
+    recorder = NullRecorder() if place.unrecorded or not first else JsonlRecorder(output / "run.jsonl")
+    show = place.progress
+    run = Run(
+        model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
+        device=device, progress=(lambda beat: show(step.name, beat)) if show else None,
+    )  # fmt: skip
+    run.start(place.start)
+    summary = run.work()
+    if summary.outcome == "finished":
+        write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
+    experts = None
+    if summary.outcome == "finished" and step.model.experts is not None and run.texts and run.ranks.world == 1:
+        from pedigree.training.moe_health import moe_health
+
+        experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
+    return _result(step, config, summary, output, run.ranks, experts)
+
+
+def check_memory(step: Step, device: str) -> None:
+    """Make sure that the training state of a step fits into this machine, where that can be known.
+
+    Raises:
+        InputError: it does not.
+    """
+    from pedigree.model.sizes import parameters
+
+    if device != "cpu":
+        return
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return
+    wanted = 16 * parameters(step.model).with_mtp
+    if wanted > memory:
+        raise InputError(
+            "this model does not fit into the memory of this machine", where=step.name, got=f"{memory:,} bytes",
+            expected=f"{wanted:,} bytes for weights, gradients and moments",
+            fix="--size pico, or pedigree plan to see what it takes",
+        )  # fmt: skip
+
+
+def write_model(run: Run, model: Any, step: Step, tokenizer: Path, folder: Path, stamp: Mapping[str, Any]) -> None:
+    """The finished weights with config, tokenizer and the place of their record."""
+    from pedigree.training.weights_file import WEIGHTS, save_weights, whole_weights
+
+    save_weights(whole_weights(model), folder / WEIGHTS, {"step": step.name, "digest": step.digest}, run.ranks)
+    if run.ranks.is_first:
+        (folder / "model.json").write_text(step.model.to_json() + "\n", encoding="utf-8")
+        shutil.copyfile(tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer, folder / "tokenizer.json")
+        if stamp["record"] != "unrecorded":
+            stamp = {"record": f"../{stamp['record']}"}  # the file lies in the folder of the step
+        sidecar = {"schema": "pedigree/sidecar", "version": 1, "step": step.name, "digest": step.digest, **stamp}
+        (folder / "pedigree.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+
+
+def _result(
+    step: Step,
+    config: TrainingConfig,
+    summary: Summary,
+    output: Path,
+    ranks: Ranks,
+    experts: dict[str, Any] | None,
+) -> StepResult:
+    """The record of a step, and its page."""
+    from dataclasses import asdict
+
+    from pedigree.cli.files import WRITTEN
+    from pedigree.records.training_run import DomainScore, StepResult
+    from pedigree.report.run_page import render_run
+    from pedigree.training.metrics import read_metrics
+
+    finished = summary.outcome == "finished"
+    report = output / "report.html"
+    result = StepResult(
+        step=step.name, outcome=summary.outcome, digest=step.digest, steps=summary.step, tokens=summary.tokens,
+        first_step=summary.first_step, loss=summary.loss, seconds=summary.seconds,
+        tokens_per_second=summary.tokens_per_second, utilization=summary.utilization,
+        scores=[DomainScore(**asdict(score)) for score in summary.scores], arithmetic=summary.arithmetic,
+        experts=experts, decisions=[decision.to_dict() for decision in summary.decisions], output=str(output),
+        model=str(output / MODEL) if finished else None, report=str(report),
+    )  # fmt: skip
+    if ranks.is_first:
+        report.write_text(render_run(result, read_metrics(output / "metrics.jsonl")), encoding="utf-8")
+        (output / "training.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        WRITTEN.append(report)
+    return result

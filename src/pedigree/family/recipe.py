@@ -1,0 +1,84 @@
+"""A recipe read: one file, one family, at both sizes, or every problem in it at once.
+
+Reading goes file -> tree with places -> sections at one size -> corpora, tokenizers and steps with their digests.
+
+Laws
+1. A step is content-addressed: its digest covers what it is (model, training, tokenizer, corpus) and the digests of
+   its parents, nothing else. Comments, order, `about` and the names of steps do not count.
+2. Both sizes are checked whenever a recipe is read, so that a recipe that works small cannot be broken large.
+3. Nothing that a recipe names is opened here; the bytes of a corpus are recorded when they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
+from pedigree.family.places import Node
+from pedigree.family.problems import Problems
+from pedigree.family.sections import SIZES, RecipeKeys, Size
+from pedigree.family.sized import SizedRecipe
+from pedigree.family.steps import Step, StepReader
+from pedigree.family.yaml_tree import parse_tree, read_text
+
+
+@dataclass(frozen=True)
+class Family:
+    """A recipe at one size: corpora, tokenizers and steps by name, steps in an order in which they can be run."""
+
+    name: str
+    about: str
+    size: Size
+    corpora: Mapping[str, Corpus]
+    tokenizers: Mapping[str, Tokenizer]
+    steps: Mapping[str, Step]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe without problems: where it lies, the digest of its text, the size it means, the family at each size."""
+
+    path: Path
+    digest: str
+    size: Size
+    families: Mapping[Size, Family]
+
+    def family(self, size: Size | None = None) -> Family:
+        """The family at `size`, or at the size that the recipe means."""
+        return self.families[size or self.size]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        MissingInput: there is no such file.
+        ProblemsFound: everything that is wrong with it, with file, line and column.
+    """
+    problems = Problems(path.name)
+    text = read_text(path, problems)
+    tree = parse_tree(text, problems) if text is not None else None
+    problems.stop()
+    if text is None or tree is None:  # both come with a problem, so this is for the type checker
+        raise problems.error()
+    families = {size: family for size in SIZES if (family := _family(tree, size, problems)) is not None}
+    problems.stop()
+    digest = "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return Recipe(path, digest, tree.plain().get("size", "pico"), families)
+
+
+def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
+    """The family at one size. A broken top does not keep its sections from being looked at."""
+    keys = problems.fitted(RecipeKeys, tree.plain(), tree, ())
+    if keys is None and not isinstance(tree.value, dict):
+        return None
+    recipe = SizedRecipe.of(tree, size, problems)
+    corpora = corpora_of(recipe)
+    tokenizers = tokenizers_of(recipe, corpora)
+    steps = StepReader(recipe, corpora, tokenizers, keys.seed if keys is not None else 0).steps()
+    if keys is None:
+        return None
+    return Family(keys.family, keys.about, size, corpora, tokenizers, steps)

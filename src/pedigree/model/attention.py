@@ -1,0 +1,70 @@
+"""Attention: grouped heads, and the query layer of PanGu-alpha, through one scaled dot product.
+
+Every mechanism is a flag of `GroupedAttention`: rotary positions (whole or part of a head), biases one by one, norms on
+query and key heads. Projections stay separate parameters: joining them for one product measured no faster.
+
+Shapes: B = batch, T = new tokens, S = all tokens, H = heads, K = key heads, D = channels of a head, d = channels.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pedigree.errors import InternalError
+from pedigree.model.config import ModelConfig
+from pedigree.model.config_parts import GroupedAttention
+from pedigree.model.context import Context
+from pedigree.model.linear import Linear
+from pedigree.model.norm import RMSNorm
+from pedigree.model.rope import rotate
+
+
+def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, context: Context, dropout: float) -> Tensor:
+    """softmax(q k / sqrt(D)) v under the mask of the context, heads joined: [B, T, H * D]."""
+    mixed_BHTD = functional.scaled_dot_product_attention(
+        q_BTHD.transpose(1, 2),
+        k_BSKD.transpose(1, 2),
+        v_BSKD.transpose(1, 2),
+        attn_mask=context.mask_B1TS,
+        dropout_p=dropout,
+        is_causal=context.is_causal,
+        enable_gqa=k_BSKD.shape[2] != q_BTHD.shape[2],
+    )
+    return mixed_BHTD.transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention of one layer; with one key head a query head it is multi-head attention.
+
+    Args:
+        config: the decoder's.
+        layer: number of the layer, the key of its cache.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        a = config.attention
+        if not isinstance(a, GroupedAttention):
+            raise InternalError("Grouped attention was asked to be latent", got=a.kind)
+        wide, narrow, d = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, config.d_model
+        self.layer, self.head_dim, self.dropout = layer, a.head_dim, config.dropout
+        self.q = Linear(d, wide, bias=a.q_bias)
+        self.k = Linear(d, narrow, bias=a.k_bias)
+        self.v = Linear(d, narrow, bias=a.v_bias)
+        self.o = Linear(wide, d, bias=a.o_bias)
+        self.q_norm = RMSNorm(a.head_dim, config.norm.eps) if a.q_norm else None
+        self.k_norm = RMSNorm(a.head_dim, config.norm.eps) if a.k_norm else None
+
+    def forward(self, x_BTd: Tensor, context: Context, queries_BTd: Tensor | None = None) -> Tensor:
+        """The branch's output; queries come from the stream, or from `queries_BTd` in a query layer."""
+        source = x_BTd if queries_BTd is None else queries_BTd
+        q = self.q(source).unflatten(-1, (-1, self.head_dim))
+        k = self.k(x_BTd).unflatten(-1, (-1, self.head_dim))
+        v = self.v(x_BTd).unflatten(-1, (-1, self.head_dim))
+        q = rotate(q if self.q_norm is None else self.q_norm(q), context.turn)
+        k = rotate(k if self.k_norm is None else self.k_norm(k), context.turn)
+        if context.cache is not None:
+            k, v = context.cache.append(self.layer, k, v)
+        out: Tensor = self.o(attend(q, k, v, context, self.dropout if self.training else 0.0))
+        return out

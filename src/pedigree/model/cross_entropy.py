@@ -1,0 +1,92 @@
+"""Cross-entropy of a vocabulary without its logits: chunks of tokens, gradients made on the way.
+
+The logits of a chunk live only until the next one, so memory is bounded by the chunk, not by tokens * vocabulary.
+Gradients are computed in the forward pass, where the logits are at hand, unscaled and in [-1, 1]: safe for float16,
+whose loss scale arrives with the backward pass.
+
+Shapes: N = tokens, C = tokens of a chunk, V = vocabulary, d = channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pedigree.model.precision import product_type, without_autocast
+
+IGNORED = -100
+CHUNK_BYTES = {"cpu": 8 * 2**20}
+"""Float32 logits that exist at one time, by device type: a CPU is quickest with what fits its cache (docs/LOG.md)."""
+CHUNK_BYTES_ELSEWHERE = 512 * 2**20
+
+
+def chunk_tokens(vocab_size: int, device_type: str) -> int:
+    """Tokens whose logits are made together; at least 16, so that a large vocabulary still fills a product."""
+    return max(16, CHUNK_BYTES.get(device_type, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """Sum of the cross-entropies, and the unscaled gradients for states and weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x_Nd: Tensor, weight_Vd: Tensor, targets_N: Tensor, factor: Tensor) -> Tensor:
+        wants = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        dx_Nd = torch.empty_like(x_Nd) if wants else None
+        dw_Vd = torch.zeros_like(weight_Vd, dtype=torch.float32) if wants else None
+        total = torch.zeros((), dtype=torch.float32, device=x_Nd.device)
+        size = chunk_tokens(weight_Vd.shape[0], x_Nd.device.type)
+        for start in range(0, x_Nd.shape[0], size):
+            x_Cd, targets_C1 = x_Nd[start : start + size], targets_N[start : start + size, None]
+            counts_C1 = targets_C1 != IGNORED
+            safe_C1 = targets_C1.masked_fill(~counts_C1, 0)
+            logits_CV = (x_Cd @ weight_Vd.T).float()
+            aimed_C1 = logits_CV.gather(-1, safe_C1)
+            top_C1 = logits_CV.amax(-1, keepdim=True)
+            slope_CV = logits_CV.sub_(top_C1).exp_()  # in place from here on: one buffer a chunk
+            sum_C1 = slope_CV.sum(-1, keepdim=True)
+            total += ((sum_C1.log() + top_C1 - aimed_C1) * counts_C1).sum()
+            if dx_Nd is None or dw_Vd is None:
+                continue
+            slope_CV.mul_(counts_C1 / sum_C1).scatter_add_(-1, safe_C1, -counts_C1.float())
+            slope_CV = slope_CV.to(x_Nd.dtype)
+            torch.mm(slope_CV, weight_Vd, out=dx_Nd[start : start + size])
+            if dw_Vd.dtype == x_Nd.dtype:
+                dw_Vd.addmm_(slope_CV.T, x_Cd)
+            else:
+                dw_Vd += slope_CV.T @ x_Cd
+        ctx.save_for_backward(dx_Nd, dw_Vd, factor)
+        ctx.kinds = x_Nd.dtype, weight_Vd.dtype
+        return total * factor
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        dx_Nd, dw_Vd, factor = ctx.saved_tensors
+        scale = grads[0] * factor
+        x_kind, weight_kind = ctx.kinds
+        dx_Nd = (dx_Nd * scale) if dx_Nd.dtype == torch.float32 else (dx_Nd.float() * scale).to(x_kind)
+        return dx_Nd, (dw_Vd * scale).to(weight_kind), None, None
+
+
+_chunked_sum: Callable[..., Tensor] = _ChunkedSum.apply
+
+
+def count_targets(targets: Tensor) -> Tensor:
+    """Targets that count, as a float32 scalar."""
+    return (targets != IGNORED).sum().to(torch.float32)
+
+
+def cross_entropy(x_Nd: Tensor, weight_Vd: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean cross-entropy in float32 of softmax(x W^T) over the targets that are not -100; 0 where there are none.
+
+    Args:
+        x_Nd: states, normalized.
+        weight_Vd: output projection.
+        targets_N: token ids, or -100 for tokens that do not count.
+    """
+    factor = count_targets(targets_N).clamp_min(1).reciprocal()
+    kind = product_type(x_Nd)
+    with without_autocast(x_Nd):
+        return _chunked_sum(x_Nd.to(kind), weight_Vd.to(kind), targets_N, factor)

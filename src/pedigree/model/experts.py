@@ -1,0 +1,93 @@
+"""Expert weights, stacked, and their computation as grouped matrix products.
+
+`torch.nn.functional.grouped_mm` multiplies each block of rows with its own matrix. Where torch or the device has none,
+blocks are padded to the longest and multiplied as one batch. Both beat a loop over experts (docs/LOG.md).
+
+Shapes: M = rows sorted by expert, E = experts, L = longest load, d = channels, f = inner channels (F = f or 2f).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pedigree.errors import InternalError
+from pedigree.model.config_parts import Experts, FeedForward
+from pedigree.model.feed_forward import activate
+from pedigree.model.precision import product_type
+
+_HAVE_GROUPED = ("cpu", "cuda", "meta")
+_GROUPED: Callable[..., Tensor] | None = getattr(functional, "grouped_mm", None)
+
+
+def grouped_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
+    """Each block of rows times the transposed matrix of its expert: [M, o]."""
+    if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED:
+        return padded_product(x_Mi, weight_Eoi, load_E)
+    ends_E = load_E.cumsum(0).to(torch.int32)
+    if torch.compiler.is_compiling() and x_Mi.dtype != torch.bfloat16:  # the compiler knows it in bfloat16 only
+        return _uncompiled(x_Mi, weight_Eoi, ends_E)
+    return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+
+
+def _outside(x_Mi: Tensor, weight_Eoi: Tensor, ends_E: Tensor) -> Tensor:
+    if _GROUPED is None:
+        raise InternalError("A grouped product was asked of a torch that has none")
+    return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+
+
+_uncompiled: Callable[..., Tensor] = torch.compiler.disable(_outside)  # type: ignore[no-untyped-call]
+
+
+def padded_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
+    """The same through one batched product over blocks padded to the longest load."""
+    n_experts, n_rows, longest = load_E.numel(), x_Mi.shape[0], int(load_E.max())
+    numbers_E = torch.arange(n_experts, device=load_E.device)
+    expert_M = numbers_E.repeat_interleave(load_E, output_size=n_rows)
+    first_E = load_E.cumsum(0) - load_E
+    slot_M = torch.arange(n_rows, device=load_E.device) - first_E[expert_M] + expert_M * longest
+    padded = x_Mi.new_zeros(n_experts * longest, x_Mi.shape[1]).index_copy(0, slot_M, x_Mi)
+    product = torch.bmm(torch.unflatten(padded, 0, (n_experts, longest)), weight_Eoi.transpose(1, 2))
+    return product.flatten(0, 1).index_select(0, slot_M)
+
+
+class StackedExperts(nn.Module):
+    """All experts of a layer: `enter` holds gate above up (or up alone), `down` leads back.
+
+    Args:
+        width: channels of the stream.
+        part: kind and biases of the feed-forward part, which experts share.
+        experts: their number and inner width.
+    """
+
+    def __init__(self, width: int, part: FeedForward, experts: Experts) -> None:
+        super().__init__()
+        n, f = experts.n_experts, experts.d_expert
+        ways_in = 2 if part.kind == "swiglu" else 1
+        self.kind = part.kind
+        self.enter = nn.Parameter(torch.empty(n, ways_in * f, width))
+        self.down = nn.Parameter(torch.empty(n, width, f))
+        self.enter_bias = nn.Parameter(torch.zeros(n, ways_in * f)) if part.bias else None
+        self.down_bias = nn.Parameter(torch.zeros(n, width)) if part.bias else None
+
+    def forward(self, x_Md: Tensor, load_E: Tensor) -> Tensor:
+        """Answers of the experts to rows that lie sorted by expert: [M, d]."""
+        kind = product_type(x_Md)  # grouped products know no autocast
+        x_Md, enter, down = x_Md.to(kind), self.enter.to(kind), self.down.to(kind)
+        inner_MF = _shifted(grouped_product(x_Md, enter, load_E), self.enter_bias, load_E)
+        if self.kind == "swiglu":
+            gate_Mf, up_Mf = inner_MF.chunk(2, -1)
+            inner_Mf = activate(self.kind, gate_Mf) * up_Mf
+        else:
+            inner_Mf = activate(self.kind, inner_MF)
+        return _shifted(grouped_product(inner_Mf, down, load_E), self.down_bias, load_E)
+
+
+def _shifted(y_Mo: Tensor, bias_Eo: Tensor | None, load_E: Tensor) -> Tensor:
+    """Rows plus the bias of their expert."""
+    if bias_Eo is None:
+        return y_Mo
+    return y_Mo + bias_Eo.to(y_Mo.dtype).repeat_interleave(load_E, dim=0, output_size=y_Mo.shape[0])

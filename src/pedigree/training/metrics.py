@@ -1,0 +1,75 @@
+"""The numbers of a run, one line of JSON for each logged step; TensorBoard beside it where it is installed.
+
+Law  after going on from step s the file holds each logged step once, whatever happened in between: lines of steps that
+are taken again are removed first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Metrics:
+    """The file of numbers of one run.
+
+    Args:
+        directory: of the run; `metrics.jsonl` and `tensorboard/` lie there.
+        first_step: lines of this step and later ones are removed.
+        tensorboard: write TensorBoard events too, where it is installed.
+    """
+
+    def __init__(self, directory: Path, first_step: int, *, tensorboard: bool = True) -> None:
+        self.path = directory / "metrics.jsonl"
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(self.path)
+        self._stream = self.path.open("a", encoding="utf-8")
+        self._board = _board(directory / "tensorboard") if tensorboard else None
+
+    def write(self, step: int, numbers: Mapping[str, Any]) -> None:
+        """Add the numbers of a step."""
+        self._stream.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._stream.flush()
+        if self._board is not None:
+            for name, value in numbers.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
+    def rewind(self, step: int) -> None:
+        """Forget the lines of `step` and later ones: they will be taken again."""
+        self._stream.close()
+        board, self._board = self._board, None
+        # The lines of the abandoned steps stay readable beside the file.
+        rows = read_metrics(self.path)
+        with self.path.with_name("metrics.rolled-back.jsonl").open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows if row["step"] >= step)
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step), encoding="utf-8")
+        self._stream, self._board = self.path.open("a", encoding="utf-8"), board
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._stream.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of numbers; none where there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _board(directory: Path) -> Any:
+    """A TensorBoard writer, None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(directory))

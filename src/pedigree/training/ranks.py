@@ -1,0 +1,114 @@
+"""Who takes part in a run: one process, or many that torchrun started.
+
+A rank reads rows of the common window by its place on the data axis; ranks of one tensor-parallel group read the same
+rows. Sums over weights count every entry once, however often it is stored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from pedigree.errors import UsageError
+from pedigree.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run and the place of this one.
+
+    Attributes:
+        rank, world: number of this process, and how many there are.
+        data_rank, data_world: its place on the data axis, and the length of that axis.
+        mesh: devices by axis; None for one process.
+        background: a group of its own for what is written while the run goes on: its messages never mix with ours.
+    """
+
+    rank: int = 0
+    world: int = 1
+    data_rank: int = 0
+    data_world: int = 1
+    mesh: DeviceMesh | None = None
+    background: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over the ranks."""
+        return self.total(value) / self.world if self.world > 1 else value
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def largest(self, value: Tensor) -> Tensor:
+        """Largest value over the ranks."""
+        if self.world > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def share_of(self, parameters: Sequence[Tensor], device: torch.device) -> Tensor | float:
+        """For each weight, one over the number of ranks that store each of its entries."""
+        if self.world == 1:
+            return 1.0
+        shares = []
+        for parameter in parameters:
+            copies = self.world
+            if isinstance(parameter, DTensor):
+                for axis, placement in enumerate(parameter.placements):
+                    if placement.is_shard():
+                        copies //= parameter.device_mesh.size(axis)
+            shares.append(1.0 / copies)
+        return torch.tensor(shares, dtype=torch.float32, device=device)
+
+
+def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
+    """Meet the other processes, if torchrun started any.
+
+    Raises:
+        UsageError: the mesh does not fit the number of processes, or the batch not the mesh.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    mesh = config.mesh
+    if mesh.tp > 1 or mesh.ep > 1:
+        axis, size = ("tp", mesh.tp) if mesh.tp > 1 else ("ep", mesh.ep)
+        raise UsageError(
+            "this axis of the mesh is not there yet", where=f"mesh.{axis}", got=size, expected=1,
+            fix="spread the model with dp_shard",
+        )  # fmt: skip
+    data = mesh.dp_shard or world
+    if data != world:
+        raise UsageError(
+            "the mesh does not fit the number of processes", where="mesh.dp_shard", got=f"{world} processes",
+            expected=f"{data}", fix=f"torchrun --nproc-per-node {data}",
+        )  # fmt: skip
+    share = config.batch_sequences // config.accumulation
+    if share % data:
+        raise UsageError(
+            "the sequences of a step cannot be dealt evenly to the ranks", where="batch_sequences",
+            got=f"{share} in each of {config.accumulation} parts", expected=f"a multiple of {data}",
+        )  # fmt: skip
+    if world == 1:
+        return Ranks()
+    if not dist.is_initialized():
+        dist.init_process_group(dist.get_default_backend_for_device(device))
+    axes = init_device_mesh(device.type, (data,), mesh_dim_names=("dp_shard",))
+    background = dist.new_group(backend="gloo")
+    return Ranks(rank=rank, world=world, data_rank=rank, data_world=data, mesh=axes, background=background)

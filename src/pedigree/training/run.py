@@ -1,0 +1,479 @@
+"""A run: steps from the first or from the newest checkpoint to the token budget, under the eyes of the guard.
+
+    window of data --> forward, backward --> signals --> guard --> update | skip | roll back | stop
+                                                            \\--> metrics, recorder, checkpoint, evaluation
+
+Laws
+1. Step k and the data it reads depend on settings, seed and the decisions before it, on nothing else.
+2. What is interrupted, killed or rolled back goes on from the newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from pedigree.errors import InputError, MissingInput, OutputExists, UsageError
+from pedigree.records.recorder import Recorder
+from pedigree.training.batches import open_batches
+from pedigree.training.checkpoint import Checkpoints, Saved, check_same
+from pedigree.training.config import TrainingConfig
+from pedigree.training.device import matmul_rate
+from pedigree.training.evaluation import Score, arithmetic_accuracy, bits_per_byte, held_out_texts
+from pedigree.training.guard import Decision, Signals, Verdict
+from pedigree.training.guard_rules import make_guard
+from pedigree.training.interface import Trainable
+from pedigree.training.interruption import Interruption, noticed
+from pedigree.training.metrics import Metrics
+from pedigree.training.optimizer import Optimizers
+from pedigree.training.parallel import prepare
+from pedigree.training.ranks import join_ranks
+from pedigree.training.schedule import rate_share
+from pedigree.training.shards import Vocabulary
+from pedigree.training.step import Stepper
+
+Outcome = Literal["finished", "interrupted", "stopped"]
+Start = Literal["auto", "resume", "fresh"]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the run must know of a model beside its weights.
+
+    Attributes:
+        config: everything that makes the model what it is, plain JSON; a checkpoint remembers it.
+        vocab_size: ids that the model knows.
+        n_positions: longest sequence; None where there is no limit.
+        operations_per_token: of a training step, two for each multiplication; 0 where unknown.
+    """
+
+    config: dict[str, Any]
+    vocab_size: int
+    n_positions: int | None = None
+    operations_per_token: float = 0.0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life of a run.
+
+    Attributes:
+        tokens_per_second: since the last one.
+        utilization: share of the measured rate of matrix products; None where the work of a token is unknown.
+        seconds_left: at this speed.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    grad_norm: float
+    tokens_per_second: float
+    utilization: float | None
+    seconds_left: float
+
+
+@dataclass
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        loss: mean cross entropy of the last steps, nats per token.
+        scores, arithmetic: the last evaluation.
+        first_step: where this process began.
+        checkpoint: the newest state.
+    """
+
+    outcome: Outcome
+    step: int
+    tokens: int
+    loss: float
+    first_step: int
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    utilization: float | None = None
+    scores: list[Score] = field(default_factory=list)
+    arithmetic: dict[str, float] = field(default_factory=dict)
+    decisions: list[Decision] = field(default_factory=list)
+    checkpoint: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as plain JSON values."""
+        values = asdict(self)
+        values["decisions"] = [decision.to_dict() for decision in self.decisions]
+        values["checkpoint"] = str(self.checkpoint) if self.checkpoint else None
+        return values
+
+
+@dataclass
+class _Place:
+    """Where a run stands: steps done, the next window, windows that are not read (first, last)."""
+
+    step: int = 0
+    window: int = 0
+    dropped: list[tuple[int, int]] = field(default_factory=list)
+
+    def past_dropped(self) -> int:
+        """The next window that may be read."""
+        window = self.window
+        for first, last in sorted(self.dropped):
+            if first <= window <= last:
+                window = last + 1
+        return window
+
+
+def check_fit(config: TrainingConfig, facts: ModelFacts, vocabulary: Vocabulary) -> None:
+    """Make sure that model, tokenizer and settings belong together.
+
+    Raises:
+        UsageError: the tokenizer knows more ids than the model, or sequences are longer than its context.
+    """
+    if vocabulary.size > facts.vocab_size:
+        raise UsageError(
+            "the tokenizer knows ids that the model does not", where="vocab_size", got=f"{vocabulary.size} ids",
+            expected=f"at most {facts.vocab_size}", fix=f"vocab_size: {vocabulary.size} in the model, or its tokenizer",
+        )  # fmt: skip
+    if facts.n_positions is not None and config.sequence_length > facts.n_positions:
+        raise UsageError(
+            "the sequences are longer than the context of the model", where="sequence_length",
+            got=config.sequence_length, expected=f"at most {facts.n_positions}",
+        )  # fmt: skip
+
+
+def check_disk(model: nn.Module, config: TrainingConfig, output: Path) -> None:
+    """Make sure that the checkpoints fit on the disk.
+
+    Raises:
+        InputError: they do not.
+    """
+    # Weights and two moments in float32, one checkpoint more than is kept while it is written, and the final weights.
+    n_weights = sum(parameter.numel() for parameter in model.parameters())
+    wanted = 12 * n_weights * (config.checkpoint.keep + 1) + 4 * n_weights
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if wanted > free:
+        raise InputError(
+            "the disk is too small for the checkpoints of this run", where=str(output), got=f"{free:,} bytes free",
+            expected=f"{wanted:,} bytes", fix="checkpoint.keep: 1, or another disk",
+        )  # fmt: skip
+
+
+class Run:
+    """One run in one process.
+
+    Args:
+        model: a fresh or loaded model with whole weights.
+        facts: what the run must know of it.
+        config: settings.
+        vocabulary: its tokenizer.
+        output: directory of the run: checkpoints, metrics.
+        cache: directory of tokenized corpora.
+        recorder: who is told.
+        device: where to train.
+        progress: called with each sign of life.
+
+    Raises:
+        UsageError, InputError: something does not fit, is missing or malformed; before any step is taken.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        facts: ModelFacts,
+        config: TrainingConfig,
+        vocabulary: Vocabulary,
+        *,
+        output: Path,
+        cache: Path,
+        recorder: Recorder,
+        device: torch.device,
+        progress: Callable[[Beat], None] | None = None,
+    ) -> None:
+        check_fit(config, facts, vocabulary)
+        check_disk(model, config, output)
+        self.config, self.facts, self.vocabulary, self.output = config, facts, vocabulary, output
+        self.guard = make_guard(config.guard)
+        self.ranks = join_ranks(config, device)
+        if self.ranks.is_first:
+            open_batches(config, vocabulary, cache)
+        self.ranks.wait()  # the others find the tokens in the cache
+        self.batches = open_batches(config, vocabulary, cache)
+        self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
+        self._forward = prepare(model, config, device, self.ranks)
+        self.model = cast(Trainable, model)
+        self.optimizers = Optimizers(self.model, config.optimizer)
+        self.stepper = Stepper(self.model, self.optimizers, config, device, self.ranks, self._forward)
+        self.checkpoints = Checkpoints(output / "checkpoints", self.ranks, config.checkpoint.keep)
+        self._device, self._recorder = device, recorder
+        self._progress = progress
+        self._place = _Place()
+        self._decisions: list[Decision] = []
+        self._recent: list[float] = []
+        self._rate = 0.0
+
+    # -- from start to end --------------------------------------------------------------------------------------------
+
+    def start(self, how: Start = "auto") -> int:
+        """Go to the newest whole checkpoint, or to step 0; the step where the run will begin.
+
+        Args:
+            how: `auto` goes on where there is a checkpoint, `resume` demands one, `fresh` removes what is there.
+
+        Raises:
+            MissingInput: nothing to resume from.
+            UsageError: the checkpoint belongs to another model or other settings.
+            OutputExists: checkpoints are there and none is whole.
+        """
+        if how == "fresh":
+            self.checkpoints.clear()
+        saved = self.checkpoints.whole()
+        if how == "resume" and not saved:
+            raise MissingInput("there is no whole checkpoint to resume from", where=str(self.checkpoints.directory))
+        if not saved and any(self.checkpoints.directory.glob("step-*")):
+            raise OutputExists(
+                "checkpoints are there, and none is whole", where=str(self.checkpoints.directory),
+                fix="--fresh to begin anew",
+            )  # fmt: skip
+        if saved:
+            check_same(saved[-1].state["settings"], self._settings(), where=saved[-1].path)
+            self._go_to(saved[-1])
+        return self._place.step
+
+    def work(self) -> Summary:
+        """Take the steps that are left; ends early when interrupted or stopped by the guard."""
+        begin, first = time.monotonic(), self._place.step
+        self._rate = matmul_rate(self._device, self.config.precision) if self.facts.operations_per_token else 0.0
+        self._recorder.run_start(self._start_facts())
+        metrics = Metrics(self.output, first) if self.ranks.is_first else None
+        outcome: Outcome = "finished"
+        clock = _Clock(self.config.tokens_per_step)
+        if first == 0:
+            self._save()
+        with noticed() as interruption:
+            while self._place.step < self.config.steps:
+                if self._is_asked(interruption):
+                    outcome = "interrupted"
+                    break
+                if not self._step(metrics, clock):
+                    outcome = "stopped"
+                    break
+            last = self._save() if outcome != "stopped" else None
+            self.checkpoints.finish()
+        scores, sums = self.evaluate() if outcome == "finished" else ([], {})
+        if metrics is not None:
+            metrics.close()
+        summary = Summary(
+            outcome=outcome, step=self._place.step, tokens=self._place.step * self.config.tokens_per_step,
+            loss=sum(self._recent) / max(1, len(self._recent)), first_step=first, seconds=time.monotonic() - begin,
+            tokens_per_second=clock.rate(), utilization=self._utilization(clock.rate()), scores=scores, arithmetic=sums,
+            decisions=self._decisions, checkpoint=last,
+        )  # fmt: skip
+        self._recorder.run_end(summary.to_dict())
+        return summary
+
+    def _is_asked(self, interruption: Interruption) -> bool:
+        """Whether any rank was interrupted; all ranks agree."""
+        if self.ranks.world == 1:
+            return interruption.asked
+        return bool(self.ranks.largest(torch.tensor(float(interruption.asked), device=self._device)))
+
+    # -- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, metrics: Metrics | None, clock: _Clock) -> bool:
+        """Take one step; False when the guard stops the run."""
+        config, place = self.config, self._place
+        clock.start()
+        step, window = place.step, place.past_dropped()
+        batch = self.batches.window(window).part(self.ranks.data_rank, self.ranks.data_world)
+        signals = self.stepper.measure(batch, step, window, self._update_ratio)
+        self._update_ratio = None
+        verdict = self.guard.judge(signals)
+        share = rate_share(config, (step + 1) * config.tokens_per_step) * self.guard.rate_factor(step)
+        if verdict.action in ("apply", "clip", "lower-rate"):
+            measured = step % config.guard.update_every == 0
+            before = self.stepper.copy_weights() if measured else None
+            self.stepper.apply(signals, share, verdict.clip_to)
+            if before is not None:
+                self._update_ratio = self.stepper.update_ratio(before)
+            self._recent = [*self._recent[-19:], signals.cross_entropy]
+        else:
+            self.stepper.skip(signals)
+        clock.stop()
+        place.step, place.window = step + 1, window + 1
+        self._note(verdict, signals)
+        if verdict.action == "stop":
+            return False
+        self._write(metrics, clock, signals, verdict, share)
+        if verdict.action == "roll-back":
+            self._roll_back(verdict, metrics)
+        else:
+            self._after(metrics)
+        return True
+
+    _update_ratio: float | None = None
+
+    def _write(self, metrics: Metrics | None, clock: _Clock, signals: Signals, verdict: Verdict, share: float) -> None:
+        step, config = self._place.step, self.config
+        if step % config.log_every and step != config.steps and verdict.action == "apply":
+            return
+        rate = clock.rate()
+        tokens = step * config.tokens_per_step
+        beat = Beat(
+            step, config.steps, tokens, signals.cross_entropy, signals.grad_norm, rate, self._utilization(rate),
+            (config.steps - step) * config.tokens_per_step / rate if rate else 0.0,
+        )  # fmt: skip
+        if metrics is not None:
+            metrics.write(
+                signals.step,
+                {
+                    "window": signals.window, "tokens": tokens, "loss": signals.loss,
+                    "cross_entropy": signals.cross_entropy, "grad_norm": signals.grad_norm, "rate": share,
+                    "scale": signals.scale, "action": verdict.action, "tokens_per_second": round(rate, 1),
+                    "utilization": beat.utilization,
+                },
+            )  # fmt: skip
+        if self._progress is not None:
+            self._progress(beat)
+
+    def _after(self, metrics: Metrics | None) -> None:
+        """Checkpoint and evaluation, where they are due."""
+        step, config = self._place.step, self.config
+        if config.checkpoint.every and step % config.checkpoint.every == 0 and step < config.steps:
+            self._save()
+        if config.evaluation.every and step % config.evaluation.every == 0 and step < config.steps:
+            scores, sums = self.evaluate()
+            if metrics is not None:
+                numbers = {f"bits_per_byte/{score.domain}": score.bits_per_byte for score in scores}
+                metrics.write(step - 1, {**numbers, **{f"arithmetic/{name}": v for name, v in sums.items()}})
+
+    def _utilization(self, tokens_per_second: float) -> float | None:
+        if not self._rate or not tokens_per_second:
+            return None
+        return self.facts.operations_per_token * tokens_per_second / (self._rate * self.ranks.world)
+
+    # -- the guard's decisions ----------------------------------------------------------------------------------------
+
+    def _note(self, verdict: Verdict, signals: Signals) -> None:
+        """Keep and tell every decision; a skipped step names the data that it read."""
+        for decision in verdict.decisions:
+            if decision.action == "skip-step" and verdict.action == "skip-step":
+                named = self.batches.named(signals.window)
+                decision.dropped.update({"windows": [signals.window, signals.window], "named": named})
+            self._decisions.append(decision)
+            if decision.action != "roll-back":
+                self._recorder.decision(decision.to_dict())
+
+    def _roll_back(self, verdict: Verdict, metrics: Metrics | None) -> None:
+        """Return to the newest checkpoint well before the first anomaly, and drop the data around it."""
+        decision = verdict.deciding
+        if decision is None or decision.first is None:
+            return
+        margin = self.config.guard.rewind_margin
+        first_step, first_window = decision.first
+        self.checkpoints.finish()
+        whole = self.checkpoints.whole()
+        healthy = [saved for saved in whole if saved.step <= max(0, first_step - margin)]
+        back_to = healthy[-1] if healthy else whole[0]
+        # The bad stretch may go on behind the step that gave it away: look further ahead every time.
+        ahead = margin * (2 ** (self.guard.rollbacks - 1))
+        span = (max(0, first_window - margin), decision.window + ahead)
+        dropped = [*self._place.dropped, span]
+        named = {n: self.batches.named(n) for n in range(first_window, decision.window + 1)}
+        decision.dropped.update({"windows": list(span), "back_to_step": back_to.step, "named": named})
+        self._go_to(back_to, after_rollback=True)
+        self._place.dropped = dropped
+        self.checkpoints.forget_after(back_to.step)
+        if metrics is not None:
+            metrics.rewind(back_to.step)
+        self._recorder.decision(decision.to_dict())
+        self._save()  # so that a crash does not forget what was dropped
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint must agree with."""
+        sources = [corpus.digest for corpus in self.batches.corpora]
+        decisive = self.config.decisive()
+        for source in decisive["sources"]:
+            source.pop("path")  # the digest of the tokens says what it was; where it lies may change
+        return {
+            "training": decisive, "model": self.facts.config, "tokenizer": self.vocabulary.digest, "corpora": sources
+        }  # fmt: skip
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything in the state that is a tensor, not copied."""
+        model = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        return model | {f"optimizer.{name}": value for name, value in self.optimizers.tensors().items()}
+
+    def _save(self) -> Path:
+        place = self._place
+        state = {
+            "step": place.step, "window": place.window, "dropped": [list(span) for span in place.dropped],
+            "tokens": place.step * self.config.tokens_per_step, "guard": self.guard.state(),
+            "scaler": self.stepper.scaler.state(), "update_ratio": self._update_ratio, "recent": self._recent,
+            "settings": self._settings(),
+        }  # fmt: skip
+        path = self.checkpoints.save(self._tensors(), state)
+        self._recorder.checkpoint({"step": place.step, "tokens": state["tokens"], "path": str(path)})
+        return path
+
+    def _go_to(self, saved: Saved, *, after_rollback: bool = False) -> None:
+        self.checkpoints.load(saved, self._tensors())
+        state = saved.state
+        self._place = _Place(saved.step, int(state["window"]), [(int(a), int(b)) for a, b in state["dropped"]])
+        self.guard.load(state["guard"], keep_count=after_rollback)
+        self.stepper.scaler.load(state["scaler"])
+        self._update_ratio, self._recent = state["update_ratio"], list(state["recent"])
+
+    def _start_facts(self) -> dict[str, Any]:
+        return {
+            "name": self.config.name, "step": self._place.step, "steps": self.config.steps,
+            "digest": self.config.digest(), "settings": self._settings(), "device": str(self._device),
+            "ranks": self.ranks.world, "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "corpora": [
+                {"source": c.source.model_dump(mode="json"), "digest": c.digest, "tokens": len(c.train.ids)}
+                for c in self.batches.corpora
+            ],
+        }  # fmt: skip
+
+    def evaluate(self) -> tuple[list[Score], dict[str, float]]:
+        """Bits per byte of every domain that has held-out text, and the share of sums that are right."""
+        self.model.train(False)
+        scores = [bits_per_byte(self.model, t, self.config, self.vocabulary, self._device) for t in self.texts]
+        sums: dict[str, float] = {}
+        if self.config.evaluation.arithmetic:
+            sums = arithmetic_accuracy(self.model, self.config, self.vocabulary, self._device)
+        self.model.train()
+        return scores, sums
+
+
+class _Clock:
+    """Tokens per second of the last steps, without checkpoints and evaluations."""
+
+    _kept = 50
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._seconds: list[float] = []
+        self._begin = math.nan
+
+    def start(self) -> None:
+        """A step begins."""
+        self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """A step is done."""
+        self._seconds = [*self._seconds[-self._kept :], time.perf_counter() - self._begin]
+
+    def rate(self) -> float:
+        """Tokens per second; the first step, which warms up, does not count where there are others."""
+        counted = self._seconds[1:] or self._seconds
+        return self._tokens * len(counted) / sum(counted) if counted else 0.0
