@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from pedigree.family.steps import Step
     from pedigree.records.training_run import StepResult
     from pedigree.training.config import TrainingConfig
+    from pedigree.training.progress import Beat, Summary
     from pedigree.training.ranks import Ranks
-    from pedigree.training.run import Beat, Run, Start, Summary
+    from pedigree.training.run import Run, Start
 
 TOKENIZER_TEXT = 20_000_000  # characters of each corpus that a tokenizer is trained on
 MODEL = "model"  # folder of the finished weights in the folder of a step
@@ -150,7 +151,8 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     from pedigree.model.sizes import operations
     from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.training.device import find_device
-    from pedigree.training.run import ModelFacts, Run
+    from pedigree.training.fit import ModelFacts
+    from pedigree.training.run import Run
     from pedigree.training.shards import Vocabulary
     from pedigree.training.weights_file import WEIGHTS, load_weights
 
