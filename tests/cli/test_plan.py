@@ -108,7 +108,7 @@ def test_the_record_and_the_tables_are_contracts(
     monkeypatch.chdir(ROOT)
     found = record(pedigree("plan", "recipes/quickstart.yaml", "--json"))
     (step,) = found["result"]["steps"]
-    assert step.pop("config")["d_model"] == 64
+    assert step.pop("config")["d_model"] == 96
     assert step.pop("training")["sequence_length"] == 128
     for place in (step, found["producer"], found["inputs"]["recipe"]):
         place.update({key: "..." for key in ("digest", "version") if key in place})
@@ -132,6 +132,16 @@ def test_planning_a_trillion_parameters_takes_no_torch_and_little_memory() -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stderr.splitlines()[-1] == "0 [] True", done.stderr
+
+
+def test_the_examples_of_the_help_work(pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pedigree.cli import plan
+
+    monkeypatch.chdir(ROOT)
+    examples = re.findall(r"^ *pedigree (plan recipes.*)$", plan.plan.__doc__ or "", re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        assert pedigree(*example.split()).code == 0, example
 
 
 def test_words_are_those_of_the_family() -> None:

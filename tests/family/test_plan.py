@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from source_tree import run_python
 from tests.family.recipe_examples import GOOD, read
 
 from pedigree.errors import ProblemsFound, UsageError
@@ -64,6 +65,16 @@ def test_the_steps_of_a_run_have_the_shape_of_the_last_one() -> None:
 
     for name, last, full in (("pangu-ultra", "long-128k", "pangu-ultra-135b"), ("llama", "llama-3-8b", "llama-3-8b")):
         assert read_recipe(ROOT / "recipes" / f"{name}.yaml").family("real").steps[last].model == member(full)
+
+
+def test_what_a_plan_imports_stays_without_tensors() -> None:
+    names = ["config", "config_parts", "members", "sizes"]
+    modules = [f"pedigree.model.{name}" for name in names] + ["pedigree.training.config", "pedigree.family.plan"]
+    done = run_python(
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        "print([name for name in ('torch', 'numpy', 'tokenizers') if name in sys.modules])\n"
+    )
+    assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

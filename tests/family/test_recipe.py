@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import get_args
@@ -11,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.family.recipe_examples import GOOD, problems, read
 
-from pedigree.errors import ProblemsFound
+from pedigree.errors import PedigreeError, ProblemsFound
+from pedigree.family.plan import PlanOptions, plan_recipe
 from pedigree.family.recipe import read_recipe
-from pedigree.family.sections import TokenizerKeys, TokenizerKind
+from pedigree.family.sections import SIZES, TokenizerKeys, TokenizerKind
 from pedigree.model.members import member, pico
 
 
@@ -91,8 +93,7 @@ def digests(text: str, folder: Path) -> dict[str, str]:
 
 
 def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> None:
-    training = pytest.importorskip("pedigree.tokenizers.training", reason="tokenizers cannot be trained yet")
-    from pedigree.tokenizers import word_patterns
+    from pedigree.tokenizers import training, word_patterns
 
     assert get_args(TokenizerKind) == (*training.KINDS, "file")
     assert get_args(TokenizerKeys.model_fields["pattern"].annotation) == tuple(word_patterns.PATTERNS)
@@ -349,12 +350,40 @@ def test_many_problems_are_cut_and_counted(tmp_path: Path) -> None:
     assert (len(caught.value.problems), caught.value.total) == (50, 200)
 
 
-WORDS = ["{}", "[]", "null", "-1", "1e400", "x", "'", "at", "kind", "member", "from", "&a", "*a", ": ", "\n  ", "base"]
+@pytest.mark.parametrize(("key", "most"), [("n_layers: 10001", 10_000), ("mtp: {depth: 65}", 64)])
+def test_counts_that_would_take_for_ever_are_refused(tmp_path: Path, key: str, most: int) -> None:
+    (only,) = problems(GOOD.replace("moe-72b}", f"moe-72b, {key}}}"), tmp_path)
+    assert (only.what, only.expected) == ("no model has so many", f"at most {most}")
+
+
+WORDS = [
+    "9007199254740991",
+    "1e15",
+    "10_000",
+    "0",
+    "3",
+    "{}",
+    "[]",
+    "null",
+    "-1",
+    "1e400",
+    "x",
+    "'",
+    "at",
+    "kind",
+    "member",
+    "from",
+    "&a",
+    "*a",
+    ": ",
+    "\n  ",
+    "base",
+]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), strokes=st.integers(1, 6))
-def test_a_damaged_recipe_is_read_or_refused_in_our_words(tmp_path: Path, seed: int, strokes: int) -> None:
+def test_a_damaged_recipe_is_planned_or_refused_in_our_words(tmp_path: Path, seed: int, strokes: int) -> None:
     chance = random.Random(seed)
     text = GOOD
     for _ in range(strokes):
@@ -364,6 +393,10 @@ def test_a_damaged_recipe_is_read_or_refused_in_our_words(tmp_path: Path, seed: 
     path = tmp_path / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
     try:
-        read_recipe(path)
+        recipe = read_recipe(path)
     except ProblemsFound as error:
         assert all(problem.where and problem.where.startswith("recipe.yaml:") for problem in error.problems)  # noqa: PT017
+        return
+    for size in SIZES:
+        with contextlib.suppress(PedigreeError):
+            assert plan_recipe(recipe, PlanOptions(size=size)).to_json()

@@ -94,6 +94,8 @@ def test_each_value_and_key_knows_its_place() -> None:
         ("? [a]\n: 1\n", ["1:3 a key must be a word"]),
         ("a: .inf\n", ["1:4 numbers must be finite"]),
         ("a: 1e999\n", ["1:4 numbers must be finite"]),
+        ("a: 9007199254740992\n", ["1:4 this number is too large"]),
+        ("a: 0xfffffffffffffff\n", ["1:4 this number is too large"]),
         ("a: " + "9" * 5000 + "\n", ["1:4 this number has too many digits"]),
         ("", ["1:1 the file is empty"]),
         ("# nothing\n", ["1:1 the file is empty"]),

@@ -124,5 +124,5 @@ def test_depth_growth_keeps_its_direction_at_pico_size() -> None:
 
 
 def test_a_pico_width_that_divides_badly_is_refused() -> None:
-    with pytest.raises(UsageError, match="multiple of 32"):
+    with pytest.raises(UsageError, match="multiple of 16"):
         pico(member("llama-2-7b"), 50)

@@ -248,3 +248,23 @@ def test_equal_configs_build_equal_names_and_shapes() -> None:
     second = ModelConfig.from_json(first.to_json())
     shapes = [{k: v.shape for k, v in Decoder(c).state_dict().items()} for c in (first, second)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of the tracer, about itself
+@pytest.mark.parametrize("name", ["llama-3-8b-pico", "pangu-ultra-moe-718b-pico"])
+def test_compiled_blocks_compute_the_same(name: str) -> None:
+    model = decoder(name)
+    ids = tokens(model, 2, 17)
+
+    def run() -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        out = model(ids[:, :-1], targets_BT=ids[:, 1:])
+        out.loss.backward()
+        return out.loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    loss, gradients = run()
+    for block in model.blocks():
+        block.compile(backend="aot_eager", dynamic=False)
+    again, compiled = run()
+    assert again == pytest.approx(loss, rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients, compiled, strict=True))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pedigree.errors import UsageError
+from pedigree.model.decoder import Decoder
 from pedigree.model.members import member
 from pedigree.model.sizes import cache_bytes, matrix_parameters, operations, parameters
 
@@ -108,3 +111,53 @@ def test_attention_cost_grows_with_the_context_and_the_rest_does_not() -> None:
 def test_cache_bytes_per_token_are_the_worked_examples(name: str, expected: int) -> None:
     assert cache_bytes(member(name)) == expected
     assert cache_bytes(member(name), tokens=10, bytes_per_number=4) == 20 * expected
+
+
+def _grouped(rows: tuple[int, int], weights: tuple[int, int, int], *_args: object, **_options: object) -> int:
+    """Operations of a grouped product: each row meets one matrix."""
+    return 2 * rows[0] * rows[1] * weights[-1]
+
+
+def counted(model: Decoder, n_tokens: int, *, train: bool) -> float:
+    """Operations per token that torch counts in a pass over one sequence, on the meta device."""
+    ids = torch.zeros(1, n_tokens, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: _grouped}) as counter:
+        if train:
+            model(ids, targets_BT=ids).loss.backward()
+        else:
+            with torch.no_grad():
+                model(ids, return_logits=True)
+    return counter.get_total_flops() / n_tokens
+
+
+def at_true_size(name: str) -> Decoder:
+    with torch.device("meta"):
+        return Decoder(member(name)).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pangu-alpha-13b",
+        "dense-135b-v2",
+        "pangu-ultra-135b",
+        "pangu-pro-moe-72b",
+        "pangu-ultra-moe-718b",
+        "mixtral-8x7b",
+    ],
+)
+def test_a_forward_pass_at_true_size_counts_the_same_operations_and_allocates_nothing(name: str) -> None:
+    n_tokens, config = 256, member(name)
+    a, e = config.attention, config.experts
+    # torch counts attention without the mask, twice the causal average, and values as wide as they are computed.
+    per_layer = 2 * n_tokens * a.n_heads * (a.qk_dim + max(a.qk_dim, a.v_dim))
+    # In no formula: the weighted sum of the answers of the chosen experts.
+    weighing = 0 if e is None else 2 * config.n_sparse * e.top_k * config.d_model
+    expected = operations(config, n_tokens).matrices + config.n_layers * per_layer + weighing
+    assert counted(at_true_size(name), n_tokens, train=False) == expected
+
+
+def test_training_costs_three_forward_passes() -> None:
+    """Nothing is computed twice, the chunked loss included."""
+    cost = operations(member("llama-3-8b"), 256)
+    assert counted(at_true_size("llama-3-8b"), 256, train=True) == 3 * (cost.matrices + 2 * cost.attention)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,76 +23,67 @@ SIZE_WORDS = ("pico", "real")
 RECOMPUTE_WORDS = ("none", "selective", "full")
 
 
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", metavar="NAME", help="Plan this step only; may be given again.", envvar="PEDIGREE_ONLY",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+
+
+def _compute(metavar: str, words: str, variable: str) -> Any:
+    """An option of the group Compute."""
+    return typer.Option(
+        metavar=metavar, help=words, envvar=f"PEDIGREE_{variable}", rich_help_panel=COMPUTE, show_default=False
+    )
+
+
+MeshOption = Annotated[str | None, _compute("AXES", "dp=..,tp=..,ep=..,pp=..; also vpp, zero, noop, micro.", "MESH")]
+DeviceOption = Annotated[
+    str | None, _compute("NAME", "ascend-910a, ascend-910b, a100-80gb, h100, h200; cpu is measured.", "DEVICE")
+]
+RateOption = Annotated[
+    float | None, _compute("RATE", "Peak operations per second of a device, such as 989e12.", "PEAK_FLOPS")
+]
+MemoryOption = Annotated[str | None, _compute("SIZE", "Memory of a device, such as 80GB.", "MEMORY")]
+ShareOption = Annotated[
+    float | None, _compute("SHARE", "Share of the peak that training reaches, such as 0.4.", "EFFICIENCY")
+]
+RecomputeOption = Annotated[
+    str | None, _compute("WORD", "Activations computed again: none, selective or full.", "RECOMPUTE")
+]
+
+
 def plan(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, one family.", show_default=False)],
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Plan this step only; may be given again.", envvar="PEDIGREE_ONLY",
-            rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
-            rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
+    only: OnlyOption = None,
+    size: SizeOption = None,
     json: JsonOption = False,
     color: ColorOption = None,
-    mesh: Annotated[
-        str | None,
-        typer.Option(
-            metavar="AXES", help="dp=..,tp=..,ep=..,pp=..; also vpp, zero, noop, micro.", envvar="PEDIGREE_MESH",
-            rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="ascend-910a, ascend-910b, a100-80gb, h100, h200; cpu is measured.",
-            envvar="PEDIGREE_DEVICE", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    peak_flops: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE", help="Peak operations per second of a device, such as 989e12.",
-            envvar="PEDIGREE_PEAK_FLOPS", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="Memory of a device, such as 80GB.", envvar="PEDIGREE_MEMORY",
-            rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    efficiency: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SHARE", help="Share of the peak that training reaches, such as 0.4.",
-            envvar="PEDIGREE_EFFICIENCY", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    recompute: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD", help="Activations computed again: none, selective or full.",
-            envvar="PEDIGREE_RECOMPUTE", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-) -> int:  # fmt: skip
+    mesh: MeshOption = None,
+    device: DeviceOption = None,
+    peak_flops: RateOption = None,
+    memory: MemoryOption = None,
+    efficiency: ShareOption = None,
+    recompute: RecomputeOption = None,
+) -> int:
     """Plan a family at its true size: parameters, operations, memory, time. Nothing is allocated.
 
     [bold]Examples[/bold]
 
     pedigree plan recipes/quickstart.yaml --device cpu
 
-    pedigree plan recipes/pangu-ultra.yaml --size real --mesh dp=128,tp=8,pp=8,noop=2,zero=1 --device ascend-910b
+    pedigree plan recipes/dense-230b.yaml --size real --mesh dp=32,tp=8,pp=12,zero=1
 
-    pedigree plan recipes/pangu-pro-moe.yaml --size real --only pangu-pro-moe --json
+    pedigree plan recipes/pangu-pro-moe.yaml --size real --only general --json
     """
     from pedigree.family.mesh import parse_mesh
     from pedigree.family.plan import PlanOptions, plan_recipe

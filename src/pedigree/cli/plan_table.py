@@ -14,7 +14,7 @@ from pedigree.report.plain_text import printable
 MAX_LINES = 25
 _LABEL = 13
 _SCALES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_OPERATIONS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+_OPERATIONS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"))
 _PARTS = {
     "embedding": "embedding", "positions": "positions", "head": "head", "attention": "attention",
     "feed_forward": "feed-forward", "experts": "experts", "shared_experts": "shared experts", "router": "router",

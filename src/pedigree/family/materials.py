@@ -26,7 +26,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer to be trained or read: its keys, and the digest of these and of its corpus."""
+    """A tokenizer to be made or read: its keys, and the digest of these and of its corpus."""
 
     name: str
     keys: TokenizerKeys

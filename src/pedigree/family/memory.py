@@ -28,7 +28,7 @@ from pedigree.model.sizes import parameters
 from pedigree.training.config import TrainingConfig
 
 Recompute = Literal["none", "selective", "full"]
-CHUNK_BYTES = 16 * 2**20  # that of pedigree.model.cross_entropy, which needs torch; a test holds them together
+CHUNK_BYTES = 512 * 2**20  # that of pedigree.model.cross_entropy, which needs torch; a test holds them together
 NOT_COUNTED = ("workspaces of kernels", "communication buffers", "fragmentation")
 
 

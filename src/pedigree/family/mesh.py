@@ -22,6 +22,7 @@ from pedigree.model.config_parts import GroupedAttention
 from pedigree.training.config import TrainingConfig
 
 KEYS = ("dp", "tp", "ep", "pp", "vpp", "zero", "noop", "micro")
+MOST = 9_999_999
 EXAMPLE = "--mesh dp=128,tp=8,pp=8"
 
 
@@ -30,14 +31,14 @@ class Mesh(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid")
 
-    dp: int = Field(default=1, ge=1)
-    tp: int = Field(default=1, ge=1)
-    ep: int = Field(default=1, ge=1)
-    pp: int = Field(default=1, ge=1)
-    vpp: int = Field(default=1, ge=1)
+    dp: int = Field(default=1, ge=1, le=MOST)
+    tp: int = Field(default=1, ge=1, le=MOST)
+    ep: int = Field(default=1, ge=1, le=MOST)
+    pp: int = Field(default=1, ge=1, le=MOST)
+    vpp: int = Field(default=1, ge=1, le=MOST)
     zero: int = Field(default=3, ge=0, le=3)
-    noop: int = Field(default=0, ge=0)
-    micro: int = Field(default=0, ge=0)
+    noop: int = Field(default=0, ge=0, le=MOST)
+    micro: int = Field(default=0, ge=0, le=MOST)
 
     @property
     def devices(self) -> int:
@@ -64,7 +65,7 @@ def parse_mesh(text: str) -> Mesh:
             raise _unreadable("this axis stands twice", part, "each axis once", EXAMPLE)
         least = 0 if key in ("zero", "noop") else 1
         if not number.isascii() or not number.isdigit() or not least <= int(number[:9]) or len(number) > 7:
-            raise _unreadable("this is not a size", part, f"a whole number from {least} to 9999999", f"{key}={least}")
+            raise _unreadable("this is not a size", part, f"a whole number from {least} to {MOST}", f"{key}={least}")
         given[key] = int(number)
     if not given:
         raise _unreadable("the mesh is empty", text, "axes and sizes", EXAMPLE)
@@ -96,8 +97,9 @@ def mesh_problems(step: str, model: ModelConfig, training: TrainingConfig, mesh:
 
     def must_divide(what: str, number: int, axis: str, by: int) -> None:
         if number % by:
-            fits = [size for size in range(1, min(number, 4 * by) + 1) if number % size == 0]
-            fix = f"{axis}=" + " or ".join(str(size) for size in sorted(fits, key=lambda size: abs(size - by))[:2])
+            near = range(max(1, min(by, number) - 4096), min(number, by + 4096) + 1)
+            fits = sorted({1, *(size for size in near if number % size == 0)}, key=lambda size: abs(size - by))
+            fix = f"{axis}=" + " or ".join(map(str, fits[:2]))
             found.append(_impossible(step, f"{what} cannot be shared out evenly", f"{number} by {axis}={by}", fix))
 
     attention, experts = model.attention, model.experts

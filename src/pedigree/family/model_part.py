@@ -18,12 +18,14 @@ from pedigree.family.overlay import IDENTITIES, overlaid
 from pedigree.family.places import Node, Path
 from pedigree.family.problems import Problems, in_our_words, nearest, one_of, shown
 from pedigree.model.config import ModelConfig
-from pedigree.model.config_parts import Experts, Part
+from pedigree.model.config_parts import Experts, MultiToken, Part
 from pedigree.model.members import PICO, member, names, pico
 
 # What a step that continues another may change: nothing that has weights or decides their shapes.
 FREE_TO_CHANGE = frozenset({"name", "assumed", "n_positions", "rope", "dropout", "init"})
 OWN_KEYS = ("member", "width")
+# Counts that a plan goes through one by one: far beyond any model, and small enough to take no time.
+LIMITS = {(ModelConfig, "n_layers"): 10_000, (MultiToken, "depth"): 64}
 
 
 def part_problems(cls: type[BaseModel], node: Node, path: Path, problems: Problems, *, whole: bool) -> int:
@@ -54,6 +56,9 @@ def part_problems(cls: type[BaseModel], node: Node, path: Path, problems: Proble
             part_problems(inner, child, at, problems, whole=whole or _names_another(child))
         else:
             _field_problems(spec, child, at, problems)
+            limit = LIMITS.get((cls, str(key)))
+            if limit is not None and isinstance(child.value, int) and child.value > limit:
+                problems.add(child.mark, "no model has so many", path=at, got=child.value, expected=f"at most {limit}")
     if whole:
         for name, spec in cls.model_fields.items():
             if spec.is_required() and name not in node.children:

@@ -14,6 +14,7 @@ from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.family.devices import Device, device
 from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory, whole_logits
 from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
+from pedigree.family.operators import operators
 from pedigree.family.problems import nearest, one_of
 from pedigree.family.recipe import Family, Recipe
 from pedigree.family.sections import Size
@@ -23,6 +24,7 @@ from pedigree.records.plan import (
     MemoryRecord,
     MeshRecord,
     OperationCount,
+    OperatorRecord,
     ParameterCount,
     Plan,
     PlanInputs,
@@ -152,6 +154,7 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
         name=step.name, kind=step.kind, digest=step.digest, about=step.about, parents=dict(step.parents),
         member=model.name, shape=shape, assumed=model.assumed, tokenizer=step.tokenizer, vocabulary=vocabulary,
         corpus=step.corpus, precision=training.precision, parameters=count, operations=cost,
+        operators=_operators(step),
         tokens=training.tokens, tokens_per_step=training.tokens_per_step, steps=training.steps,
         mesh=MeshRecord(**mesh.to_dict(), devices=mesh.devices),
         memory=_memory_record(step, counts, asked),
@@ -163,6 +166,16 @@ def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
         config=model.to_dict(), training=training.model_dump(mode="json"),
         warnings=_warnings(step, counts[asked.recompute], vocabulary, asked),
     )  # fmt: skip
+
+
+def _operators(step: Step) -> list[OperatorRecord]:
+    return [
+        OperatorRecord(
+            name=one.name, rows=one.rows, columns=one.columns, times=one.times, causal=one.causal,
+            operations=one.operations,
+        )
+        for one in operators(step.model, step.training.sequence_length)
+    ]  # fmt: skip
 
 
 _SUMS = ("total", "active", "active_without_embedding", "with_mtp", "active_experts")

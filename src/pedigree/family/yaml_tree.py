@@ -7,7 +7,7 @@ Rules, each of which becomes a problem with line and column, not an exception of
 3. A mapping holds each key once. Keys are text as written.
 4. Plain values follow the core schema of YAML 1.2, not 1.1: `true` and `false` are the only truth values (`no` is a
    word, `12:30` is text), `1e-4` is a number, `1_000_000` too. A number that is written with an exponent and is whole
-   is an integer (`13.2e12` tokens). Numbers are finite.
+   is an integer (`13.2e12` tokens). Numbers are finite, integers at most LARGEST.
 
 The events of the parser are put together here with a stack of our own, so that depth costs no recursion.
 """
@@ -32,6 +32,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
 MAX_VALUES = 20_000
 MAX_DIGITS = 400
+LARGEST = 2**53 - 1  # beyond it integers are not exact in every reader of JSON
 
 _INTEGER = re.compile(r"[-+]?\d[\d_]*")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F_]+")
@@ -214,13 +215,15 @@ class _Builder:
         if len(text) > MAX_DIGITS:
             self.problems.add(mark, "this number has too many digits", expected=f"at most {MAX_DIGITS}")
             return None
-        if _HEXADECIMAL.fullmatch(text):
-            return int(text, 16)
-        if _INTEGER.fullmatch(text):
-            return int(text.replace("_", ""))
+        if _HEXADECIMAL.fullmatch(text) or _INTEGER.fullmatch(text):
+            whole = int(text.replace("_", ""), 16 if "x" in text else 10)
+            if abs(whole) > LARGEST:
+                self.problems.add(mark, "this number is too large", got=text[:40], expected=f"at most {LARGEST}")
+                return None
+            return whole
         number = float(text.replace("_", ""))
         if not math.isfinite(number):
             self.problems.add(mark, "numbers must be finite", got=text[:40])
             return None
-        whole = "e" in text.lower() and number.is_integer() and abs(number) < 2**53
-        return int(number) if whole else number
+        is_whole = "e" in text.lower() and number.is_integer() and abs(number) <= LARGEST
+        return int(number) if is_whole else number

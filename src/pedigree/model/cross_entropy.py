@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pedigree.model.precision import product_type, without_autocast
+
 IGNORED = -100
 CHUNK_BYTES = {"cpu": 8 * 2**20}
 """Float32 logits that exist at one time, by device type: a CPU is quickest with what fits its cache (docs/LOG.md)."""
@@ -85,9 +87,6 @@ def cross_entropy(x_Nd: Tensor, weight_Vd: Tensor, targets_N: Tensor) -> Tensor:
         targets_N: token ids, or -100 for tokens that do not count.
     """
     factor = count_targets(targets_N).clamp_min(1).reciprocal()
-    if torch.is_autocast_enabled(x_Nd.device.type):
-        kind = torch.get_autocast_dtype(x_Nd.device.type)
-    else:
-        kind = x_Nd.dtype
-    with torch.autocast(x_Nd.device.type, enabled=False):
+    kind = product_type(x_Nd)
+    with without_autocast(x_Nd):
         return _chunked_sum(x_Nd.to(kind), weight_Vd.to(kind), targets_N, factor)

@@ -1,6 +1,6 @@
 """Expert weights, stacked, and their computation as grouped matrix products.
 
-`torch.nn.functional.grouped_mm` multiplies each block of rows with its own matrix. Where torch has none (before 2.10),
+`torch.nn.functional.grouped_mm` multiplies each block of rows with its own matrix. Where torch or the device has none,
 blocks are padded to the longest and multiplied as one batch. Both beat a loop over experts (docs/LOG.md).
 
 Shapes: M = rows sorted by expert, E = experts, L = longest load, d = channels, f = inner channels (F = f or 2f).
@@ -14,17 +14,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pedigree.errors import InternalError
 from pedigree.model.config_parts import Experts, FeedForward
 from pedigree.model.feed_forward import activate
+from pedigree.model.precision import product_type
 
+_HAVE_GROUPED = ("cpu", "cuda", "meta")
 _GROUPED: Callable[..., Tensor] | None = getattr(functional, "grouped_mm", None)
 
 
 def grouped_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """Each block of rows times the transposed matrix of its expert: [M, o]."""
-    if _GROUPED is None:
+    if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED:
         return padded_product(x_Mi, weight_Eoi, load_E)
-    return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=load_E.cumsum(0).to(torch.int32))
+    ends_E = load_E.cumsum(0).to(torch.int32)
+    if torch.compiler.is_compiling() and x_Mi.dtype != torch.bfloat16:  # the compiler knows it in bfloat16 only
+        return _uncompiled(x_Mi, weight_Eoi, ends_E)
+    return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+
+
+def _outside(x_Mi: Tensor, weight_Eoi: Tensor, ends_E: Tensor) -> Tensor:
+    if _GROUPED is None:
+        raise InternalError("A grouped product was asked of a torch that has none")
+    return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+
+
+_uncompiled: Callable[..., Tensor] = torch.compiler.disable(_outside)  # type: ignore[no-untyped-call]
 
 
 def padded_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
@@ -60,11 +75,8 @@ class StackedExperts(nn.Module):
 
     def forward(self, x_Md: Tensor, load_E: Tensor) -> Tensor:
         """Answers of the experts to rows that lie sorted by expert: [M, d]."""
-        if torch.is_autocast_enabled(x_Md.device.type):  # grouped products know no autocast
-            kind = torch.get_autocast_dtype(x_Md.device.type)
-            x_Md, enter, down = x_Md.to(kind), self.enter.to(kind), self.down.to(kind)
-        else:
-            enter, down = self.enter, self.down
+        kind = product_type(x_Md)  # grouped products know no autocast
+        x_Md, enter, down = x_Md.to(kind), self.enter.to(kind), self.down.to(kind)
         inner_MF = _shifted(grouped_product(x_Md, enter, load_E), self.enter_bias, load_E)
         if self.kind == "swiglu":
             gate_Mf, up_Mf = inner_MF.chunk(2, -1)

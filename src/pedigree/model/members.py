@@ -19,7 +19,7 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import Experts, GroupedAttention, LatentAttention
 
 PICO = "-pico"
-PICO_WIDTH = 64
+PICO_WIDTH = 64  # or the next width that the query heads of a key head divide
 _HEAD = 16  # channels of a pico head, where the ratio of heads allows
 _EXPERTS = 16  # experts of a pico member at most
 _GROUPS = 4  # groups of a pico member at most
@@ -246,7 +246,7 @@ def member(name: str) -> ModelConfig:
 
 def pico(
     config: ModelConfig,
-    width: int = PICO_WIDTH,
+    width: int | None = None,
     *,
     n_layers: int | None = None,
     vocab_size: int | None = None,
@@ -260,17 +260,18 @@ def pico(
 
     Args:
         config: the member.
-        width: channels of the stream, a multiple of 32.
+        width: channels of the stream, a multiple of 16; None: 64, or the next that the heads divide.
         n_layers: depth, where the dial's is not wanted; so for the other two.
         vocab_size: vocabulary.
         n_positions: context length.
 
     Raises:
-        UsageError: the width is not a positive multiple of 32.
+        UsageError: the width is not a positive multiple of 16.
     """
-    if width <= 0 or width % 32:
+    width = _default_width(config) if width is None else width
+    if width <= 0 or width % 16:
         raise UsageError(
-            "A pico width divides badly", got=width, expected="a positive multiple of 32", fix=f"try {PICO_WIDTH}"
+            "A pico width divides badly", got=width, expected="a positive multiple of 16", fix=f"try {PICO_WIDTH}"
         )
     ratio = width / config.d_model
     layers = n_layers or max(4, round(config.n_layers / 16 * math.sqrt(width / PICO_WIDTH)))
@@ -287,6 +288,12 @@ def pico(
     if config.experts is not None:
         changes["experts"] = _pico_experts(config.experts, ratio, config.n_layers, layers)
     return config.replace(**{k: v.model_dump() if hasattr(v, "model_dump") else v for k, v in changes.items()})
+
+
+def _default_width(config: ModelConfig) -> int:
+    a = config.attention
+    shared = 1 if isinstance(a, LatentAttention) else a.n_heads // a.n_kv_heads
+    return next(width for width in range(PICO_WIDTH, PICO_WIDTH + 16 * shared + 1, 16) if width % shared == 0)
 
 
 def _nearest(value: float, multiple: int) -> int:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from pedigree.errors import UsageError
 from pedigree.model.config_parts import Experts
+from pedigree.model.precision import without_autocast
 
 _SUM_EPS = 1e-20  # as in the reference code of DeepSeek-V3
 
@@ -58,7 +59,7 @@ class LearnedRouter(nn.Module):
     def forward(self, x_Nd: Tensor) -> Choice:
         """Experts and weights for each token."""
         e = self.experts
-        with torch.autocast(x_Nd.device.type, enabled=False):
+        with without_autocast(x_Nd):
             logits = functional.linear(x_Nd.float(), self.weight.float())
             if e.router == "sigmoid":
                 scores = logits.sigmoid()

@@ -57,6 +57,20 @@ class OperationCount(Record):
     run: float
 
 
+class OperatorRecord(Record):
+    """A product of one token with a matrix of `rows` outputs and `columns` inputs, `times` over the whole model.
+
+    `operations` counts all of them for one token, forward. `causal` marks products with the context, half of it met.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    times: int
+    causal: bool = False
+    operations: int
+
+
 class MeshRecord(Record):
     """How the model is spread: copies, parts of matrices and experts, stages; `devices` is dp x tp x pp."""
 
@@ -131,6 +145,7 @@ class StepPlan(Record):
     precision: str
     parameters: ParameterCount
     operations: OperationCount
+    operators: list[OperatorRecord] = Field(default_factory=list)
     tokens: int
     tokens_per_step: int
     steps: int

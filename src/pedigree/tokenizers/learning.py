@@ -101,7 +101,8 @@ def missing_characters(encoder: Encoder, words: Counter[str], most: int, min_fre
         for character in word:
             if character not in known and character != SPACE_MARK:
                 counts[character] += count
-    wanted, chosen, covered = COVERAGE * sum(counts.values()), [], 0
+    wanted, covered = COVERAGE * sum(counts.values()), 0
+    chosen: list[str] = []
     for character, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if covered >= wanted or len(chosen) >= most or count < min_frequency:
             break
