@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 from small_family import run_pedigree, write_family
+from small_tokenizers import write_tokenizers
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -75,8 +76,8 @@ def commands_in(mode: str) -> list[Command]:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkpoints that the pages name: `parent`, `child` (parent with small noise), `stranger`."""
-    return write_family(tmp_path_factory.mktemp("pages"))
+    """A folder with what the pages name: `parent`, `child` (parent with small noise), `stranger`; texts, tokenizers."""
+    return write_tokenizers(write_family(tmp_path_factory.mktemp("pages")))
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def test_every_console_block_says_how_it_is_tested() -> None:
 @pytest.mark.parametrize("command", commands_in("run"), ids=str)
 def test_command_runs(command: Command, bench: Path, tmp_path: Path) -> None:
     for model in bench.iterdir():
-        (tmp_path / model.name).symlink_to(model, target_is_directory=True)
+        (tmp_path / model.name).symlink_to(model, target_is_directory=model.is_dir())
     (tmp_path / "recipes").symlink_to(ROOT / "recipes", target_is_directory=True)
     done = run_pedigree(command.words, tmp_path, timeout=120)
     assert done.returncode == command.exit_code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -18,7 +18,8 @@ from pedigree.cli.main import app
 
 Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("compare", "demo", "doctor", "plan", "schema", "train", "tokenizer train", "tokenizer audit")
+VERBS = ("train", "audit", "compare", "extend", "concat")
+COMMANDS = ("compare", "demo", "doctor", "plan", "schema", "train", *(f"tokenizer {verb}" for verb in VERBS))
 NOUNS = ("tokenizer",)
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 

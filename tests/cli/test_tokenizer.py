@@ -160,8 +160,151 @@ def test_audit_takes_its_options_from_the_environment(
     assert {text["name"] for text in record["texts"]} == {"english", "eng/news", "zho-CN/news"}
 
 
+def test_audit_fails_on_what_it_was_asked_to_fail_on(
+    pedigree: Pedigree, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("tokenizer", "audit", "first", "-q", "--fail-on")
+    assert pedigree(*words, "unreachable", "--fail-on", "lost_text").code == 0
+    definition = json.loads((first / "tokenizer.json").read_text(encoding="utf-8"))
+    definition["normalizer"] = {"type": "NFKC"}
+    (first / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")
+    assert pedigree(*words, "unreachable").code == 0
+    assert pedigree(*words, "lost-text").code == 1
+    monkeypatch.setenv("PEDIGREE_AUDIT_FAIL_ON", "lost-text")
+    assert pedigree("tokenizer", "audit", "first", "-q").code == 1
+    assert "did you mean --fail-on unreachable?" in pedigree(*words, "unreachabel").err
+
+
 def test_audit_refuses_what_is_no_tokenizer(pedigree: Pedigree, texts: Path) -> None:
     (texts / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}')
     ran = pedigree("tokenizer", "audit", "tokenizer.json")
     assert ran.code == 2
-    assert ran.err.startswith("error: the tokenizer cannot be built")
+    assert ran.err.startswith("error: the tokenizer does not work")
+
+
+# -- compare ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second(texts: Path, pedigree: Pedigree) -> Path:
+    """A byte-fallback tokenizer of Chinese."""
+    words = ("chinese.txt", "--kind", "byte-fallback", "--size", "460", "--out", "second")
+    assert pedigree("tokenizer", "train", *words).code == 0
+    return texts / "second"
+
+
+def test_compare_answers_on_a_screen_and_as_a_record(pedigree: Pedigree, first: Path, second: Path) -> None:
+    words = ("tokenizer", "compare", "first", "second", "--text", "english.txt", "--text", "zho=chinese.txt")
+    told = pedigree(*words)
+    assert fits(told.out)
+    assert "paired bootstrap" in told.out
+    record = record_of(pedigree(*words, "--json"), "tokenizer-comparison")
+    verdicts = {ratio["text"]: ratio["verdict"] for ratio in record["result"]["ratios"]}
+    assert verdicts == {"english": "shorter", "zho": "longer"}
+    assert record["result"]["overlap"][0]["shared"] > 100
+
+
+def test_compare_may_find_no_difference(pedigree: Pedigree, first: Path, second: Path) -> None:
+    same = pedigree("tokenizer", "compare", "first", "first", "--text", "english.txt", "-q")
+    assert same.code == 0
+    assert same.out.startswith("no difference between first and first#2 beyond 2.0%")
+    three = pedigree("tokenizer", "compare", "first", "first", "second", "--text", "english.txt")
+    assert three.code == 0
+    assert fits(three.out)
+
+
+def test_compare_may_not_know(pedigree: Pedigree, first: Path, second: Path) -> None:
+    """Four lines that the one writes shorter and four that the other does: the interval is wide and holds 1."""
+    Path("few.txt").write_text("copyright license\n" * 4 + "月光月光\n" * 4, encoding="utf-8")
+    ran = pedigree("tokenizer", "compare", "first", "second", "--text", "few.txt", "-q")
+    assert ran.code == 3, ran.out
+    assert "cannot be told apart at a margin of 2.0%" in ran.out
+
+
+def test_compare_takes_its_options_from_the_environment(
+    pedigree: Pedigree, first: Path, second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PEDIGREE_MARGIN", "0.1"), ("PEDIGREE_DRAWS", "150"), ("PEDIGREE_SEED", "7")):
+        monkeypatch.setenv(name, value)
+    words = ("tokenizer", "compare", "first", "second", "--text", "english.txt", "--json")
+    result = record_of(pedigree(*words), "tokenizer-comparison")["result"]
+    assert (result["margin"], result["draws"], result["seed"]) == (0.1, 150, 7)
+
+
+def test_compare_needs_two_tokenizers_and_a_text(pedigree: Pedigree, first: Path) -> None:
+    assert "needs two tokenizers" in pedigree("tokenizer", "compare", "first", "--text", "english.txt").err
+    assert "needs texts" in pedigree("tokenizer", "compare", "first", "first").err
+
+
+# -- extend -----------------------------------------------------------------------------------------------------------
+
+
+def test_extend_grows_and_tells_what_changed(pedigree: Pedigree, first: Path) -> None:
+    words = ("tokenizer", "extend", "first", "zho=chinese.txt", "--add", "40", "--text", "english.txt")
+    told = pedigree(*words, "--out", "grown")
+    assert told.code == 0, told.err
+    assert fits(told.out)
+    record = record_of(pedigree(*words, "--out", "grown", "--force", "--json"), "tokenizer-extension")
+    assert record["result"]["added"] == 40
+    assert record["result"]["unreachable_added"]["count"] == 0
+    assert "no new token is used in english" in record["result"]["verdict"]
+    old, new = open_encoder("first"), open_encoder("grown")
+    assert new.digest == record["tokenizer"]["digest"]
+    assert new.spellings[: old.size] == old.spellings
+
+
+def test_extend_adds_single_tokens_and_controls(pedigree: Pedigree, first: Path) -> None:
+    words = ("--token", " Pedigree", "--special", "<|tool|>", "--out", "grown", "-q")
+    ran = pedigree("tokenizer", "extend", "first", *words)
+    assert (ran.code, ran.out) == (0, "grown/tokenizer.json\n")
+    grown = open_encoder("grown")
+    assert len(grown.encode(" Pedigree")) == 1
+    assert grown.spellings[max(grown.specials)] == "<|tool|>"
+
+
+def test_extend_takes_its_options_from_the_environment(
+    pedigree: Pedigree, first: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEDIGREE_ADD", "7")
+    monkeypatch.setenv("PEDIGREE_TOKEN", "Pedigree")
+    ran = pedigree("tokenizer", "extend", "first", "chinese.txt", "--out", "grown", "--json")
+    options = record_of(ran, "tokenizer-extension")["options"]
+    assert options["add"] == 7
+    assert options["tokens"] == ["Pedigree"]
+
+
+def test_extend_says_what_it_cannot_do_before_it_writes(pedigree: Pedigree, first: Path) -> None:
+    assert "nothing to add" in pedigree("tokenizer", "extend", "first", "--out", "grown").err
+    assert "needs text" in pedigree("tokenizer", "extend", "first", "--add", "5", "--out", "grown").err
+    assert not Path("grown").exists()
+    ran = pedigree("tokenizer", "extend", "first", "chinese.txt", "--add", "5", "--out", "first")
+    assert ran.code == 2
+    assert "there already" in ran.err
+    few = pedigree("tokenizer", "extend", "first", "chinese.txt", "--add", "5000", "--out", "grown")
+    assert "warning: the texts give" in few.err
+
+
+# -- concat -----------------------------------------------------------------------------------------------------------
+
+
+def test_concat_writes_the_conflicts_beside_the_tokenizer(pedigree: Pedigree, first: Path, second: Path) -> None:
+    told = pedigree("tokenizer", "concat", "first", "second", "--out", "both")
+    assert told.code == 0, told.err
+    assert fits(told.out)
+    ran = pedigree("tokenizer", "concat", "first", "second", "--out", "both", "--force", "--json")
+    record = record_of(ran, "tokenizer-concatenation")
+    listed = json.loads(Path("both/conflicts.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(json_schema("tokenizer-conflicts")).validate(listed)
+    assert len(listed["conflicts"]) == sum(record["result"]["conflicts"].values())
+    both, b = open_encoder("both"), open_encoder("second")
+    assert both.digest == record["tokenizer"]["digest"]
+    for number, there in enumerate(listed["id_map"]["b"]):
+        assert there is None or both.surfaces[there] == b.surfaces[number]
+
+
+def test_concat_refuses_what_does_not_go_together(pedigree: Pedigree, first: Path) -> None:
+    assert pedigree("tokenizer", "train", "english.txt", "--kind", "unigram", "--size", "450", "--out", "uni").code == 0
+    ran = pedigree("tokenizer", "concat", "first", "uni", "--out", "both")
+    assert ran.code == 2
+    assert "cannot be put into one" in ran.err
+    assert not Path("both").exists()

@@ -77,6 +77,7 @@ def test_truncation_in_a_file_is_switched_off_and_told(real: Path) -> None:
 
 
 def test_two_files_of_one_tokenizer_encode_alike(real: Path) -> None:
+    assert opened(real / "llama2").digest == opened(real / "ggml-vocab-llama-spm").digest
     whole, bare = opened(real / "gpt2"), opened(real / "gpt2" / "vocab.json")
     texts = list(HOSTILE.values())
     assert whole.encode_all(texts) == bare.encode_all(texts)
@@ -90,7 +91,9 @@ def test_sentencepiece_itself_encodes_alike(real: Path, shared_data: Path) -> No
         for name in ("eng", "rus", "zho-CN", "arb", "kor")
         for line in next(folder.glob(f"*.{name}.txt")).read_text(encoding="utf-8").splitlines()[:200]
     ]
-    for path in ("llama2/tokenizer.model", "t5/sentencepiece.model", "pangu-alpha/vocab.model"):
+    names = ["llama2/tokenizer.model", "t5/sentencepiece.model", "pangu-alpha/vocab.model"]
+    names += [f"fineweb-bpe/fineweb_{size}_bpe.model" for size in ("1024", "8192nb")]
+    for path in names:
         theirs = library.SentencePieceProcessor(model_file=str(real / path))
         ours = opened(real / path).encode_all(lines)
         wanted = theirs.encode(lines)
@@ -195,12 +198,12 @@ BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ({"model": {**BPE, "merges": [["a", "c"]]}}, "cannot be built"),
-        ({"model": {**BPE, "merges": "a b"}}, "cannot be built"),
-        ({"model": {**BPE, "type": "Oracle"}}, "cannot be built"),
-        ({"model": BPE, "pre_tokenizer": {"type": "Nonsense"}}, "cannot be built"),
-        ({"model": BPE, "added_tokens": [{"id": 7, "content": "<x>", "special": True}]}, "cannot be built"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}, "does not have the number"),
+        ({"model": {**BPE, "merges": [["a", "c"]]}}, "does not work"),
+        ({"model": {**BPE, "merges": "a b"}}, "does not work"),
+        ({"model": {**BPE, "type": "Oracle"}}, "does not work"),
+        ({"model": BPE, "pre_tokenizer": {"type": "Nonsense"}}, "does not work"),
+        ({"model": BPE, "added_tokens": [{"id": 7, "content": "<x>", "special": True}]}, "does not work"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}, "two tokens have one number"),
         ({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "without tokens"),
     ],
 )
@@ -209,6 +212,35 @@ def test_a_tokenizer_json_that_cannot_work_is_malformed(tmp_path: Path, root: di
     with pytest.raises(MalformedFile, match=message) as caught:
         open_encoder(tmp_path)
     assert "tokenizer.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}, "b"),
+        ({"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None}, "b"),
+    ],
+)
+def test_a_tokenizer_that_fails_on_a_text_is_malformed_and_no_bug(
+    tmp_path: Path, model: dict[str, Any], text: str
+) -> None:
+    write(tmp_path, tokenizer__json={"model": model})
+    encoder = open_encoder(tmp_path)
+    assert encoder.encode("a") == [0]
+    with pytest.raises(MalformedFile, match="does not work"):
+        encoder.encode(text)
+
+
+def test_where_the_library_panics_the_file_is_malformed(tmp_path: Path) -> None:
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    write(tmp_path, tokenizer__json={"model": BPE, "normalizer": charsmap})
+    with pytest.raises(MalformedFile, match="does not work"):
+        open_encoder(tmp_path)
+    strip = {"type": "Strip", "content": "a", "start": 1 << 40, "stop": 7}
+    write(tmp_path, tokenizer__json={"model": BPE, "decoder": strip})
+    encoder = open_encoder(tmp_path)
+    with pytest.raises(MalformedFile, match="does not work"):
+        encoder.decode(encoder.encode("a"))
 
 
 def test_an_added_token_with_another_number_than_the_library_gives_it_is_malformed(tmp_path: Path) -> None:
@@ -242,6 +274,17 @@ def test_where_words_are_cut_must_be_known(tmp_path: Path) -> None:
     assert open_encoder(tmp_path, pattern="gpt2").encode("az") == [97, 122]
     with pytest.raises(UsageError, match="pattern that cuts words is not known"):
         open_encoder(tmp_path, pattern="gtp2")
+
+
+def test_a_tokenizer_is_called_by_its_directory_or_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write(folder, tokenizer__json={"model": BPE}, other__json={"model": BPE})
+    monkeypatch.chdir(folder)
+    names = [open_encoder(place).name for place in (".", "tokenizer.json", folder, "other.json")]
+    assert names == ["mine", "mine", "mine", "other"]
 
 
 def test_places_without_a_tokenizer_are_told(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 from tests.tokenizers.conftest import CHINESE
 
 from pedigree.errors import InputError, MalformedFile, MissingInput, UsageError
+from pedigree.tokenizers.companions import config_beside, tokenizer_config, written
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.hostile_texts import lost_texts
 from pedigree.tokenizers.reading import open_encoder
 from pedigree.tokenizers.spelling_facts import spelling_facts
 from pedigree.tokenizers.texts import Text, distinct_names, read_parallel, read_text
-from pedigree.tokenizers.training import KINDS, TrainingOptions, tokenizer_config, train, written
+from pedigree.tokenizers.training import KINDS, TrainingOptions, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -83,12 +84,31 @@ def test_transformers_loads_what_was_trained(small: dict[str, Encoder], tmp_path
         (folder / "tokenizer.json").write_text(written(encoder.definition), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config(encoder)), encoding="utf-8")
         loaded = transformers.AutoTokenizer.from_pretrained(str(folder))
-        assert type(loaded).__name__ == "PreTrainedTokenizerFast" or loaded.is_fast
+        assert isinstance(loaded, transformers.PreTrainedTokenizerFast)
         text = "".join(english.units[:20]) + "明月 é"
         assert loaded.encode(text, add_special_tokens=False) == encoder.encode(text)
         assert loaded.decode(encoder.encode(text)) == text
         assert loaded.eos_token == "<|endoftext|>"
         assert open_encoder(folder).digest == encoder.digest
+
+
+def test_roles_and_chat_template_of_the_parent_are_kept(small: dict[str, Encoder], tmp_path: Path) -> None:
+    beside = {
+        "bos_token": {"content": "<|b|>", "special": True},
+        "eos_token": None,
+        "chat_template": "{{ x }}",
+        "auto_map": {"AutoTokenizer": ["bait.Tokenizer", None]},
+        "model_max_length": 4096,
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(beside), encoding="utf-8")
+    kept = config_beside(str(tmp_path / "tokenizer.json"))
+    assert kept == {"bos_token": "<|b|>", "chat_template": "{{ x }}", "model_max_length": 4096}
+    config = tokenizer_config(small["byte-level"], kept)
+    assert (config["bos_token"], config["eos_token"], config["model_max_length"]) == ("<|b|>", "<|endoftext|>", 4096)
+    assert config_beside(str(tmp_path / "elsewhere" / "tokenizer.json")) == {}
+    (tmp_path / "tokenizer_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(MalformedFile, match="not an object"):
+        config_beside(str(tmp_path / "tokenizer.json"))
 
 
 @pytest.mark.parametrize(
@@ -119,10 +139,10 @@ def test_there_must_be_text() -> None:
 
 
 def test_text_is_read_by_line_and_jsonl_by_document(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\r\ntwo", encoding="utf-8", newline="")
+    (tmp_path / "a.txt").write_text("one\r\ntwo\u2028\x0c", encoding="utf-8", newline="")
     (tmp_path / "b.jsonl").write_text('{"text": "x\\ny"}\n\n"z"\n', encoding="utf-8")
     plain, documents = read_text(tmp_path / "a.txt"), read_text(tmp_path / "b.jsonl", "eng/web")
-    assert (plain.name, plain.units, plain.unit) == ("a", ("one\r\n", "two"), "line")
+    assert (plain.name, plain.units, plain.unit) == ("a", ("one\r\n", "two\u2028\x0c"), "line")
     assert (documents.units, documents.unit) == (("x\ny", "z"), "document")
     assert (documents.language, documents.domain) == ("eng", "web")
     assert [text.name for text in distinct_names([plain, plain])] == ["a", "a#2"]

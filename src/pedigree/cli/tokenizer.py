@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pedigree.cli.errors import DONE
+from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, write_file
 from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Line, Output
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Repeated from pedigree.tokenizers.training, whose import would slow every start; a test holds them together.
 KIND_WORDS = ("byte-level", "byte-fallback", "unigram", "one-character")
+FINDINGS = ("unreachable", "lost-text", "glitch")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+CONFLICTS = "conflicts.json"
 TOKENIZER = "a directory, tokenizer.json, sentencepiece .model, tiktoken file or .gguf"
 
 FilesArgument = Annotated[
@@ -101,7 +104,7 @@ def train(
     """
     talk = Output(json=json, quiet=quiet, color=color)
     check_word(kind, KIND_WORDS, option="--kind")
-    check_folder(out, ("tokenizer.json", "tokenizer_config.json"), force=force)
+    check_folder(out, TOKENIZER_FILES, force=force)
     from pedigree.cli.tokenizer_answers import training_lines
     from pedigree.records.tokenizer import TokenizerTraining
     from pedigree.tokenizers.audit import compression_records, text_input, tokenizer_input
@@ -139,10 +142,17 @@ def audit(
     text: TextOption = None,
     ntrex: NtrexOption = None,
     pattern: PatternOption = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help=f"Exit with 1 on this finding; may be given again: {', '.join(FINDINGS)}.",
+            envvar="PEDIGREE_AUDIT_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
-) -> int:
+) -> int:  # fmt: skip
     """Audit a tokenizer: cost by language and domain, tokens of no use, texts that do not come back.
 
     [bold]Examples[/bold]
@@ -150,8 +160,11 @@ def audit(
     pedigree tokenizer audit path/to/tokenizer --text zho/poetry=poetry.txt
 
     pedigree tokenizer audit tokenizer.model --ntrex path/to/ntrex128 --json
+
+    pedigree tokenizer audit path/to/tokenizer --fail-on unreachable --fail-on lost-text
     """
     talk = Output(json=json, quiet=quiet, color=color)
+    words = [check_word(word, FINDINGS, option="--fail-on") for word in fail_on or ()]
     from pedigree.cli.tokenizer_answers import audit_lines
     from pedigree.tokenizers.audit import audit as audit_tokenizer
     from pedigree.tokenizers.reading import open_encoder
@@ -160,7 +173,165 @@ def audit(
     record = audit_tokenizer(
         open_encoder(tokenizer, pattern=pattern), texts, progress=talk.progress(), producer=producer()
     )
-    return answer(record, talk, audit_lines, "; ".join(record.result.verdict), record.warnings)
+    answer(record, talk, audit_lines, "; ".join(record.result.verdict), record.warnings)
+    found = {
+        "unreachable": record.result.unreachable.count,
+        "lost-text": len(record.result.round_trip_losses) + record.result.corpus_losses,
+        "glitch": record.result.glitch.count,
+    }
+    return SAYS_NO if any(found[word] for word in words) else DONE
+
+
+def compare(
+    tokenizers: Annotated[
+        list[str], typer.Argument(metavar="TOKENIZER...", help=f"Two or more: {TOKENIZER}.", show_default=False)
+    ],
+    text: TextOption = None,
+    ntrex: NtrexOption = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Differences up to this share count as none.", envvar="PEDIGREE_MARGIN",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = 0.02,
+    draws: Annotated[
+        int,
+        typer.Option(metavar="N", help="Bootstrap draws.", envvar="PEDIGREE_DRAWS", rich_help_panel=COMPUTE),
+    ] = 1000,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of the draws.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE)
+    ] = 0,
+    pattern: PatternOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+) -> int:  # fmt: skip
+    """Compare what the same texts cost under two or more tokenizers, with intervals.
+
+    [bold]Examples[/bold]
+
+    pedigree tokenizer compare first second --text english.txt
+
+    pedigree tokenizer compare first second third --ntrex path/to/ntrex128 --margin 0.05 --json
+    """
+    talk = Output(json=json, quiet=quiet, color=color)
+    from pedigree.cli.tokenizer_answers import comparison_lines
+    from pedigree.tokenizers.comparison import compare_tokenizers
+    from pedigree.tokenizers.reading import open_encoder
+
+    texts = read_texts(text or (), ntrex)
+    encoders = [open_encoder(place, pattern=pattern) for place in tokenizers]
+    record = compare_tokenizers(
+        encoders, texts, margin=margin, draws=draws, seed=seed, progress=talk.progress(), producer=producer()
+    )
+    code = CANNOT_SAY if any(ratio.verdict == "cannot say" for ratio in record.result.overall) else DONE
+    return answer(record, talk, comparison_lines, "\n".join(record.result.verdict), record.warnings) or code
+
+
+def extend(
+    base: Annotated[str, typer.Argument(metavar="BASE", help=f"{TOKENIZER}.", show_default=False)],
+    out: OutOption,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[[NAME=]FILE...]", help="Texts to learn from (text, JSONL).", show_default=False),
+    ] = None,
+    add: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Tokens to learn from the texts.", envvar="PEDIGREE_ADD", rich_help_panel=COMPUTE, min=0,
+            max=1 << 20,
+        ),
+    ] = 0,
+    token: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="A whole token, with the space before it; may be given again.",
+            envvar="PEDIGREE_TOKEN", rich_help_panel=INPUT, show_default=False,
+        ),
+    ] = None,
+    special: SpecialOption = None,
+    text: TextOption = None,
+    ntrex: NtrexOption = None,
+    pattern: PatternOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    force: ForceOption = False,
+) -> int:  # fmt: skip
+    """Grow a vocabulary at its end: learn merges on new text, or add tokens; old numbers and merges stand.
+
+    [bold]Examples[/bold]
+
+    pedigree tokenizer extend first chinese.txt --add 500 --text english.txt --out grown
+
+    pedigree tokenizer extend first --token " Pedigree" --special "<|tool|>" --out grown
+    """
+    talk = Output(json=json, quiet=quiet, color=color)
+    check_folder(out, TOKENIZER_FILES, force=force)
+    from pedigree.cli.tokenizer_answers import extension_lines
+    from pedigree.tokenizers.extension import ExtensionOptions
+    from pedigree.tokenizers.extension import extend as extend_tokenizer
+    from pedigree.tokenizers.extension_report import extension_record
+    from pedigree.tokenizers.reading import open_encoder
+    from pedigree.tokenizers.texts import distinct_names
+
+    learned_from = read_texts(files or (), None)
+    measured_on = distinct_names([*learned_from, *read_texts(text or (), ntrex)])
+    options = ExtensionOptions(add=add, tokens=tuple(token or ()), specials=tuple(special or ()))
+    old = open_encoder(base, pattern=pattern)
+    progress = talk.progress()
+    grown = extend_tokenizer(old, learned_from, options, name=out.name, progress=progress)
+    record = extension_record(old, grown, measured_on, options, progress=progress, producer=producer())
+    written = write_tokenizer(grown.encoder, out, talk, force=force, parent=old.location)
+    new = record.tokenizer.model_copy(update={"location": written[0]})
+    warnings = _fewer_warnings(record.result.added, add + len(options.tokens) + len(options.specials))
+    record = record.model_copy(update={"tokenizer": new, "files": written, "warnings": warnings})
+    return answer(record, talk, extension_lines, written[0], warnings)
+
+
+def _fewer_warnings(added: int, wanted: int) -> list[str]:
+    return [f"the texts give {added:,} new tokens only, {wanted:,} were asked for"] if added < wanted else []
+
+
+def concat(
+    a: Annotated[str, typer.Argument(metavar="A", help=f"Kept as it stands: {TOKENIZER}.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Its tokens that A lacks go behind.", show_default=False)],
+    out: OutOption,
+    pattern: PatternOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    force: ForceOption = False,
+) -> int:
+    """Put two vocabularies into one, and list every conflict between them.
+
+    [bold]Examples[/bold]
+
+    pedigree tokenizer concat first second --out both
+
+    pedigree tokenizer concat path/to/llama path/to/qwen --out both --json
+    """
+    talk = Output(json=json, quiet=quiet, color=color)
+    check_folder(out, (*TOKENIZER_FILES, CONFLICTS), force=force)
+    from pedigree.cli.tokenizer_answers import concatenation_lines
+    from pedigree.tokenizers.concatenation import concatenate
+    from pedigree.tokenizers.conflicts import concatenation_records
+    from pedigree.tokenizers.reading import open_encoder
+
+    first, second = (open_encoder(place, pattern=pattern) for place in (a, b))
+    progress = talk.progress()
+    if progress is not None:
+        progress("joining", 0.0, f"{first.name} and {second.name}")
+    joined = concatenate(first, second, name=out.name)
+    if progress is not None:
+        progress("looking for conflicts", 0.3, f"{joined.encoder.size:,} tokens")
+    record, conflicts = concatenation_records(first, second, joined, producer())
+    more = {CONFLICTS: conflicts.to_json(indent=None) + "\n"}
+    written = write_tokenizer(joined.encoder, out, talk, force=force, parent=first.location, more=more)
+    new = record.tokenizer.model_copy(update={"location": written[0]})
+    record = record.model_copy(update={"tokenizer": new, "files": written})
+    return answer(record, talk, concatenation_lines, written[0], record.warnings)
 
 
 def read_texts(named: Sequence[str], ntrex: Path | None) -> list[Text]:
@@ -215,16 +386,23 @@ def check_folder(folder: Path, names: Sequence[str], *, force: bool) -> None:
 
 
 def write_tokenizer(
-    encoder: Encoder, folder: Path, talk: Output, *, force: bool, more: dict[str, str] | None = None
+    encoder: Encoder,
+    folder: Path,
+    talk: Output,
+    *,
+    force: bool,
+    parent: str | None = None,
+    more: dict[str, str] | None = None,
 ) -> list[str]:
-    """Write tokenizer.json, tokenizer_config.json and `more` files (name to text); their paths."""
+    """Write tokenizer.json, tokenizer_config.json (with what the parent's says) and `more` files; their paths."""
     import json as json_text
 
-    from pedigree.tokenizers.training import tokenizer_config, written
+    from pedigree.tokenizers.companions import config_beside, tokenizer_config, written
 
+    kept = {} if parent is None else config_beside(parent)
     texts = {
         "tokenizer.json": written(encoder.definition),
-        "tokenizer_config.json": json_text.dumps(tokenizer_config(encoder), indent=2) + "\n",
+        "tokenizer_config.json": json_text.dumps(tokenizer_config(encoder, kept), indent=2) + "\n",
         **(more or {}),
     }
     check_folder(folder, list(texts), force=force)
@@ -234,7 +412,7 @@ def write_tokenizer(
     return [str(folder / name) for name in texts]
 
 
-COMMANDS: tuple[Callable[..., int], ...] = (train, audit)
+COMMANDS: tuple[Callable[..., int], ...] = (train, audit, compare, extend, concat)
 
 
 def tokenizer_app(settings: dict[str, Any], epilog: str) -> typer.Typer:

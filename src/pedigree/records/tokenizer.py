@@ -205,9 +205,9 @@ class BeforeAndAfter(Record):
 
 
 class ExtensionResult(Record):
-    """What was added. `unreachable_added` should be empty, and `base_changed` counts texts whose parts changed.
+    """What was added, from number `first_new` on; `unreachable_added` should be empty.
 
-    `first_new` is the number of the first new token; old numbers stand.
+    `on_the_way` counts parts that whole tokens needed; `texts` says what each text costs before and after.
     """
 
     added: int

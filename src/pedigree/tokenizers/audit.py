@@ -86,7 +86,7 @@ def _corpus_losses(encoder: Encoder, texts: Sequence[Text], progress: Progress |
     for place, text in enumerate(texts):
         if progress is not None:
             progress("decoding again", place / len(texts), text.name)
-        back = encoder.library.decode_batch(encoder.encode_all(text.units), skip_special_tokens=False)
+        back = encoder.decode_all(encoder.encode_all(text.units))
         units += len(text.units)
         lost += sum(a != b for a, b in zip(text.units, back, strict=True))
     return units, lost

@@ -38,7 +38,7 @@ class LibraryErrors:
     ) -> None:
         """Only the library's own nameless errors are translated; all others pass."""
         if kind is Exception or (kind is not None and kind.__name__ == "PanicException"):
-            raise MalformedFile("the tokenizer cannot be built", where=self.where, got=str(error)[:200]) from error
+            raise MalformedFile("the tokenizer does not work", where=self.where, got=str(error)[:200]) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,8 @@ class Encoder:
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Token numbers of many texts, in parallel where the machine allows; same results on any number of threads."""
         try:
-            return [found.ids for found in self.library.encode_batch_fast(list(texts), add_special_tokens=False)]
+            with LibraryErrors(self.location):
+                return [found.ids for found in self.library.encode_batch_fast(list(texts), add_special_tokens=False)]
         except (UnicodeEncodeError, TypeError) as error:
             raise UsageError(
                 "a text is not UTF-8", where=self.name, got=str(error)[:120], fix="errors='replace' when reading it"
@@ -117,7 +118,30 @@ class Encoder:
 
     def decode(self, numbers: Sequence[int]) -> str:
         """The text of token numbers, controls included."""
-        return str(self.library.decode(list(numbers), skip_special_tokens=False))
+        return self.decode_all([numbers])[0]
+
+    def decode_all(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of many sequences of token numbers, controls included."""
+        with LibraryErrors(self.location):
+            return list(self.library.decode_batch([list(s) for s in sequences], skip_special_tokens=False))
+
+    def by_model(self, spelled: str) -> list[int]:
+        """What the model alone, without normalizer and pre-tokenizer, makes of a spelling."""
+        with LibraryErrors(self.location):
+            return [token.id for token in self.library.model.tokenize(spelled)]
+
+    def normalized(self, text: str) -> str:
+        """The text as the normalizer leaves it."""
+        with LibraryErrors(self.location):
+            normalizer = self.library.normalizer
+            return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    def words(self, text: str) -> list[str]:
+        """The words that normalizer and pre-tokenizer make of a text, in the spelling of the vocabulary."""
+        plain = self.normalized(text)
+        with LibraryErrors(self.location):
+            cutter = self.library.pre_tokenizer
+            return [plain] if cutter is None else [word for word, _ in cutter.pre_tokenize_str(plain)]
 
     def vocabulary(self) -> dict[bytes, int]:
         """Surface to number, controls and byte pieces left out; of equal surfaces the lowest number."""
@@ -198,6 +222,8 @@ def _tokens(
     byte_pieces: dict[int, int] = {}
     fallback = bool(definition["model"].get("byte_fallback"))
     for token, number in items:
+        if spellings[number] is not None:
+            raise MalformedFile("two tokens have one number", where=where, got=f"{token!r:.40} at {number}")
         spellings[number] = token
         if fallback and is_byte_token(token):
             byte_pieces[int(token[3:5], 16)] = number

@@ -97,7 +97,12 @@ def _check(base: Encoder, texts: Sequence[Text], options: ExtensionOptions) -> N
         raise UsageError("nothing to add", expected="--add N with texts, --token TEXT or --special TOKEN")
     if options.add and not texts:
         raise UsageError("learning new tokens needs text", where="--add", fix="name one or more text files")
-    if options.add and base.definition["model"].get("type", "BPE") != "BPE":
+    model_type = base.definition["model"].get("type", "BPE")
+    if model_type not in ("BPE", "Unigram"):
+        raise UsageError(
+            "this kind of vocabulary cannot grow", where=base.location, got=base.kind, expected="BPE or Unigram"
+        )
+    if options.add and model_type != "BPE":
         raise UsageError(
             "new merges can be learned on top of merges only",
             where=base.location,
@@ -148,7 +153,7 @@ def _with_token(base: Encoder, text: str) -> tuple[Encoder, list[str]]:
     known = set(base.spellings)
     new = [c for c in dict.fromkeys(spelled) if c not in known] if base.byte_pieces else []
     base = _rebuilt(base, new, [])
-    parts = [base.spellings[token.id] or "" for token in base.library.model.tokenize(spelled)]
+    parts = [base.spellings[number] or "" for number in base.by_model(spelled)]
     if "".join(parts) != spelled:
         raise UsageError("the vocabulary has no parts for this token", where="--token", got=repr(text))
     products = ["".join(parts[: n + 1]) for n in range(1, len(parts))]
@@ -159,9 +164,7 @@ def _with_token(base: Encoder, text: str) -> tuple[Encoder, list[str]]:
 
 def _spelled_as_one_word(base: Encoder, text: str) -> str:
     """The spelling of a text that the vocabulary leaves in one piece."""
-    normalizer, cutter = base.library.normalizer, base.library.pre_tokenizer
-    plain = text if normalizer is None else normalizer.normalize_str(text)
-    pieces = [plain] if cutter is None else [piece for piece, _ in cutter.pre_tokenize_str(plain)]
+    pieces = base.words(text)
     if len(pieces) != 1 or not pieces[0]:
         raise UsageError(
             "the vocabulary cuts this token apart before it looks at it",
@@ -181,7 +184,7 @@ def _with_piece(base: Encoder, spelled: str) -> Encoder:
     """A Unigram piece that scores a hair better than the best path over its parts."""
     model = base.definition["model"]
     scores = {number: entry[1] for number, entry in enumerate(model["vocab"])}
-    parts = [token.id for token in base.library.model.tokenize(spelled)]
+    parts = base.by_model(spelled)
     score = sum(scores[number] for number in parts) + _A_HAIR
     vocab = [*model["vocab"], [spelled, score]]
     definition = {**base.definition, "model": {**model, "vocab": vocab}}

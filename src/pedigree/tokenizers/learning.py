@@ -75,15 +75,13 @@ class Words:
 
 def count_words(encoder: Encoder, texts: Sequence[Text], progress: Progress | None = None) -> Counter[str]:
     """Words as the vocabulary spells them, after its normalizer and pre-tokenizer."""
-    normalizer, cutter = encoder.library.normalizer, encoder.library.pre_tokenizer
     cuts_itself = "Split" in str(encoder.definition["pre_tokenizer"]) or encoder.is_byte_level
     words_of = pre_tokenizers.Split(Regex(_WORDS), "isolated")
     counts: Counter[str] = Counter()
     total, done = sum(len(text.units) for text in texts), 0
     for text in texts:
         for unit in text.units:
-            plain = unit if normalizer is None else normalizer.normalize_str(unit)
-            pieces = [plain] if cutter is None else [piece for piece, _ in cutter.pre_tokenize_str(plain)]
+            pieces = encoder.words(unit)
             if not cuts_itself:
                 pieces = [word for piece in pieces for word, _ in words_of.pre_tokenize_str(piece)]
             counts.update(pieces)
@@ -94,12 +92,16 @@ def count_words(encoder: Encoder, texts: Sequence[Text], progress: Progress | No
 
 
 def missing_characters(encoder: Encoder, words: Counter[str], most: int, min_frequency: int) -> list[str]:
-    """Characters that fall back to bytes, the commonest first, up to nearly all of their occurrences."""
+    """Characters that fall back to two bytes or more, the commonest first, up to nearly all of their occurrences.
+
+    One byte piece is one token already, and the model knows it: a character for it (Llama 2 has a line end as a byte)
+    would change every old text and shorten none.
+    """
     known = {spelling for spelling in encoder.spellings if spelling is not None}
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
-            if character not in known and character != SPACE_MARK:
+            if not character.isascii() and character not in known and character != SPACE_MARK:
                 counts[character] += count
     wanted, covered = COVERAGE * sum(counts.values()), 0
     chosen: list[str] = []
@@ -127,9 +129,8 @@ def learn_merges(
         words: words in its spelling and their counts.
         longest: most characters of a token's spelling (bytes for byte-level vocabularies).
     """
-    model = encoder.library.model
     items = sorted(words.items())
-    table = Words([[token.id for token in model.tokenize(word)] for word, _ in items], [n for _, n in items])
+    table = Words([encoder.by_model(word) for word, _ in items], [n for _, n in items])
     spelled = [str(spelling) if spelling is not None else "" for spelling in encoder.spellings]
     taken = set(spelled)
     closed = set(encoder.byte_pieces.values()) | set(encoder.specials)

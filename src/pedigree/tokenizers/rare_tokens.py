@@ -25,7 +25,7 @@ GLITCH_SURFACES = (
     "quickShip", "quickShipAvailable", "isSpecialOrderable", "channelAvailability", "inventoryQuantity",
     "externalActionCode", "ItemThumbnailImage", "DragonMagazine", "GoldMagikarp", "ForgeModLoader", "PsyNetMessage",
     "EStreamFrame", " Skydragon", " Mechdragon", " Leilan", " srfN", " srfAttach", " strutConnector",
-    "natureconservancy", "assetsadobe", "soDeliveryDate", "ActionCode", " largeDownload",
+    "natureconservancy", "assetsadobe", "soDeliveryDate", " largeDownload",
     "_ForCanBeConverted", "_ForCanBeConvertedToF", "_ForCanBeConvertedToForeach", "useRalativeImagePath",
     "$PostalCodesNL", " PostalCodesNL",
 )  # fmt: skip

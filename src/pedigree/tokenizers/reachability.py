@@ -7,7 +7,7 @@ never-utf8    holds bytes that no UTF-8 text holds
 shadowed      a byte piece whose character is a token, so that the fallback never needs it
 unreachable   merging (or the best path) over its own spelling ends in other tokens: no text can contain it; or the
               normalizer changes its text, or the pre-tokenizer cuts it in each of the surroundings tried, or another
-              token of the same surface takes its place
+              token of the same surface, or an added token within it, takes its place
 
 Source: Land and Bartolo, "Fishing for Magikarp" (arXiv 2405.05417), for the classes.
 """
@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pedigree.tokenizers.encoder import Encoder, LibraryErrors, build_encoder
+from pedigree.tokenizers.encoder import Encoder, build_encoder
+from pedigree.tokenizers.surface import SPACE_MARK
 
 # The token alone, then with neighbors that change where words begin and end.
 SURROUNDINGS = (
@@ -73,7 +74,7 @@ def reachability(encoder: Encoder, numbers: Sequence[int] | None = None) -> Reac
     left = _not_seen(encoder, whole)
     unreachable = [_reason(encoder, number, whole[number]) for number in sorted(left)]
     for number in part:
-        made = _by_model(encoder, number)
+        made = tuple(encoder.by_model(str(encoder.spellings[number])))
         if made != (number,):
             unreachable.append(Unreachable(number, "merges", made))
     bad = {entry.number for entry in unreachable}
@@ -102,23 +103,18 @@ def _not_seen(encoder: Encoder, texts: dict[int, str]) -> set[int]:
     return set(left)
 
 
-def _by_model(encoder: Encoder, number: int) -> tuple[int, ...]:
-    """What the model alone, without normalizer and pre-tokenizer, makes of a token's spelling."""
-    with LibraryErrors(encoder.location):
-        return tuple(token.id for token in encoder.library.model.tokenize(str(encoder.spellings[number])))
-
-
 def _reason(encoder: Encoder, number: int, text: str) -> Unreachable:
     becomes = tuple(encoder.encode(text))
     if number in encoder.added:
         return Unreachable(number, "added token that is never matched", becomes)
     if len(becomes) == 1 and encoder.surfaces[becomes[0]] == encoder.surfaces[number]:
         return Unreachable(number, "duplicate", becomes)
-    made = _by_model(encoder, number)
+    if encoder.added & set(becomes):
+        return Unreachable(number, "added token", becomes)
+    made = tuple(encoder.by_model(str(encoder.spellings[number])))
     if made != (number,) and encoder.kind != "WordPiece":
         return Unreachable(number, "merges" if encoder.definition["model"].get("merges") else "path", made)
-    normalizer = encoder.library.normalizer
-    if normalizer is not None and text not in normalizer.normalize_str(text).replace("\u2581", " "):
+    if text not in encoder.normalized(text).replace(SPACE_MARK, " "):
         return Unreachable(number, "normalizer", becomes)
     return Unreachable(number, "pre-tokenizer", becomes)
 

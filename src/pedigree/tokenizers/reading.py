@@ -58,10 +58,16 @@ def open_encoder(location: str | Path, *, pattern: str | None = None, name: str 
     if not path.exists():
         raise MissingInput("no such file or directory", where=str(location))
     file = _file_in(path) if path.is_dir() else path
-    shown = name or (path.name if path.is_dir() else path.parent.name if path.stem == "tokenizer" else path.stem)
-    read = _reader(file)
-    definition, format, notes = read(file, pattern)
-    return build_encoder(definition, name=shown, location=str(file), format=format, notes=notes)
+    definition, format, notes = _reader(file)(file, pattern)
+    return build_encoder(definition, name=name or short_name(path), location=str(file), format=format, notes=notes)
+
+
+def short_name(path: Path) -> str:
+    """What a tokenizer is called in tables: its directory, or its file where that has a name of its own."""
+    whole = path.resolve()
+    if path.is_dir() or path.stem not in ("tokenizer", "vocab"):
+        return whole.name if path.is_dir() else path.stem
+    return whole.parent.name or path.stem
 
 
 _Read = tuple[Definition, str, list[str]]

@@ -72,12 +72,18 @@ def read_text(path: str | Path, name: str | None = None) -> Text:
     except UnicodeDecodeError as error:
         raise MalformedFile("a text is not UTF-8", where=str(path), got=str(error)) from error
     documents = file.suffix.lower() in (".jsonl", ".ndjson")
-    units = _documents(content, str(path)) if documents else content.splitlines(keepends=True)
+    units = _documents(content, str(path)) if documents else _lines(content)
     if not any(unit.strip() for unit in units):
         raise InputError(
             "there is no text in this file", where=str(path), expected="at least one line that says something"
         )
     return Text(name or file.name.split(".")[0], tuple(units), "document" if documents else "line", str(path))
+
+
+def _lines(content: str) -> list[str]:
+    """Lines with their ends; only a line feed ends one, so that parallel files keep step whatever else is in them."""
+    parts = content.split("\n")
+    return [part + "\n" for part in parts[:-1]] + [part for part in parts[-1:] if part]
 
 
 def _documents(content: str, where: str) -> list[str]:

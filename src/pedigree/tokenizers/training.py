@@ -92,28 +92,6 @@ def train(
     return build_encoder(made, name=name, location=name, format="tokenizer.json")
 
 
-def tokenizer_config(encoder: Encoder) -> dict[str, Any]:
-    """The tokenizer_config.json with which `transformers` loads the tokenizer as PreTrainedTokenizerFast."""
-    controls = [str(encoder.spellings[number]) for number in sorted(encoder.specials)]
-    end = next((text for text in (END, "<|end_of_text|>", "</s>") if text in controls), None)
-    unknown = next((text for text in ("<unk>",) if text in controls), None)
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1_000_000_000,
-        "bos_token": "<s>" if "<s>" in controls else None,
-        "eos_token": end,
-        "pad_token": end,
-        "unk_token": unknown,
-    }
-    return {key: value for key, value in config.items() if value is not None}
-
-
-def written(definition: Definition) -> str:
-    """The text of a tokenizer.json."""
-    return json.dumps(definition, indent=1, ensure_ascii=False) + "\n"
-
-
 def _units(texts: Sequence[Text], progress: Progress | None) -> Iterator[str]:
     total = sum(len(text.units) for text in texts)
     done = 0
