@@ -70,7 +70,7 @@ def test_a_recipe_is_trained_step_by_step(pedigree: Pedigree, recipe: Path, tmp_
     assert {"en", "code", "all"} <= set(base["arithmetic"])  # Russian sums take more bytes than a sequence holds
     assert more["loss"] < base["loss"]
     folder = tmp_path / "runs" / "tiny" / "base"
-    assert {"model.safetensors", "model.json", "tokenizer.json", "pedigree.json"} <= {
+    assert {"model.safetensors", "config.json", "tokenizer.json", "pedigree.json"} <= {
         path.name for path in (folder / "model").iterdir()
     }
     sidecar = json.loads((folder / "model" / "pedigree.json").read_text(encoding="utf-8"))
@@ -181,3 +181,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(recipe: Path, tmp_path
     assert "pedigree train tiny.yaml goes on from there" in err
     saved = sorted((tmp_path / "runs" / "tiny" / "base" / "checkpoints").glob("step-*"))
     assert int(saved[-1].name.removeprefix("step-")) > 0
+
+
+def test_the_weights_load_in_transformers(pedigree: Pedigree, recipe: Path) -> None:
+    assert pedigree("train", "tiny.yaml").code == 0
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = Path("runs") / "tiny" / "base" / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    ids = AutoTokenizer.from_pretrained(folder)("3 plus 4 is ", return_tensors="pt").input_ids
+    assert model(ids).logits.shape[-1] == 300

@@ -15,7 +15,7 @@ from tests.training.tiny_run import make_run
 from pedigree.records.recorder import read_events
 from pedigree.training.batches import Batch
 from pedigree.training.config import SourceConfig
-from pedigree.training.run import Summary
+from pedigree.training.progress import Summary
 
 pytestmark = pytest.mark.slow
 

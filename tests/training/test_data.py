@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -194,3 +196,43 @@ def test_a_window_can_be_named(tmp_path: Path, vocabulary: Vocabulary) -> None:
     assert isinstance(batches, Batches)
     assert "text.txt (en): 4 sequences, numbers " in batches.named(0)[0]
     assert json.dumps(batches.named(0))
+
+
+def test_rows_of_the_hub_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def load_dataset(name: str | None, **options: object) -> list[dict[str, object]]:
+        asked.update(options, name=name)
+        return [{"body": "one"}, {"body": "two"}, {"body": 3}]
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    source = SourceConfig(kind="hf", path="some/data", text_field="body", split="test", max_documents=2)
+    assert list(documents(source)) == ["one", "two"]
+    assert asked == {"name": "some/data", "split": "test", "streaming": True}
+    with pytest.raises(MalformedFile, match="this row has no text, in some/data, row 2"):
+        list(documents(source.model_copy(update={"max_documents": 0})))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingInput, match="need the library datasets"):
+        list(documents(source))
+
+
+def test_text_that_spells_the_separator_is_no_separator(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("one<|end|>two", encoding="utf-8")
+    shard = tokenize(text_source(path), vocabulary, tmp_path / "cache").train
+    assert (shard.ids == vocabulary.separator).sum() == 2
+
+
+@pytest.mark.parametrize("name", ["tinyshakespeare", "english-classics", "russian-classics", "chinese-poetry"])
+def test_real_corpora_are_read(shared_data: Path, tmp_path: Path, vocabulary: Vocabulary, name: str) -> None:
+    folder = shared_data / "corpora" / name
+    found = sorted(path for path in folder.rglob("*") if path.suffix in (".txt", ".jsonl") and path.stat().st_size)
+    if not found:
+        pytest.skip(f"no text in {name}")
+    kind = "jsonl" if found[0].suffix == ".jsonl" else "text"
+    source = SourceConfig.model_validate(
+        {"kind": kind, "path": str(found[0]), "document": "line", "max_documents": 200, "held_out": 0.1}
+    )
+    corpus = tokenize(source, vocabulary, tmp_path / "cache")
+    assert corpus.train.n_documents + corpus.held_out.n_documents == 200
+    assert int(corpus.train.bytes.sum()) == len(corpus.train.ids) - corpus.train.n_documents - 1

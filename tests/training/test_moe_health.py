@@ -13,8 +13,9 @@ from pedigree.errors import UsageError
 from pedigree.model.config import ModelConfig
 from pedigree.model.decoder import Decoder
 from pedigree.training.config import SourceConfig
+from pedigree.training.fit import ModelFacts
 from pedigree.training.moe_health import MoeHealth, moe_health
-from pedigree.training.run import ModelFacts, Run
+from pedigree.training.run import Run
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,10 @@ from tests.training.tiny_run import FACTS, losses, make_run
 
 from pedigree.errors import InputError, MissingInput, OutputExists, UsageError
 from pedigree.records.recorder import read_events
-from pedigree.training import run as run_module
+from pedigree.training import fit
+from pedigree.training.fit import ModelFacts
 from pedigree.training.metrics import read_metrics
-from pedigree.training.run import Beat, ModelFacts
+from pedigree.training.progress import Beat
 
 
 def test_a_run_learns_and_records_itself(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_sequences_longer_than_the_context_are_refused(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_said_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(fit.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="too small for the checkpoints"):
         make_run(tmp_path, tmp_path / "out", settings(tmp_path))
 
@@ -129,3 +130,15 @@ def test_resuming_from_nothing_and_from_ruins_is_refused(tmp_path: Path) -> None
     ruin.mkdir(parents=True)
     with pytest.raises(OutputExists, match="none is whole"):
         run.start()
+
+
+def test_a_loss_that_is_never_finite_stops_the_run(tmp_path: Path) -> None:
+    model = TinyModel()
+    model.norm.weight.data.fill_(float("nan"))
+    run = make_run(tmp_path, tmp_path / "out", settings(tmp_path, guard={"nonfinite_limit": 3}), model)
+    run.start()
+    summary = run.work()
+    assert (summary.outcome, summary.step) == ("stopped", 3)
+    assert [decision.action for decision in summary.decisions] == ["skip-step", "skip-step", "stop"]
+    assert summary.decisions[0].dropped["windows"] == [0, 0]
+    assert summary.scores == []

@@ -12,7 +12,8 @@ from tests.training.tiny import VOCABULARY, TinyModel, settings, write_tokenizer
 
 from pedigree.records.recorder import JsonlRecorder
 from pedigree.training.config import TrainingConfig
-from pedigree.training.run import ModelFacts, Run
+from pedigree.training.fit import ModelFacts
+from pedigree.training.run import Run
 from pedigree.training.shards import Vocabulary
 
 FACTS = ModelFacts({"name": "tiny", "width": 32}, VOCABULARY)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pedigree.family.recipe import Family
     from pedigree.family.sections import Size
     from pedigree.records.training_run import StepResult
-    from pedigree.training.run import Beat, Start
+    from pedigree.training.progress import Beat
+    from pedigree.training.run import Start
 
 SIZE_WORDS = ("pico", "real")  # repeated from pedigree.family, whose import would slow every start
 

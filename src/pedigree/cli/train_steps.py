@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pedigree.errors import InputError, MissingInput, UsageError
+from pedigree.errors import InputError, MalformedFile, MissingInput, UsageError
 
 if TYPE_CHECKING:
     from pedigree.family.recipe import Family, Recipe
     from pedigree.family.steps import Step
+    from pedigree.model.decoder import Decoder
     from pedigree.records.training_run import StepResult
     from pedigree.training.config import TrainingConfig
+    from pedigree.training.progress import Beat, Summary
     from pedigree.training.ranks import Ranks
-    from pedigree.training.run import Beat, Run, Start, Summary
+    from pedigree.training.run import Run, Start
 
 TOKENIZER_TEXT = 20_000_000  # characters of each corpus that a tokenizer is trained on
 MODEL = "model"  # folder of the finished weights in the folder of a step
@@ -112,8 +114,9 @@ def overridden(config: TrainingConfig, overrides: Mapping[str, Any]) -> Training
 
 def tokenizer_of(place: Workplace, step: Step) -> Path:
     """The tokenizer.json of a step: the file that the recipe names, or one trained now and kept."""
+    from pedigree.tokenizers.companions import written
     from pedigree.tokenizers.texts import Text
-    from pedigree.tokenizers.training import TrainingOptions, train, written
+    from pedigree.tokenizers.training import TrainingOptions, train
     from pedigree.training.config import beside
     from pedigree.training.sources import excerpt
 
@@ -134,7 +137,7 @@ def tokenizer_of(place: Workplace, step: Step) -> Path:
         )  # fmt: skip
         encoder = train(texts, options, name=tokenizer.name)
         folder.mkdir(parents=True, exist_ok=True)
-        hidden = folder / ".tokenizer.json"
+        hidden = folder / f".tokenizer.{os.getpid()}.json"  # every rank makes the same
         hidden.write_text(written(encoder.definition), encoding="utf-8")
         hidden.replace(path)
     return path
@@ -146,13 +149,12 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     Raises:
         PedigreeError: something is missing, malformed or does not fit; before the first step is taken.
     """
-    from pedigree.model.decoder import Decoder
     from pedigree.model.sizes import operations
     from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.training.device import find_device
-    from pedigree.training.run import ModelFacts, Run
+    from pedigree.training.fit import ModelFacts
+    from pedigree.training.run import Run
     from pedigree.training.shards import Vocabulary
-    from pedigree.training.weights_file import WEIGHTS, load_weights
 
     config = overridden(step.training, place.overrides).beside(place.beside)
     output = place.output / step.name
@@ -162,21 +164,13 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     keys = place.family.tokenizers[step.tokenizer].keys
     vocabulary = Vocabulary.load(tokenizer, config.separator or (None if keys.kind == "file" else keys.specials[0]))
     facts = ModelFacts(
-        config=step.model.to_dict() | {"from": dict(step.parents)},
+        config=step.model.to_dict()
+        | {"from": {key: place.family.steps[name].digest for key, name in step.parents.items()}},
         vocab_size=step.model.vocab_size,
         n_positions=step.model.n_positions,
         operations_per_token=operations(step.model, config.sequence_length).training,
     )
-    model = Decoder(step.model, seed=config.seed)
-    parent = step.parents.get("from")
-    if parent is not None:
-        path = place.output / parent / MODEL / WEIGHTS
-        if not path.is_file():
-            raise MissingInput(
-                "the step that this one continues is not trained yet", where=str(path), got=step.name,
-                fix=f"pedigree train {place.recipe.path} --only {parent}",
-            )  # fmt: skip
-        load_weights(model, path)
+    model = starting_model(place, step, config.seed)
     first = os.environ.get("RANK", "0") == "0"
     recorder = NullRecorder() if place.unrecorded or not first else JsonlRecorder(output / "run.jsonl")
     show = place.progress
@@ -194,6 +188,37 @@ def train_step(place: Workplace, step: Step) -> StepResult:
 
         experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
     return _result(step, config, summary, output, run.ranks, experts)
+
+
+def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
+    """A model with random weights, or with those of the step that this one continues.
+
+    Raises:
+        MissingInput: that step is not trained yet.
+        MalformedFile: its weights do not fit.
+    """
+    from pedigree.model.decoder import Decoder
+    from pedigree.model.hf_checkpoint import import_checkpoint
+
+    model = Decoder(step.model, seed=seed)
+    parent = step.parents.get("from")
+    if parent is None:
+        return model
+    folder = place.output / parent / MODEL
+    if not (folder / "config.json").is_file():
+        raise MissingInput(
+            "the step that this one continues is not trained yet", where=str(folder), got=step.name,
+            fix=f"pedigree train {place.recipe.path} --only {parent}",
+        )  # fmt: skip
+    own, found = model.state_dict(), import_checkpoint(folder).state_dict()
+    differing = sorted({*own} ^ {*found}) or [name for name in own if own[name].shape != found[name].shape]
+    if differing:
+        raise MalformedFile(
+            "the weights of the step before do not fit", where=str(folder), got=f"{len(differing)} tensors that differ",
+            expected=f"the shape and presence of {differing[0]}",
+        )  # fmt: skip
+    model.load_state_dict(found)
+    return model
 
 
 def check_memory(step: Step, device: str) -> None:
@@ -219,13 +244,15 @@ def check_memory(step: Step, device: str) -> None:
         )  # fmt: skip
 
 
-def write_model(run: Run, model: Any, step: Step, tokenizer: Path, folder: Path, stamp: Mapping[str, Any]) -> None:
-    """The finished weights with config, tokenizer and the place of their record."""
-    from pedigree.training.weights_file import WEIGHTS, save_weights, whole_weights
+def write_model(run: Run, model: Decoder, step: Step, tokenizer: Path, folder: Path, stamp: Mapping[str, Any]) -> None:
+    """A Hugging Face directory: weights and config, tokenizer, and the place of their record."""
+    from pedigree.model.hf_checkpoint import export_state
+    from pedigree.training.parallel import whole_weights
 
-    save_weights(whole_weights(model), folder / WEIGHTS, {"step": step.name, "digest": step.digest}, run.ranks)
+    weights = whole_weights(model)
     if run.ranks.is_first:
-        (folder / "model.json").write_text(step.model.to_json() + "\n", encoding="utf-8")
+        ids = {"bos_token_id": run.vocabulary.separator, "eos_token_id": run.vocabulary.separator}
+        export_state(step.model, weights, folder, extra_keys=ids, force=True)
         shutil.copyfile(tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer, folder / "tokenizer.json")
         if stamp["record"] != "unrecorded":
             stamp = {"record": f"../{stamp['record']}"}  # the file lies in the folder of the step

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from pedigree.errors import UsageError
 from pedigree.training.config import TrainingConfig
@@ -40,6 +41,14 @@ def prepare(model: nn.Module, config: TrainingConfig, device: torch.device, rank
             fully_shard(block, mesh=ranks.mesh, mp_policy=policy)
         fully_shard(model, mesh=ranks.mesh, mp_policy=policy)
     return _compiled(model) if config.compile else trainable
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers by name, gathered from all ranks; every rank must call this."""
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().contiguous()
+        for name, value in model.state_dict().items()
+    }
 
 
 def _compiled(model: nn.Module) -> Trainable:

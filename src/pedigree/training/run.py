@@ -10,24 +10,22 @@ Laws
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from pedigree.errors import InputError, MissingInput, OutputExists, UsageError
+from pedigree.errors import MissingInput, OutputExists
 from pedigree.records.recorder import Recorder
 from pedigree.training.batches import open_batches
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
 from pedigree.training.evaluation import Score, arithmetic_accuracy, bits_per_byte, held_out_texts
+from pedigree.training.fit import ModelFacts, check_disk, check_fit
 from pedigree.training.guard import Decision, Signals, Verdict
 from pedigree.training.guard_rules import make_guard
 from pedigree.training.interface import Trainable
@@ -35,135 +33,13 @@ from pedigree.training.interruption import Interruption, noticed
 from pedigree.training.metrics import Metrics
 from pedigree.training.optimizer import Optimizers
 from pedigree.training.parallel import prepare
+from pedigree.training.progress import Beat, Clock, Outcome, Place, Summary
 from pedigree.training.ranks import join_ranks
 from pedigree.training.schedule import rate_share
 from pedigree.training.shards import Vocabulary
 from pedigree.training.step import Stepper
 
-Outcome = Literal["finished", "interrupted", "stopped"]
 Start = Literal["auto", "resume", "fresh"]
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the run must know of a model beside its weights.
-
-    Attributes:
-        config: everything that makes the model what it is, plain JSON; a checkpoint remembers it.
-        vocab_size: ids that the model knows.
-        n_positions: longest sequence; None where there is no limit.
-        operations_per_token: of a training step, two for each multiplication; 0 where unknown.
-    """
-
-    config: dict[str, Any]
-    vocab_size: int
-    n_positions: int | None = None
-    operations_per_token: float = 0.0
-
-
-@dataclass(frozen=True)
-class Beat:
-    """A sign of life of a run.
-
-    Attributes:
-        tokens_per_second: since the last one.
-        utilization: share of the measured rate of matrix products; None where the work of a token is unknown.
-        seconds_left: at this speed.
-    """
-
-    step: int
-    steps: int
-    tokens: int
-    loss: float
-    grad_norm: float
-    tokens_per_second: float
-    utilization: float | None
-    seconds_left: float
-
-
-@dataclass
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        loss: mean cross entropy of the last steps, nats per token.
-        scores, arithmetic: the last evaluation.
-        first_step: where this process began.
-        checkpoint: the newest state.
-    """
-
-    outcome: Outcome
-    step: int
-    tokens: int
-    loss: float
-    first_step: int
-    seconds: float = 0.0
-    tokens_per_second: float = 0.0
-    utilization: float | None = None
-    scores: list[Score] = field(default_factory=list)
-    arithmetic: dict[str, float] = field(default_factory=dict)
-    decisions: list[Decision] = field(default_factory=list)
-    checkpoint: Path | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON values."""
-        values = asdict(self)
-        values["decisions"] = [decision.to_dict() for decision in self.decisions]
-        values["checkpoint"] = str(self.checkpoint) if self.checkpoint else None
-        return values
-
-
-@dataclass
-class _Place:
-    """Where a run stands: steps done, the next window, windows that are not read (first, last)."""
-
-    step: int = 0
-    window: int = 0
-    dropped: list[tuple[int, int]] = field(default_factory=list)
-
-    def past_dropped(self) -> int:
-        """The next window that may be read."""
-        window = self.window
-        for first, last in sorted(self.dropped):
-            if first <= window <= last:
-                window = last + 1
-        return window
-
-
-def check_fit(config: TrainingConfig, facts: ModelFacts, vocabulary: Vocabulary) -> None:
-    """Make sure that model, tokenizer and settings belong together.
-
-    Raises:
-        UsageError: the tokenizer knows more ids than the model, or sequences are longer than its context.
-    """
-    if vocabulary.size > facts.vocab_size:
-        raise UsageError(
-            "the tokenizer knows ids that the model does not", where="vocab_size", got=f"{vocabulary.size} ids",
-            expected=f"at most {facts.vocab_size}", fix=f"vocab_size: {vocabulary.size} in the model, or its tokenizer",
-        )  # fmt: skip
-    if facts.n_positions is not None and config.sequence_length > facts.n_positions:
-        raise UsageError(
-            "the sequences are longer than the context of the model", where="sequence_length",
-            got=config.sequence_length, expected=f"at most {facts.n_positions}",
-        )  # fmt: skip
-
-
-def check_disk(model: nn.Module, config: TrainingConfig, output: Path) -> None:
-    """Make sure that the checkpoints fit on the disk.
-
-    Raises:
-        InputError: they do not.
-    """
-    # Weights and two moments in float32, one checkpoint more than is kept while it is written, and the final weights.
-    n_weights = sum(parameter.numel() for parameter in model.parameters())
-    wanted = 12 * n_weights * (config.checkpoint.keep + 1) + 4 * n_weights
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if wanted > free:
-        raise InputError(
-            "the disk is too small for the checkpoints of this run", where=str(output), got=f"{free:,} bytes free",
-            expected=f"{wanted:,} bytes", fix="checkpoint.keep: 1, or another disk",
-        )  # fmt: skip
 
 
 class Run:
@@ -214,7 +90,7 @@ class Run:
         self.checkpoints = Checkpoints(output / "checkpoints", self.ranks, config.checkpoint.keep)
         self._device, self._recorder = device, recorder
         self._progress = progress
-        self._place = _Place()
+        self._place = Place()
         self._decisions: list[Decision] = []
         self._recent: list[float] = []
         self._rate = 0.0
@@ -254,7 +130,7 @@ class Run:
         self._recorder.run_start(self._start_facts())
         metrics = Metrics(self.output, first) if self.ranks.is_first else None
         outcome: Outcome = "finished"
-        clock = _Clock(self.config.tokens_per_step)
+        clock = Clock(self.config.tokens_per_step)
         if first == 0:
             self._save()
         with noticed() as interruption:
@@ -287,7 +163,7 @@ class Run:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
-    def _step(self, metrics: Metrics | None, clock: _Clock) -> bool:
+    def _step(self, metrics: Metrics | None, clock: Clock) -> bool:
         """Take one step; False when the guard stops the run."""
         config, place = self.config, self._place
         clock.start()
@@ -320,7 +196,7 @@ class Run:
 
     _update_ratio: float | None = None
 
-    def _write(self, metrics: Metrics | None, clock: _Clock, signals: Signals, verdict: Verdict, share: float) -> None:
+    def _write(self, metrics: Metrics | None, clock: Clock, signals: Signals, verdict: Verdict, share: float) -> None:
         step, config = self._place.step, self.config
         if step % config.log_every and step != config.steps and verdict.action == "apply":
             return
@@ -428,7 +304,7 @@ class Run:
     def _go_to(self, saved: Saved, *, after_rollback: bool = False) -> None:
         self.checkpoints.load(saved, self._tensors())
         state = saved.state
-        self._place = _Place(saved.step, int(state["window"]), [(int(a), int(b)) for a, b in state["dropped"]])
+        self._place = Place(saved.step, int(state["window"]), [(int(a), int(b)) for a, b in state["dropped"]])
         self.guard.load(state["guard"], keep_count=after_rollback)
         self.stepper.scaler.load(state["scaler"])
         self._update_ratio, self._recent = state["update_ratio"], list(state["recent"])
@@ -453,27 +329,3 @@ class Run:
             sums = arithmetic_accuracy(self.model, self.config, self.vocabulary, self._device)
         self.model.train()
         return scores, sums
-
-
-class _Clock:
-    """Tokens per second of the last steps, without checkpoints and evaluations."""
-
-    _kept = 50
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-        self._seconds: list[float] = []
-        self._begin = math.nan
-
-    def start(self) -> None:
-        """A step begins."""
-        self._begin = time.perf_counter()
-
-    def stop(self) -> None:
-        """A step is done."""
-        self._seconds = [*self._seconds[-self._kept :], time.perf_counter() - self._begin]
-
-    def rate(self) -> float:
-        """Tokens per second; the first step, which warms up, does not count where there are others."""
-        counted = self._seconds[1:] or self._seconds
-        return self._tokens * len(counted) / sum(counted) if counted else 0.0
