@@ -31,6 +31,10 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("llama-3-8b-pico", {}),
     "LlamaForCausalLM tied": ("llama-3-8b-pico", {"tied": True}),
     "LlamaForCausalLM biases": ("pangu-embedded-7b-pico", {"feed_forward": {"d_inner": 96, "bias": True}}),
+    "LlamaForCausalLM scaled": (
+        "llama-3-8b-pico",
+        {"rope": {"theta": 100.0, "scaling": {"factor": 8.0, "low": 1.0, "high": 4.0, "original_positions": 64}}},
+    ),
     "Qwen2ForCausalLM": ("qwen2.5-14b-pico", {}),
     "Qwen3ForCausalLM": ("qwen3-8b-pico", {}),
     "Glm4ForCausalLM": (
