@@ -94,6 +94,7 @@ class Run:
         self._decisions: list[Decision] = []
         self._recent: list[float] = []
         self._rate = 0.0
+        self._update_ratio: float | None = None
 
     # -- from start to end --------------------------------------------------------------------------------------------
 
@@ -163,6 +164,10 @@ class Run:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
+    def step(self) -> bool:
+        """Take one step, checkpoints included, without a line of metrics; False when the guard stops the run."""
+        return self._step(None, Clock(self.config.tokens_per_step))
+
     def _step(self, metrics: Metrics | None, clock: Clock) -> bool:
         """Take one step; False when the guard stops the run."""
         config, place = self.config, self._place
@@ -193,8 +198,6 @@ class Run:
         else:
             self._after(metrics)
         return True
-
-    _update_ratio: float | None = None
 
     def _write(self, metrics: Metrics | None, clock: Clock, signals: Signals, verdict: Verdict, share: float) -> None:
         step, config = self._place.step, self.config
