@@ -11,7 +11,7 @@ Laws
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,6 +42,9 @@ from pedigree.training.step import Stepper
 Start = Literal["auto", "resume", "fresh"]
 
 
+SECONDS_BETWEEN_BEATS = 10.0  # each is forced to disk
+
+
 class Run:
     """One run in one process.
 
@@ -55,6 +58,7 @@ class Run:
         recorder: who is told.
         device: where to train.
         progress: called with each sign of life.
+        origin: what the recorder is told beside the settings: recipe, step, overrides.
 
     Raises:
         UsageError, InputError: something does not fit, is missing or malformed; before any step is taken.
@@ -72,6 +76,7 @@ class Run:
         recorder: Recorder,
         device: torch.device,
         progress: Callable[[Beat], None] | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         check_fit(config, facts, vocabulary)
         check_disk(model, config, output)
@@ -89,7 +94,8 @@ class Run:
         self.stepper = Stepper(self.model, self.optimizers, config, device, self.ranks, self._forward)
         self.checkpoints = Checkpoints(output / "checkpoints", self.ranks, config.checkpoint.keep)
         self._device, self._recorder = device, recorder
-        self._progress = progress
+        self._progress, self._origin = progress, dict(origin or {})
+        self._last_beat = 0.0
         self._place = Place()
         self._decisions: list[Decision] = []
         self._recent: list[float] = []
@@ -219,6 +225,9 @@ class Run:
                     "utilization": beat.utilization,
                 },
             )  # fmt: skip
+        if time.monotonic() - self._last_beat > SECONDS_BETWEEN_BEATS:
+            self._last_beat = time.monotonic()
+            self._recorder.beat({"step": step, "tokens": tokens, "loss": signals.cross_entropy})
         if self._progress is not None:
             self._progress(beat)
 
@@ -314,6 +323,7 @@ class Run:
 
     def _start_facts(self) -> dict[str, Any]:
         return {
+            **self._origin,
             "name": self.config.name, "step": self._place.step, "steps": self.config.steps,
             "digest": self.config.digest(), "settings": self._settings(), "device": str(self._device),
             "ranks": self.ranks.world, "torch": torch.__version__, "threads": torch.get_num_threads(),
