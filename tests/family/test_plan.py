@@ -40,6 +40,9 @@ def test_every_recipe_is_read_and_planned_at_both_sizes(path: Path, size: Size) 
             assert step.parameters.with_mtp < 5_000_000
             assert step.operations.run < 1e13, "a pico step takes minutes on two cores"
             assert step.memory.total < 1e9
+    for one in recipe.family(size).steps.values():
+        schedule = one.training.schedule
+        assert schedule.warmup_tokens + schedule.decay_tokens <= one.training.tokens
     if size == "real" and path.stem != "quickstart":
         assert all(step.time is not None for step in plan.result.steps)
 
