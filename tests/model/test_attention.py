@@ -10,9 +10,10 @@ from model.pico import config, decoder, logits, tokens
 from torch import Tensor
 
 from pedigree.model.attention import Attention
+from pedigree.model.config_parts import Rope, RopeScaling
 from pedigree.model.context import build_context, restarting_positions, runs_of
 from pedigree.model.latent_attention import MultiHeadLatentAttention
-from pedigree.model.rope import rotate, rotation
+from pedigree.model.rope import frequencies, rotate, rotation
 
 
 def turned_by_hand(x_D: Tensor, place: int, theta: float, width: int, layout: str) -> Tensor:
@@ -38,6 +39,19 @@ def test_rotation_is_the_formula_and_leaves_the_rest_of_the_head(layout: str, fr
         for head in range(2):
             expected = turned_by_hand(x[0, t, head], place, 50.0, int(width * fraction), layout)
             assert torch.allclose(mine[0, t, head], expected, atol=1e-5)
+
+
+def test_scaling_slows_long_waves_keeps_short_ones_and_joins_them() -> None:
+    scaling = RopeScaling(factor=8.0, low=1.0, high=4.0, original_positions=64)
+    plain = frequencies(Rope(theta=1e4), 32, torch.device("cpu"))
+    scaled = frequencies(Rope(theta=1e4, scaling=scaling), 32, torch.device("cpu"))
+    turns = plain * 64 / (2 * math.pi)
+    assert torch.equal(scaled[turns > 4], plain[turns > 4])
+    assert torch.allclose(scaled[turns < 1], plain[turns < 1] / 8)
+    between = (turns > 1) & (turns < 4)
+    assert 0 < between.sum() < len(turns)
+    ratio = (scaled / plain)[between]
+    assert ((ratio > 1 / 8) & (ratio < 1)).all()
 
 
 def test_the_two_layouts_are_one_after_a_permutation_of_channels() -> None:

@@ -57,6 +57,7 @@ def test_a_config_cannot_be_changed_in_place() -> None:
         ({"attention": {"kind": "linear", "n_heads": 5}}, "attention"),
         ({"rope": None}, "rotary or learned"),
         ({"rope": {"fraction": 0.1}}, "two channels"),
+        ({"rope": {"scaling": {"factor": 8, "low": 4, "high": 4, "original_positions": 64}}}, "band"),
         ({"rope": {"fraction": 0.4}}, "even number"),
         ({"rope": None, "learned_positions": True, "attention": LATENT}, "by rotation"),
         ({"query_layer": "after-norm"}, "learned positions"),

@@ -73,6 +73,31 @@ def refuse(what: str, *, where: str, got: object, expected: object, fix: str) ->
     return UsageError(what, where=where, got=got, expected=expected, fix=fix)
 
 
+class RopeScaling(Part):
+    """Slower rotation of the long waves, for contexts beyond the trained one (Llama 3.1, arXiv 2407.21783).
+
+    Waves longer than original / low turn `factor` times slower, waves shorter than original / high as before, those
+    between by a share that grows linearly with the number of turns in the original context.
+    """
+
+    factor: Positive
+    low: Positive = 1.0
+    high: Positive = 4.0
+    original_positions: Count
+
+    @model_validator(mode="after")
+    def _band_is_open(self) -> Self:
+        if self.low >= self.high:
+            raise refuse(
+                "The band of scaled waves is empty",
+                where="RopeScaling.high",
+                got=self.high,
+                expected=f"more than low, {self.low}",
+                fix="raise high",
+            )
+        return self
+
+
 class Rope(Part):
     """Rotary positions (Su et al. 2021, arXiv 2104.09864)."""
 
@@ -82,6 +107,7 @@ class Rope(Part):
     """Share of each head that turns, from its first channel on; latent attention turns its `rope_dim` instead."""
     layout: Literal["half", "interleaved"] = "half"
     """Whether channel i turns with channel i + half of the turning ones, or with its neighbor."""
+    scaling: RopeScaling | None = None
 
 
 class GroupedAttention(Part):

@@ -136,6 +136,15 @@ def common(c: ModelConfig) -> dict[str, Any]:
     if rope is not None:
         keys["rope_theta"] = rope.theta
         keys["rope_parameters"] = {"rope_type": "default", "rope_theta": rope.theta}
+    if rope is not None and rope.scaling is not None:
+        s = rope.scaling
+        keys["rope_parameters"] |= {
+            "rope_type": "llama3",
+            "factor": s.factor,
+            "low_freq_factor": s.low,
+            "high_freq_factor": s.high,
+            "original_max_position_embeddings": s.original_positions,
+        }
     return keys
 
 
@@ -151,7 +160,7 @@ def read_common(h: Mapping[str, Any]) -> dict[str, Any]:
         "tied": bool(h.get("tie_word_embeddings", False)),
         "feed_forward": {"kind": "swiglu", "d_inner": h["intermediate_size"]},
         "norm": {"kind": "rms", "eps": h["rms_norm_eps"]},
-        "rope": {"theta": _theta(h)},
+        "rope": {"theta": _theta(h), "scaling": _read_scaling(h)},
         "init": {"kind": "normal", "std": h.get("initializer_range") or 0.02},
         "attention": {
             "kind": "gqa",
@@ -172,8 +181,8 @@ def refuse_unknown_mechanisms(h: Mapping[str, Any], activations: tuple[str, ...]
     kind = rope.get("rope_type", rope.get("type", "default"))
     activation = h.get("hidden_act", h.get("activation_function", activations[0]))
     problem: tuple[str, object, str] | None = None
-    if kind != "default":
-        problem = ("rope_parameters.rope_type", kind, "default")
+    if kind not in ("default", "llama3"):
+        problem = ("rope_parameters.rope_type", kind, "default or llama3")
     elif h.get("use_sliding_window") or (h.get("sliding_window") and h.get("model_type") in ("mistral", "mixtral")):
         problem = ("sliding_window", h.get("sliding_window"), "null")
     elif activation not in activations:
@@ -188,6 +197,18 @@ def refuse_unknown_mechanisms(h: Mapping[str, Any], activations: tuple[str, ...]
 def _theta(h: Mapping[str, Any]) -> float:
     rope = h.get("rope_parameters") or {}
     return float(rope.get("rope_theta") or h.get("rope_theta") or 10000.0)
+
+
+def _read_scaling(h: Mapping[str, Any]) -> dict[str, Any] | None:
+    rope = h.get("rope_parameters") or h.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "llama3":
+        return None
+    return {
+        "factor": rope["factor"],
+        "low": rope["low_freq_factor"],
+        "high": rope["high_freq_factor"],
+        "original_positions": rope["original_max_position_embeddings"],
+    }
 
 
 def with_biases(config: dict[str, Any], letters: str, **attention: Any) -> dict[str, Any]:

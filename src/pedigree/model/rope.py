@@ -5,12 +5,14 @@ Shapes: B = batch, T = tokens, H = heads, R = turning channels (2P pairs), D = c
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pedigree.model.config import ModelConfig
+from pedigree.model.config_parts import Rope
 
 
 class Rotation(NamedTuple):
@@ -31,14 +33,25 @@ def rotation(config: ModelConfig, positions_BT: Tensor) -> Rotation | None:
     if config.rope is None:
         return None
     width, device = config.rotary_dim, positions_BT.device
-    exponents_P = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
-    angles_BTP = positions_BT[..., None].float() * config.rope.theta**-exponents_P
+    angles_BTP = positions_BT[..., None].float() * frequencies(config.rope, width, device)
     cos, sin = angles_BTP.cos(), angles_BTP.sin()
     if config.rope.layout == "interleaved":
         cos, sin = torch.stack([cos, cos], -1).flatten(-2), torch.stack([-sin, sin], -1).flatten(-2)
     else:
         cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
     return Rotation(cos[:, :, None], sin[:, :, None], config.rope.layout == "interleaved")
+
+
+def frequencies(rope: Rope, width: int, device: torch.device) -> Tensor:
+    """Turns of each channel pair from one token to the next, in radians: [P], float32."""
+    exponents_P = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
+    plain_P = rope.theta**-exponents_P
+    s = rope.scaling
+    if s is None:
+        return plain_P
+    turns_P = plain_P * (s.original_positions / (2 * math.pi))
+    kept_P = ((turns_P - s.low) / (s.high - s.low)).clamp(0, 1)
+    return plain_P * (kept_P + (1 - kept_P) / s.factor)
 
 
 def rotate(x_BTHD: Tensor, turn: Rotation | None) -> Tensor:
