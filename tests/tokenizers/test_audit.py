@@ -15,12 +15,14 @@ from pedigree.tokenizers.definition import BYTE_LEVEL_DECODER, bpe_model, defini
 from pedigree.tokenizers.encoder import Encoder, build_encoder
 from pedigree.tokenizers.hostile_texts import HOSTILE, lost_texts
 from pedigree.tokenizers.rare_tokens import rare_tokens
-from pedigree.tokenizers.reachability import _inside_utf8, reachability
+from pedigree.tokenizers.reachability import SURROUNDINGS, _inside_utf8, reachability
 from pedigree.tokenizers.reading import open_encoder
 from pedigree.tokenizers.surface import byte_alphabet
 from pedigree.tokenizers.texts import Text, read_parallel
 from pedigree.tokenizers.training import TrainingOptions, train
 from pedigree.tokenizers.word_patterns import PATTERNS, pre_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def byte_level(tokens: list[str], merges: list[tuple[str, str]], **parts: Any) -> Encoder:
@@ -113,6 +115,12 @@ def test_losses_are_named(small: dict[str, Encoder]) -> None:
     assert "empty" not in lost
     lower = build_encoder({**base.definition, "normalizer": {"type": "Lowercase"}}, name="x", location="x", format="x")
     assert {loss.case for loss in lost_texts(lower)} >= {"quotes and apostrophes", "controls as text"}
+
+
+def test_the_guide_counts_the_hostile_texts() -> None:
+    guide = (ROOT / "docs" / "guide" / "tokenizers.md").read_text(encoding="utf-8")
+    assert f"{len(HOSTILE)} hostile texts" in guide
+    assert ("nine surroundings" in guide, len(SURROUNDINGS) - 1) == (True, 9)
 
 
 def test_the_hostile_texts_hold_what_they_promise() -> None:
