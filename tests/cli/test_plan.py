@@ -97,10 +97,6 @@ def test_json_is_a_plan_record_that_its_schema_describes(pedigree: Pedigree) -> 
     assert found["producer"]["version"] != "unknown"
 
 
-def test_the_schema_of_a_plan_is_a_contract(pedigree: Pedigree, golden: Callable[[str, str], None]) -> None:
-    golden("schema-plan.json", pedigree("schema", "plan").out)
-
-
 def test_the_record_and_the_tables_are_contracts(
     pedigree: Pedigree, golden: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,9 @@ def test_a_recipe_is_trained_step_by_step(pedigree: Pedigree, recipe: Path, tmp_
     }
     sidecar = json.loads((folder / "model" / "pedigree.json").read_text(encoding="utf-8"))
     assert (folder / "model" / sidecar["record"]).resolve() == folder / "run.jsonl"
+    start = json.loads((folder / "run.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (start["recipe_step"], start["overrides"]) == ("base", {"seed": 3})
+    assert start["recipe_digest"] == record["inputs"]["recipe"]["digest"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 3
     again = pedigree("train", "tiny.yaml", "--set", "seed=3", "--only", "base")

@@ -441,10 +441,20 @@ def test_a_tensor_that_nobody_asked_for_is_named(tmp_path: Path) -> None:
 def test_a_second_embedding_in_a_multi_token_layer_must_be_the_first(tmp_path: Path) -> None:
     name = "model.layers.4.embed_tokens.weight"
     place = spoiled(tmp_path, "deepseek-v3-pico", lambda t: t.update({name: t[name] + 1}))
-    with pytest.raises(MalformedFile, match="of its own"):
+    with pytest.raises(MalformedFile, match="must repeat"):
         import_checkpoint(place)
     (tmp_path / "again").mkdir()
     assert import_checkpoint(spoiled(tmp_path / "again", "deepseek-v3-pico", lambda t: t.pop(name)))
+
+
+def test_a_tied_head_that_is_stored_must_be_the_embedding(tmp_path: Path) -> None:
+    def store(tensors: dict[str, torch.Tensor], shift: float) -> None:
+        tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + shift
+
+    (tmp_path / "same").mkdir()
+    assert import_checkpoint(spoiled(tmp_path / "same", "pangu-alpha-13b-pico", lambda t: store(t, 0.0)))
+    with pytest.raises(MalformedFile, match=r"must repeat another.*lm_head"):
+        import_checkpoint(spoiled(tmp_path, "pangu-alpha-13b-pico", lambda t: store(t, 0.5)))
 
 
 def test_weights_without_a_config_are_not_guessed(tmp_path: Path) -> None:

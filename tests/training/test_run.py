@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -29,6 +30,9 @@ def test_a_run_learns_and_records_itself(tmp_path: Path) -> None:
     assert summary.loss < rows[0][0] - 2
     assert [event["event"] for event in read_events(tmp_path / "out" / "run.jsonl")][:2] == ["run_start", "checkpoint"]
     assert read_events(tmp_path / "out" / "run.jsonl")[-1]["outcome"] == "finished"
+    beats = [event for event in read_events(tmp_path / "out" / "run.jsonl") if event["event"] == "beat"]
+    assert beats
+    assert beats[0]["tokens"] == 128
     (score,) = summary.scores
     assert score.domain == "en"
     assert score.n_bytes == score.n_tokens  # the tokens of this vocabulary are bytes
@@ -142,3 +146,17 @@ def test_a_loss_that_is_never_finite_stops_the_run(tmp_path: Path) -> None:
     assert [decision.action for decision in summary.decisions] == ["skip-step", "skip-step", "stop"]
     assert summary.decisions[0].dropped["windows"] == [0, 0]
     assert summary.scores == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_model_takes_the_same_steps(tmp_path: Path) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    for name in ("plain", "compiled"):
+        config = settings(tmp_path, log_every=1, tokens=32 * 4 * 10, compile=name == "compiled")
+        run = make_run(tmp_path, tmp_path / name, config)
+        run.start()
+        run.work()
+    plain, compiled = losses(tmp_path / "plain"), losses(tmp_path / "compiled")
+    assert all(compiled[step][0] == pytest.approx(plain[step][0], rel=1e-4) for step in plain)

@@ -174,9 +174,13 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     first = os.environ.get("RANK", "0") == "0"
     recorder = NullRecorder() if place.unrecorded or not first else JsonlRecorder(output / "run.jsonl")
     show = place.progress
+    origin = {
+        "recipe": str(place.recipe.path), "recipe_digest": place.recipe.digest, "recipe_step": step.name,
+        "step_digest": step.digest, "parents": dict(step.parents), "overrides": dict(place.overrides),
+    }  # fmt: skip
     run = Run(
         model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
-        device=device, progress=(lambda beat: show(step.name, beat)) if show else None,
+        device=device, origin=origin, progress=(lambda beat: show(step.name, beat)) if show else None,
     )  # fmt: skip
     run.start(place.start)
     summary = run.work()

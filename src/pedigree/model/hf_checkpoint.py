@@ -40,6 +40,10 @@ _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|pyt
 _CONSTANTS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias)$")
 
 
+# Some writers store a tied head too.
+_TIED_HEAD = Slot("lm_head.weight", (View("embed.weight"),), is_copy=True)
+
+
 def plan(config: ModelConfig, dialect: Dialect) -> list[Slot]:
     """Every stored tensor of a decoder in a dialect; our own type keeps our names."""
     names = dialect.names(config)
@@ -240,15 +244,16 @@ def import_checkpoint(
         _check(checkpoint, layout, config)
         with torch.device("meta"):
             model = Decoder(config)
+        _set_type(model, dtype or _common_type(checkpoint))  # before memory is taken
         model.to_empty(device=device)
-        _set_type(model, dtype or _common_type(checkpoint))
         state = model.state_dict()
         with torch.no_grad():
             for slot in layout:
                 if not slot.is_copy:
                     slot.fill(state, checkpoint.read(slot.name))
-            for slot in layout:
-                if slot.is_copy and slot.name in checkpoint.tensors:
+            copies = [slot for slot in layout if slot.is_copy] + ([_TIED_HEAD] if config.tied else [])
+            for slot in copies:
+                if slot.name in checkpoint.tensors:
                     _check_copy(slot, state, checkpoint)
     return model.eval()
 
@@ -291,7 +296,7 @@ def _check(checkpoint: Checkpoint, layout: list[Slot], config: ModelConfig) -> N
                 got=tuple(info.shape),
                 expected=slot.shape(state),
             )
-    tied = {"lm_head.weight"} if config.tied else set()
+    tied = {_TIED_HEAD.name} if config.tied else set()
     extra = sorted(n for n in set(checkpoint.tensors) - planned - tied if not _CONSTANTS.fullmatch(n))
     if extra:
         raise MalformedFile(
@@ -310,7 +315,7 @@ def _check_copy(slot: Slot, state: Mapping[str, Tensor], checkpoint: Checkpoint)
     """
     if not slot.agrees(state, checkpoint.read(slot.name)):
         raise MalformedFile(
-            "A multi-token layer has an embedding or head of its own",
+            "A tensor that must repeat another holds other numbers",
             where=f"{checkpoint.location}: {slot.name}",
             expected=f"the numbers of {slot.views[0].name}",
         )

@@ -25,9 +25,7 @@ class Metrics:
         self.path = directory / "metrics.jsonl"
         directory.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] < first_step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        temporary.replace(self.path)
+        self._replace(kept)
         self._stream = self.path.open("a", encoding="utf-8")
         self._board = _board(directory / "tensorboard") if tensorboard else None
 
@@ -48,8 +46,13 @@ class Metrics:
         rows = read_metrics(self.path)
         with self.path.with_name("metrics.rolled-back.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows if row["step"] >= step)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step), encoding="utf-8")
+        self._replace([row for row in rows if row["step"] < step])
         self._stream, self._board = self.path.open("a", encoding="utf-8"), board
+
+    def _replace(self, rows: list[dict[str, Any]]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path)
 
     def close(self) -> None:
         """Write what is left."""

@@ -11,7 +11,7 @@ Laws
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,6 +42,9 @@ from pedigree.training.step import Stepper
 Start = Literal["auto", "resume", "fresh"]
 
 
+SECONDS_BETWEEN_BEATS = 10.0  # each is forced to disk
+
+
 class Run:
     """One run in one process.
 
@@ -55,6 +58,7 @@ class Run:
         recorder: who is told.
         device: where to train.
         progress: called with each sign of life.
+        origin: what the recorder is told beside the settings: recipe, step, overrides.
 
     Raises:
         UsageError, InputError: something does not fit, is missing or malformed; before any step is taken.
@@ -72,6 +76,7 @@ class Run:
         recorder: Recorder,
         device: torch.device,
         progress: Callable[[Beat], None] | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         check_fit(config, facts, vocabulary)
         check_disk(model, config, output)
@@ -89,11 +94,13 @@ class Run:
         self.stepper = Stepper(self.model, self.optimizers, config, device, self.ranks, self._forward)
         self.checkpoints = Checkpoints(output / "checkpoints", self.ranks, config.checkpoint.keep)
         self._device, self._recorder = device, recorder
-        self._progress = progress
+        self._progress, self._origin = progress, dict(origin or {})
+        self._last_beat = 0.0
         self._place = Place()
         self._decisions: list[Decision] = []
         self._recent: list[float] = []
         self._rate = 0.0
+        self._update_ratio: float | None = None
 
     # -- from start to end --------------------------------------------------------------------------------------------
 
@@ -163,6 +170,10 @@ class Run:
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
+    def step(self) -> bool:
+        """Take one step, checkpoints included, without a line of metrics; False when the guard stops the run."""
+        return self._step(None, Clock(self.config.tokens_per_step))
+
     def _step(self, metrics: Metrics | None, clock: Clock) -> bool:
         """Take one step; False when the guard stops the run."""
         config, place = self.config, self._place
@@ -194,8 +205,6 @@ class Run:
             self._after(metrics)
         return True
 
-    _update_ratio: float | None = None
-
     def _write(self, metrics: Metrics | None, clock: Clock, signals: Signals, verdict: Verdict, share: float) -> None:
         step, config = self._place.step, self.config
         if step % config.log_every and step != config.steps and verdict.action == "apply":
@@ -216,6 +225,9 @@ class Run:
                     "utilization": beat.utilization,
                 },
             )  # fmt: skip
+        if time.monotonic() - self._last_beat > SECONDS_BETWEEN_BEATS:
+            self._last_beat = time.monotonic()
+            self._recorder.beat({"step": step, "tokens": tokens, "loss": signals.cross_entropy})
         if self._progress is not None:
             self._progress(beat)
 
@@ -311,6 +323,7 @@ class Run:
 
     def _start_facts(self) -> dict[str, Any]:
         return {
+            **self._origin,
             "name": self.config.name, "step": self._place.step, "steps": self.config.steps,
             "digest": self.config.digest(), "settings": self._settings(), "device": str(self._device),
             "ranks": self.ranks.world, "torch": torch.__version__, "threads": torch.get_num_threads(),

@@ -51,7 +51,7 @@ class Stepper:
     ) -> None:
         self.model, self.optimizers, self.config = model, optimizers, config
         self.scaler = LossScaler(enabled=config.precision == "fp16")
-        self._forward = forward or model
+        self._forward = model if forward is None else forward  # a compiled module has a length, and may have none
         self._device, self._ranks = device, ranks
         self._parameters = optimizers.parameters()
         block_of = {p: i for i, block in enumerate(model.blocks()) for p in block.parameters()}
