@@ -54,7 +54,7 @@ def _pedigree(
         ),
     ] = False,
 ) -> None:
-    """Prove the ancestry of language models from their weights, with a stated error rate.
+    """Make families of language models, and prove ancestry from weights alone, with a stated error rate.
 
     [bold]Examples[/bold]
 
