@@ -242,7 +242,7 @@ def largest() -> Comparison:
         update={
             "layer_map": layer_map,
             "layer_map_detail": [
-                LayerMatch(layer=i, ffn=s, attn=None if i % 2 else s) for i, s in enumerate(layer_map)
+                LayerMatch(layer=i, ffn=s, attn=None if i % 2 else s, attn_score=0.01) for i, s in enumerate(layer_map)
             ],
             "strength": "a long sentence about strength " * 12,
             "direction": Direction(verdict="b-to-a", log_odds=-7.2, reasons=["a reason that takes its time " * 9] * 8),

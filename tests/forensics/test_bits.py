@@ -127,3 +127,29 @@ def test_numbers_that_are_not_finite_are_not_equal_to_anything() -> None:
     broken["lm_head.weight"][0, 0] = float("nan")
     found = compared(broken, broken)
     assert found.different == ["head"]
+
+
+def test_two_constants_that_differ_are_different_and_equal_ones_say_nothing() -> None:
+    ones = {**PARENT, "model.norm.weight": torch.ones_like(PARENT["model.norm.weight"])}
+    twos = {**ones, "model.norm.weight": 2 * ones["model.norm.weight"]}
+    assert "norm.final" in compared(ones, ones).constant
+    found = compared(ones, twos)
+    assert found.different == ["norm.final"]
+    assert not found.all_equal
+
+
+def test_bands_count_what_one_look_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = {**PARENT, "lm_head.weight": PARENT["lm_head.weight"].clone()}
+    changed["lm_head.weight"][57, 3] += 1e-6
+    at_once = compared(PARENT, changed)
+    monkeypatch.setattr("pedigree.forensics.bits.BAND_NUMBERS", 100)
+    assert compared(PARENT, changed) == at_once
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (70,)])
+def test_a_small_tensor_without_a_role_decides_whether_files_are_the_same(shape: tuple[int, ...]) -> None:
+    first = {**PARENT, "score.weight": torch.ones(shape)}
+    found = compared(first, {**PARENT, "score.weight": torch.ones(shape) * 3})
+    assert found.unpaired == ["score.weight"]
+    assert not found.all_equal
+    assert compared(first, first).all_equal

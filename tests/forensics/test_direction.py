@@ -35,10 +35,6 @@ PIECES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"unit_maps": {0: unit_map([*range(40), *range(20)], 40)}, "reverse_units": {0: unit_map(range(40), 60)}},
         {"unit_maps": {0: unit_map(range(40), 60)}, "reverse_units": {0: unit_map([*range(40), *range(20)], 40)}},
     ),
-    "silent units added": (
-        {"unit_maps": {0: unit_map([*range(40), *[-1] * 12], 40, silent=range(40, 52))}},
-        {"reverse_units": {0: unit_map([*range(40), *[-1] * 12], 40, silent=range(40, 52))}},
-    ),
     "lives on whole one way only": ({"survival": (WHOLE, PARTLY)}, {"survival": (PARTLY, WHOLE)}),
 }
 
@@ -136,3 +132,18 @@ def test_the_middle_of_a_merge_is_not_taken_for_an_ancestor_and_noise_is_told_fr
     assert weigh_direction(FOUR, FOUR, findings(survival=(whole, half))).verdict == word
     if word == "undetermined":
         assert weigh_direction(FOUR, FOUR, findings(survival=(half, whole))).verdict == word
+
+
+def test_units_that_write_nothing_lean_but_do_not_decide_alone() -> None:
+    """Added units write nothing before they are trained; units pruned by a mask write nothing either."""
+    case = {"unit_maps": {0: unit_map([*range(40), *[-1] * 12], 40, silent=range(40, 52))}}
+    leaning = weigh_direction(FOUR, FOUR, findings(**case))
+    assert leaning.verdict == "undetermined"
+    assert leaning.log_odds > 0
+
+
+def test_of_two_types_of_sixteen_bits_the_one_with_wider_gaps_is_the_coarser() -> None:
+    from pedigree.forensics.bits import _coarser
+
+    for pair in ((torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)):
+        assert _coarser(*pair) == torch.bfloat16

@@ -21,8 +21,8 @@ def test_each_depth_reads_more_than_the_one_before() -> None:
     glance, standard, full = (choose_sample(depth, BIG) for depth in ("glance", "standard", "full"))
     assert glance.units(10_000) < standard.units(10_000) < full.units(10_000) == 10_000
     assert glance.max_anchors < standard.max_anchors < full.max_anchors
-    assert not glance.attention
-    assert standard.attention
+    assert sum(glance.attends(layer, 32) for layer in range(32)) == 4
+    assert all(standard.attends(layer, 32) for layer in range(32))
     assert not glance.ladder
     assert standard.ladder
 

@@ -49,6 +49,8 @@ def test_a_strip_that_is_cut_says_how_long_it_is() -> None:
 
 
 def test_halves_of_a_layer_from_different_places_are_told() -> None:
-    detail = [LayerMatch(layer=0, ffn=0, attn=0), LayerMatch(layer=1, ffn=1, attn=None)]
+    detail = [LayerMatch(layer=0, ffn=0, attn=0), LayerMatch(layer=1, ffn=1, attn=None, attn_score=0.01)]
     assert split_sentence(detail) == "feed-forward and attention have different sources in 1"
     assert split_sentence(detail[:1]) is None
+    not_compared = LayerMatch(layer=1, ffn=1, attn=None)
+    assert split_sentence([not_compared]) is None

@@ -148,7 +148,9 @@ def read_table(anatomy: Anatomy, role: str, rows_T: Tensor) -> Tensor | None:
     The output head reads the stream through the final norm, whose gain is folded in.
     """
     part = anatomy.part(role)
-    if part is None or (role == "head" and anatomy.tied):
+    if part is None or (role == "head" and anatomy.tied) or part.shape[1] != anatomy.d_model:
+        return None  # a table of another width reaches the stream through a projection
+    if rows_T.numel() and int(rows_T.max()) >= part.shape[0]:
         return None
     rows_TD = part.read(rows=[int(r) for r in rows_T])
     if role == "head":

@@ -8,7 +8,9 @@ Shapes: canonical parts are [rows, columns] or [n].
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +21,9 @@ from pedigree.forensics.side import Side
 from pedigree.weights.anatomy import Part
 
 EDGE_ROWS = 4
+
+BAND_NUMBERS = 1 << 22
+"""Numbers of a part that are compared at once."""
 
 
 @dataclass
@@ -82,7 +87,8 @@ def compare_bits(a: Side, b: Side, layer_map: list[int | None], whole: bool) -> 
 
 def _compare_rest(a: Side, b: Side, out: BitPass) -> None:
     """Tensors without a role (a classifier, an adapter) decide whether files that agree otherwise are the same."""
-    left, right = digest_tensors(a.checkpoint, a.anatomy.unmapped), digest_tensors(b.checkpoint, b.anatomy.unmapped)
+    left = digest_tensors(a.checkpoint, a.anatomy.unmapped, informative_only=False)
+    right = digest_tensors(b.checkpoint, b.anatomy.unmapped, informative_only=False)
     extra, gone = Counter(right.values()) - Counter(left.values()), Counter(left.values()) - Counter(right.values())
     out.unpaired += [name for name, digest in right.items() if digest in extra]
     out.missing += [name for name, digest in left.items() if digest in gone]
@@ -95,36 +101,78 @@ def label(part: Part) -> str:
     return f"{prefix}{part.role}{suffix}"
 
 
+@dataclass
+class _Tally:
+    """What was counted of one pair of parts, band by band."""
+
+    same: int = 0
+    seen: int = 0
+    same_after_cast: bool = True
+    varies: bool = False
+    first: tuple[float, float] | None = None
+
+
 def _compare_part(a: Part, b: Part, name: str, whole: bool, out: BitPass) -> None:
-    x, y = _rows(a, whole), _rows(b, whole)
-    wide_x, wide_y = x.double(), y.double()
-    if _is_constant(wide_x) and _is_constant(wide_y):
+    tally, kinds = _Tally(), None
+    for rows in _bands(b, whole):
+        x, y = _read(a, rows), _read(b, rows)
+        kinds = (x.dtype, y.dtype)
+        _count(x, y, tally)
+    if kinds is None or (tally.same == tally.seen and not tally.varies):
         out.constant.append(name)
         return
-    same = int((wide_x == wide_y).sum())
-    out.same += same
-    out.seen += int(wide_x.numel())
-    if same == wide_x.numel():
+    out.same += tally.same
+    out.seen += tally.seen
+    if tally.same == tally.seen:
         out.equal.append(name)
-    elif x.dtype != y.dtype and bool((x.to(_coarser(x, y)) == y.to(_coarser(x, y))).all()):
+    elif kinds[0] != kinds[1] and tally.same_after_cast:
         out.equal_after_cast.append(name)
-        out.coarser = "a" if _coarser(x, y) == x.dtype else "b"
+        out.coarser = "a" if _coarser(*kinds) == kinds[0] else "b"
     else:
         out.different.append(name)
 
 
-def _rows(part: Part, whole: bool) -> Tensor:
+def _count(x: Tensor, y: Tensor, tally: _Tally) -> None:
+    """Add one band to the tally."""
+    if x.numel() == 0:
+        return
+    wide_x, wide_y = (x, y) if x.dtype == y.dtype else (x.double(), y.double())
+    equal = wide_x == wide_y
+    tally.same += int(equal.sum())
+    tally.seen += int(x.numel())
+    if x.dtype != y.dtype and tally.same_after_cast:
+        floating = x.is_floating_point() and y.is_floating_point()
+        kind = _coarser(x.dtype, y.dtype) if floating else None
+        tally.same_after_cast = kind is not None and bool((x.to(kind) == y.to(kind)).all())
+    if not tally.varies:
+        edge = (float(wide_x.flatten()[0]), float(wide_y.flatten()[0]))
+        tally.first = tally.first or edge
+        tally.varies = not (bool((wide_x == tally.first[0]).all()) and bool((wide_y == tally.first[1]).all()))
+
+
+def _bands(part: Part, whole: bool) -> Iterator[list[int] | slice | None]:
+    """Rows to compare: everything in bands that fit in memory, or some rows at both ends and in the middle."""
     total = part.shape[0]
-    if whole or total <= 4 * EDGE_ROWS:
-        return part.read_native()
-    middle = total // 2
-    edges = [range(EDGE_ROWS), range(middle, middle + EDGE_ROWS), range(total - EDGE_ROWS, total)]
-    return part.read_native(rows=[row for edge in edges for row in edge])
+    if not whole and total > 4 * EDGE_ROWS:
+        middle = total // 2
+        edges = [range(EDGE_ROWS), range(middle, middle + EDGE_ROWS), range(total - EDGE_ROWS, total)]
+        yield [row for edge in edges for row in edge]
+        return
+    columns = math.prod(part.shape[1:]) if len(part.shape) > 1 else 1
+    step = max(1, BAND_NUMBERS // max(1, columns))
+    if total <= step:
+        yield None
+        return
+    for begin in range(0, total, step):
+        yield slice(begin, min(begin + step, total))
 
 
-def _coarser(x: Tensor, y: Tensor) -> torch.dtype:
-    return min((x.dtype, y.dtype), key=lambda kind: torch.finfo(kind).bits)
+def _read(part: Part, rows: list[int] | slice | None) -> Tensor:
+    """Stored numbers; where a scale is stored beside them, the numbers they stand for."""
+    scaled = any(piece.scale is not None for piece in part.pieces)
+    return part.read(rows=rows) if scaled else part.read_native(rows=rows)
 
 
-def _is_constant(x: Tensor) -> bool:
-    return x.numel() == 0 or bool((x == x.flatten()[0]).all())
+def _coarser(x: torch.dtype, y: torch.dtype) -> torch.dtype:
+    """The type with the wider gap between numbers: bfloat16 rather than float16, though both have 16 bits."""
+    return max((x, y), key=lambda kind: torch.finfo(kind).eps)

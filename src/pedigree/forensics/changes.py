@@ -129,6 +129,8 @@ def width_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         out.append(Transformation(kind=kind, **{"from": d_a, "to": d_b}))
     heads_a, heads_b = a.anatomy.n_heads, b.anatomy.n_heads
     kv_a, kv_b = a.anatomy.n_kv_heads, b.anatomy.n_kv_heads
+    if found.same_numbers:
+        return out  # another number of heads can only be a guess where a config is missing
     if heads_a and heads_b and heads_a != heads_b:
         kind = "heads-added" if heads_b > heads_a else "heads-pruned"
         out.append(Transformation(kind=kind, **{"from": heads_a, "to": heads_b}))
@@ -174,7 +176,7 @@ def expert_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
     tables = []
     for j, units in sorted(found.unit_maps.items()):
         i = found.layer_map[j]
-        if i is None or not (a.anatomy.experts(i) or b.anatomy.experts(j)):
+        if i is None or not found.hit("ffn", j) or not (a.anatomy.experts(i) or b.anatomy.experts(j)):
             continue
         tables.append((i, j, expert_origins(units)))
     if not tables:
@@ -327,7 +329,7 @@ def vocabulary_changes(a: Side, b: Side, found: Findings) -> list[Transformation
         elif not tokens.same_rows:
             out.append(Transformation(kind="vocabulary-reordered", **facts))
     cosine = found.tables.get("embed")
-    if cosine is not None and cosine < 0.1 and found.layers_hit("ffn", "vo", "qk"):
+    if tokens.by == "surface form" and cosine is not None and cosine < 0.1 and found.layers_hit("ffn", "vo", "qk"):
         out.append(Transformation(kind="embeddings-reinitialized", held_out=round(cosine, 4)))
     return out
 

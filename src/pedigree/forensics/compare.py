@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pedigree.errors import BudgetExceeded
+from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.measure import Progress, measure, single_thread
 from pedigree.forensics.record import build_record, unseen
@@ -57,7 +58,7 @@ def compare(
         left = stack.enter_context(open_checkpoint(a, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
         right = stack.enter_context(open_checkpoint(b, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
         record, final = _climb_depths(left, right, depth, start, progress)
-        seen = [_decoy(d, right, final, allow_pickle, budget_bytes) for d in decoys]
+        seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes)
     result = record.result.model_copy(
         update={"controls": Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)}
     )
@@ -68,7 +69,8 @@ def compare(
         "allow_pickle": allow_pickle,
     }
     created = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-    return record.model_copy(update={"result": result, "options": options, "created": created})
+    warnings = [*record.warnings, *left_out]
+    return record.model_copy(update={"result": result, "options": options, "created": created, "warnings": warnings})
 
 
 def _climb_depths(
@@ -92,6 +94,8 @@ def _climb_depths(
         best = (record, step)
         if _is_certain(found, judgment):
             break
+        if depth is None and step == "standard" and found.bits is not None and found.bits.all_equal:
+            best = _compare_every_number(a, b, found, step, start, best)
     if best is None:
         raise BudgetExceeded("no depth could be finished", fix="raise --budget")
     record, last = best
@@ -119,8 +123,39 @@ def _measure_at(a: Side, b: Side, depth: Depth, progress: Progress | None) -> tu
     return a, b, found, judge(a, b, found)
 
 
+def _compare_every_number(
+    a: Side, b: Side, found: Findings, step: Depth, start: float, best: tuple[Comparison, Depth]
+) -> tuple[Comparison, Depth]:
+    """Where every number of the sample is equal, local files are read once to the end: they may be identical."""
+    if found.bits is None or found.bits.whole or any("://" in str(s.checkpoint.location) for s in (a, b)):
+        return best
+    try:
+        found.bits = compare_bits(a, b, found.layer_map, whole=True)
+    except BudgetExceeded:
+        return best
+    return build_record(a, b, found, judge(a, b, found), step, time.monotonic() - start), step
+
+
+def _decoys(
+    locations: Sequence[str | Path], right: Checkpoint, depth: Depth, allow_pickle: bool, budget_bytes: int | None
+) -> tuple[list[Decoy], list[str]]:
+    """Decoys compared, and a sentence for each that the budget left out; the answer itself is there already."""
+    seen: list[Decoy] = []
+    left_out: list[str] = []
+    for location in locations:
+        try:
+            seen.append(_decoy(location, right, depth, allow_pickle, budget_bytes))
+        except BudgetExceeded as error:
+            left_out.append(f"decoy {location} was not compared: {error.sentence()}")
+    return seen, left_out
+
+
 def _is_certain(found: Findings, judgment: Judgment) -> bool:
-    """Whether a deeper look could not change the word: an exact test speaks and every layer has its place."""
+    """Whether a deeper look could not change the word: an exact test speaks, every layer has its place, every part of
+    the body was seen to be related, and not every number is equal (then only reading all of them can tell)."""
+    body = [judgment.components[name].verdict for name in ("attn", "mlp", "experts") if name in judgment.components]
+    if any(word != "related" for word in body) or (found.bits is not None and found.bits.all_equal):
+        return False
     exact = found.log10_p("body-signs") <= CLEAR_LOG10_P
     ratios = [s.ratio for s in (found.forward, found.backward) if s is not None]
     clear = bool(ratios) and min(ratios) > 0.85

@@ -49,17 +49,17 @@ def compare_contents(a: Checkpoint, b: Checkpoint) -> Contents:
     return Contents(tuple(shared), len(left), len(right))
 
 
-def digest_tensors(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, str]:
-    """Digest of shape and numbers of each informative tensor among `names`."""
+def digest_tensors(checkpoint: Checkpoint, names: Iterable[str], *, informative_only: bool = True) -> dict[str, str]:
+    """Digest of shape and numbers of each tensor among `names`; by default of those that say anything."""
     from blake3 import blake3
 
     out: dict[str, str] = {}
     for name in names:
         tensor = checkpoint.read(name)
-        if tensor.numel() < MIN_NUMBERS or not tensor.dtype.is_floating_point:
+        if informative_only and (tensor.numel() < MIN_NUMBERS or not tensor.dtype.is_floating_point):
             continue
         wide = tensor.to(torch.float64).contiguous()
-        if bool((wide == wide.flatten()[0]).all()):
+        if informative_only and bool((wide == wide.flatten()[0]).all()):
             continue
         out[name] = f"{tuple(wide.shape)}:{blake3(wide.numpy().tobytes()).hexdigest()}"
     return out

@@ -31,6 +31,9 @@ MAX_NUMBERS = 250_000
 WHOLE = (0.95, 1.06)
 """Mean survival that counts as living on whole."""
 
+SILENT_LOG_ODDS = 2.0
+"""What units that write nothing may add: less than a decision, since pruning by a mask leaves them in a parent too."""
+
 MIDPOINT = 0.9
 """Share by which a parent of a merge lives on is below this; a child that was only trained a little is above."""
 
@@ -155,9 +158,9 @@ def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
     silent_b = sum(int(u.silent_N.sum()) for u in found.unit_maps.values())
     silent_a = sum(int(u.silent_N.sum()) for u in found.reverse_units.values())
     if silent_b > 4 * silent_a and silent_b >= 8:
-        out.add(3.5, f"{silent_b} units of B write nothing, as added units do before training")
+        out.add(SILENT_LOG_ODDS, f"{silent_b} units of B write nothing, as added units do before training")
     elif silent_a > 4 * silent_b and silent_a >= 8:
-        out.add(-3.5, f"{silent_a} units of A write nothing, as added units do before training")
+        out.add(-SILENT_LOG_ODDS, f"{silent_a} units of A write nothing, as added units do before training")
 
 
 def _vocabulary(found: Findings, out: DirectionEvidence) -> None:

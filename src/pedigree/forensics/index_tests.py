@@ -47,15 +47,22 @@ def body_sign_test(a: Side, b: Side, layer_map: list[int | None]) -> TestOutcome
     Families lie on disjoint tensors. Layers of different unit counts are compared on the leading units both have.
     """
     products: dict[str, list[Tensor]] = {}
-    for j, i in enumerate(layer_map):
-        if i is None:
-            continue
+    for j, i in _once(layer_map):
         for kind in ("ffn", "vo", "qk"):
             left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
             found = None if left is None or right is None else _in_place(left, right)
             if found is not None:
                 products.setdefault({"ffn": "ffn", "vo": "vo", "qk": "planes"}[kind], []).append(found)
     return sign_flip({family: torch.cat(parts) for family, parts in products.items()})
+
+
+def _once(layer_map: list[int | None]) -> list[tuple[int, int]]:
+    """(layer of B, layer of A), each layer of A once: copies of a layer are not independent of each other."""
+    first: dict[int, int] = {}
+    for j, i in enumerate(layer_map):
+        if i is not None:
+            first.setdefault(i, j)
+    return [(j, i) for i, j in first.items()]
 
 
 def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
@@ -94,9 +101,7 @@ def _common_units(a: UnitSet, b: UnitSet) -> int:
 def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitKind = "ffn") -> TestOutcome:
     """Units that are each other's nearest, found without positions, and stand at the same position."""
     pairs: list[Tensor] = []
-    for j, i in enumerate(layer_map):
-        if i is None:
-            continue
+    for j, i in _once(layer_map):
         left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
         if left is None or right is None or left.names[0] != right.names[0]:
             continue

@@ -59,6 +59,8 @@ def stack_moments(a: list[LayerView], b: list[LayerView]) -> tuple[Tensor, Tenso
     rows_a, rows_b = [layer_moments(v) for v in a], [layer_moments(v) for v in b]
     if not rows_a or not rows_b or {len(r) for r in rows_a} != {len(r) for r in rows_b}:
         return None
+    if not rows_a[0]:
+        return None
     if len({len(r) for r in rows_a}) != 1 or rows_a[0][0].shape != rows_b[0][0].shape:
         return None
     if len(rows_a) == len(rows_b):

@@ -10,7 +10,7 @@ import numpy as np
 from pedigree.forensics.bank import error_rate
 from pedigree.forensics.changes import list_changes
 from pedigree.forensics.direction import weigh_direction
-from pedigree.forensics.findings import Findings
+from pedigree.forensics.findings import CLEAR_Z, Findings
 from pedigree.forensics.sampling import Depth
 from pedigree.forensics.side import Side
 from pedigree.forensics.tests_made import list_tests, strength
@@ -193,15 +193,16 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
         out.append("glance reads a few rows in place: reordered, rotated or re-tokenized relatives are not seen")
     if a.sample.max_units is not None and depth != "glance":
         out.append(f"{a.sample.max_units} units of each layer were read; whole matrices only at full depth")
-    if not a.sample.attention:
-        out.append("attention was not read at this depth")
+    if a.sample.attention_layers is not None:
+        out.append(f"attention was read in {a.sample.attention_layers} layers")
     if found.bits is not None and not found.bits.whole:
         out.append("equality of numbers was looked at on some rows of each tensor")
     if found.filled:
         out.append(f"{len(found.filled)} layers of the map were filled in by order: too few of their units were read")
     out += [f"not tried: {words}" for words in found.climb.skipped]
     if not any(i is not None for i in found.layer_map):
-        out.append(f"an overlap below {detection_limit(found):.0%} of the units of every layer would not be seen")
+        where = "of every layer" if a.sample.max_units is None else "of the layers that were read whole"
+        out.append(f"an overlap below {detection_limit(found):.0%} of the units {where} would not be seen")
     for side, name in ((a, "A"), (b, "B")):
         if side.vocabulary is None:
             out.append(f"{name} has no readable tokenizer: vocabulary rows were paired by number")
@@ -211,11 +212,15 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
 
 
 def detection_limit(found: Findings) -> float:
-    """Smallest share of surviving units that the comparison would have called, from its threshold and sampling."""
-    share = 1.0
-    for units in found.unit_maps.values():
-        share = min(share, units.index_a_M.shape[0] / max(1, units.total_a))
-    return min(1.0, found.clear_effect / max(share, 1e-6))
+    """Smallest share of surviving units that the comparison would have called: a match has to reach both the effect and
+    the standard score that count, and the spread of this very comparison says what effect that score takes."""
+    limit = found.clear_effect
+    grid = found.evidence.grids.get("ffn") or next(iter(found.evidence.grids.values()), None)
+    if grid is not None:
+        seen = np.isfinite(grid.z_IJ) & (np.abs(grid.z_IJ) > 0.1)
+        if seen.any():
+            limit = max(limit, CLEAR_Z * float(np.median(np.abs(grid.effect_IJ[seen] / grid.z_IJ[seen]))))
+    return min(1.0, limit)
 
 
 def _version() -> str:

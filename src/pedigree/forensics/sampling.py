@@ -33,6 +33,7 @@ class Sample:
         column_layers: in how many layers, spread over the depth, projections that store units as columns (down,
             output) are read, since they cost a whole matrix; None for all.
         attention: whether attention is read.
+        attention_layers: in how many layers, spread over the depth; None for all.
         compact: keep tables as bfloat16 to halve the memory.
         max_anchors: at most this many vocabulary rows.
         ladder: whether frames other than the plain one are tried.
@@ -44,6 +45,7 @@ class Sample:
     compact: bool
     max_anchors: int
     ladder: bool = True
+    attention_layers: int | None = None
 
     @property
     def search_units(self) -> int:
@@ -66,10 +68,11 @@ class Sample:
 
     def columns(self, layer: int, n_layers: int) -> bool:
         """Whether projections stored as columns are read in this layer."""
-        if self.column_layers is None:
-            return True
-        chosen = {((2 * k + 1) * n_layers) // (2 * self.column_layers) for k in range(self.column_layers)}
-        return layer in chosen
+        return self.column_layers is None or layer in _spread(self.column_layers, n_layers)
+
+    def attends(self, layer: int, n_layers: int) -> bool:
+        """Whether attention is read in this layer."""
+        return self.attention and (self.attention_layers is None or layer in _spread(self.attention_layers, n_layers))
 
     def rows(self, total: int, wanted: int) -> Tensor:
         """Positions of the units to read: all of them, or contiguous blocks spread over the range.
@@ -86,6 +89,11 @@ class Sample:
             return list(range(total))
         wanted = min(total, max(1, self.max_units // max(1, head_dim)))
         return [((2 * k + 1) * total) // (2 * wanted) for k in range(wanted)]
+
+
+def _spread(wanted: int, n_layers: int) -> set[int]:
+    """That many layers in the middles of equal stretches of the depth."""
+    return {((2 * k + 1) * n_layers) // (2 * wanted) for k in range(wanted)}
 
 
 def runs(total: int, wanted: int, length: int) -> Tensor:
@@ -106,4 +114,4 @@ def choose_sample(depth: Depth, model_bytes: int) -> Sample:
         return Sample(None, None, True, model_bytes > WHOLE_MODEL_BYTES, 1 << 30)
     if depth == "standard":
         return Sample(192, 2, True, True, 2048)
-    return Sample(64, 0, False, True, 512, ladder=False)
+    return Sample(64, 0, True, True, 512, ladder=False, attention_layers=4)

@@ -65,7 +65,7 @@ def _exact(name: str, outcome: TestOutcome, found: Findings) -> TestRecord:
 
 
 def _survival(found: Findings) -> TestRecord:
-    best = max((s for s in (found.forward, found.backward) if s is not None), key=lambda s: s.ratio, default=None)
+    best = max((s for s in (found.forward, found.backward) if s is not None), key=lambda s: s.middle, default=None)
     return TestRecord(
         name="survival of learned directions",
         null="only the random start is shared: learned directions of one are absent in the other",

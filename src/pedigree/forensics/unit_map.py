@@ -26,7 +26,6 @@ class UnitMap:
     Attributes:
         layer_a, layer_b: the pair of layers.
         origin_N: row (in A's unit set) of the best match of each unit of B; -1 where none is convincing.
-        runner_up_N: whether a second unit of A matches equally well (copies inside A).
         score_N: mean cosine over projections of the best match.
         index_a_M, label_a_M, index_b_N, label_b_N: position and expert of each unit.
         silent_N: units of B whose writing column is zero (they were added without effect).

@@ -46,7 +46,8 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     components = _components(a, b, found)
     if found.same_numbers:
         return Judgment("identical", {k: _same(c) for k, c in components.items()}, ["every number is equal"])
-    if not found.evidence.grids:
+    readable = min(a.n_layers, b.n_layers, a.width, b.width) > 0
+    if not found.evidence.grids and (b.sample.ladder or not readable):
         return _without_layers(found, components)
     if not found.layers_hit("ffn", "vo", "qk"):
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)

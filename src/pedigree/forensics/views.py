@@ -83,7 +83,7 @@ def read_layer(anatomy: Anatomy, layer: int, sample: Sample) -> LayerView:
     Returns:
         Units in the residual frame, float32 (or bfloat16 when the sample asks for compact storage).
     """
-    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk") if sample.attention else ("ffn",)
+    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk") if sample.attends(layer, anatomy.n_layers) else ("ffn",)
     found = {kind: read_units(anatomy, layer, kind, sample) for kind in kinds}
     return LayerView(layer, {kind: units for kind, units in found.items() if units is not None})
 
@@ -161,12 +161,19 @@ def _ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]
             part = anatomy.part(prefix + name, layer, expert)
             if part is not None:
                 group[name] = part
-        if "up" in group and "down" in group:
+        if _fits(group):
             found.append((label, group))
     # A layer mixes gated and plain units only in exotic designs; keep the majority form so that views stack.
     gated = sum("gate" in g for _, g in found)
     keep_gate = gated * 2 >= len(found)
     return [(label, g) for label, g in found if ("gate" in g) == keep_gate] if found else []
+
+
+def _fits(group: dict[str, Part]) -> bool:
+    """Whether the parts are projections of the same units; a block of another kind may only be named like one."""
+    if "up" not in group or "down" not in group or group["up"].shape[0] != group["down"].shape[1]:
+        return False
+    return "gate" not in group or tuple(group["gate"].shape) == tuple(group["up"].shape)
 
 
 def _ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: Tensor, sample: Sample) -> Tensor:

@@ -80,8 +80,18 @@ def layer_strip(layer_map: Sequence[int | None], *, width: int = 80) -> str:
 
 
 def split_layers(detail: Sequence[LayerMatch]) -> list[int]:
-    """Layers of B whose feed-forward and attention come from different places."""
-    return [match.layer for match in detail if match.ffn != match.attn]
+    """Layers of B whose feed-forward and attention, both compared, come from different places."""
+
+    def open_question(source: int | None, score: float | None) -> bool:
+        return source is None and score is None
+
+    return [
+        match.layer
+        for match in detail
+        if match.ffn != match.attn
+        and not open_question(match.ffn, match.ffn_score)
+        and not open_question(match.attn, match.attn_score)
+    ]
 
 
 def split_sentence(detail: Sequence[LayerMatch]) -> str | None:

@@ -1,0 +1,73 @@
+"""Models that are legitimate and unlike the others: they are compared, or said not to be testable, and never crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from forensics.tiny_models import Sizes, llama, shaken, side, words
+from torch import Tensor
+
+from pedigree.forensics.measure import measure
+from pedigree.forensics.verdict import Judgment, judge
+
+PARENT = llama(0)
+TOKENS = words(64)
+
+
+def answer(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Judgment:
+    left, right = side(a, tokens=TOKENS), side(b, tokens=TOKENS)
+    return judge(left, right, measure(left, right, whole_bits=True))
+
+
+def test_an_embedding_of_another_width_than_the_stream_is_left_out() -> None:
+    """As in OPT-350m, where a projection stands between them."""
+    rows = PARENT["model.embed_tokens.weight"].shape[0]
+
+    def narrow(tensors: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+        table = torch.randn(rows, 8, generator=torch.Generator().manual_seed(seed))
+        return {**tensors, "model.embed_tokens.weight": table, "lm_head.weight": table.clone()}
+
+    assert answer(narrow(PARENT, 0), narrow(shaken(PARENT, 1), 2)).verdict in ("related", "partly-related")
+    assert answer(narrow(PARENT, 0), narrow(llama(9), 3)).verdict in ("unrelated", "inconclusive")
+
+
+def test_a_head_with_fewer_rows_than_the_embedding_is_left_out() -> None:
+    short = {**shaken(PARENT, 1), "lm_head.weight": PARENT["lm_head.weight"][:20].clone()}
+    assert answer(PARENT, short).verdict == "related"
+
+
+def test_a_block_whose_two_projections_do_not_belong_together_is_not_taken_for_a_feed_forward_one() -> None:
+    """As in a state-space block, whose first projection makes two streams and whose second reads one."""
+    width, inner, layers = 32, 48, 3
+    generator = torch.Generator().manual_seed(0)
+    model = {"backbone.embeddings.weight": torch.randn(64, width, generator=generator)}
+    for i in range(layers):
+        model[f"backbone.layers.{i}.mixer.in_proj.weight"] = torch.randn(2 * inner, width, generator=generator)
+        model[f"backbone.layers.{i}.mixer.out_proj.weight"] = torch.randn(width, inner, generator=generator)
+        model[f"backbone.layers.{i}.norm.weight"] = torch.rand(width, generator=generator)
+    left, right = side(model, {}), side(model, {})
+    assert judge(left, right, measure(left, right, whole_bits=True)).verdict in ("identical", "partly-related")
+
+
+def test_layers_known_by_their_norms_alone_are_not_testable_or_equal() -> None:
+    model = {
+        name: tensor
+        for name, tensor in llama(0, Sizes(layers=3)).items()
+        if "norm" in name or "embed" in name or "head" in name
+    }
+    assert answer(model, model).verdict in ("identical", "partly-related", "not-testable")
+
+
+def test_whole_numbers_against_floating_ones_are_different_numbers() -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    child = shaken(PARENT, 1)
+    assert answer(PARENT, {**child, name: torch.round(child[name] * 100).to(torch.int8)}).verdict == "related"
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_shallow_models_are_compared(layers: int) -> None:
+    model = llama(0, Sizes(layers=layers))
+    assert answer(model, shaken(model, 1)).verdict == "related"
+    assert answer(model, llama(5, Sizes(layers=layers))).verdict == "unrelated"
