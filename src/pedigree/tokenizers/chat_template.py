@@ -21,7 +21,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from pedigree.errors import MalformedFile, MissingInput, PedigreeError, UnsafeFile, UsageError
+from pedigree.errors import InternalError, MalformedFile, MissingInput, PedigreeError, UnsafeFile, UsageError
 from pedigree.tokenizers import template_worker
 from pedigree.tokenizers.companions import config_beside
 from pedigree.tokenizers.encoder import Encoder
@@ -53,11 +53,17 @@ class TemplateProcess:
         self._connection: Connection | None = None
 
     def render(self, source: str, variables: dict[str, Any], seconds: float) -> dict[str, str]:
-        """What `template_worker.render` gives; `{"error": "endless"}` where it takes longer than so many seconds."""
+        """What `template_worker.render` gives; `{"error": "endless"}` where it takes longer than so many seconds.
+
+        Raises:
+            InternalError: the process does not start.
+        """
         with self._lock:
             try:
                 connection = self._connected()
-                connection.send_bytes(json.dumps({"source": source, "variables": variables}).encode())
+                connection.send_bytes(
+                    json.dumps({"source": source, "variables": variables, "seconds": seconds}).encode()
+                )
                 if connection.poll(seconds):
                     return dict(json.loads(connection.recv_bytes(6 * template_worker.MAX_TEXT + 10_000)))
             except (EOFError, OSError):
@@ -77,10 +83,16 @@ class TemplateProcess:
         self._process = context.Process(target=template_worker.work, args=(theirs,), daemon=True)
         self._process.start()
         theirs.close()
-        if not self._connection.poll(START_SECONDS):
-            raise EOFError
-        self._connection.recv_bytes(16)
-        return self._connection
+        try:
+            if self._connection.poll(START_SECONDS):
+                self._connection.recv_bytes(16)
+                return self._connection
+        except (EOFError, OSError):
+            pass  # it has ended: said below
+        raise InternalError(
+            "the process that renders chat templates did not start",
+            fix="a script that uses them needs `if __name__ == '__main__':` around what it does",
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -108,8 +120,7 @@ class ChatTemplate:
         self, source: str, encoder: Encoder, tokens: dict[str, str], *, where: str, seconds: float = SECONDS
     ) -> None:
         self.source, self.encoder, self.tokens, self.where, self.seconds = source, encoder, tokens, where, seconds
-        controls = (encoder.spellings[number] for number in encoder.specials)
-        self._controls = {spelled: number for number, spelled in _numbered(encoder) if spelled in set(controls)}
+        self._controls = {str(encoder.spellings[number]): number for number in sorted(encoder.specials)}
         longest_first = sorted(self._controls, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._process = TemplateProcess()
@@ -168,10 +179,6 @@ class ChatTemplate:
         return self.encoder.encode(plain) if plain else []
 
 
-def _numbered(encoder: Encoder) -> list[tuple[int, str]]:
-    return [(number, spelled) for number, spelled in enumerate(encoder.spellings) if spelled]
-
-
 def role_tokens(folder: Path) -> dict[str, str]:
     """Spellings of the control tokens to which tokenizer_config.json gives a role."""
     found = config_beside(str(folder / "tokenizer.json"))
@@ -208,5 +215,5 @@ def _default(value: object) -> object:
 
 
 def is_fault_of_the_template(error: PedigreeError) -> bool:
-    """Whether the model's files are to blame rather than what was said."""
-    return isinstance(error, MalformedFile | UnsafeFile)
+    """Whether the model's files, or we, are to blame rather than what was said."""
+    return isinstance(error, MalformedFile | UnsafeFile | InternalError)

@@ -18,7 +18,7 @@ from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, Undefined, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -31,6 +31,18 @@ MAX_REQUEST = 64_000_000  # bytes of template and messages
 
 class Refusal(Exception):
     """The template itself refuses the conversation (`raise_exception`)."""
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """A sandbox that stops at the first thing out of reach, where the original goes on with nothing in its place."""
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> Undefined:
+        """Refuse.
+
+        Raises:
+            SecurityError: always.
+        """
+        raise SecurityError(f"access to attribute {attribute!r} of {type(obj).__name__!r} object is unsafe.")
 
 
 class GenerationBlock(Extension):
@@ -56,11 +68,9 @@ def _now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
 
 
-def environment() -> ImmutableSandboxedEnvironment:
+def environment() -> Sandbox:
     """What templates of published models expect: their filters, functions and treatment of white space."""
-    made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock]
-    )
+    made = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, GenerationBlock])
     made.filters["tojson"] = _to_json
     made.globals.update(raise_exception=_refuse, strftime_now=_now)
     return made
@@ -97,4 +107,6 @@ def work(connection: Connection) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             asked = json.loads(connection.recv_bytes(MAX_REQUEST))
+            signal.alarm(int(asked["seconds"]) + 2)  # should the other side not live to end this process
             connection.send_bytes(json.dumps(render(asked["source"], asked["variables"])).encode())
+            signal.alarm(0)
