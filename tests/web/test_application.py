@@ -258,6 +258,17 @@ def test_more_answers_than_may_be_made_at_a_time_are_refused(client: TestClient,
     assert client.post(CHAT, json=HELLO).status_code == 200
 
 
+def test_a_server_that_ends_says_so(client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.closing = True
+    assert error(client.post(CHAT, json=HELLO), 503)["code"] == "shutting_down"
+    monkeypatch.setattr(Desk, "take", lambda self: None)  # the answer was begun before
+    monkeypatch.setattr(Desk, "release", lambda self: None)
+    assert error(client.post(CHAT, json=HELLO), 503)["code"] == "shutting_down"
+    streamed = client.post(CHAT, json={**HELLO, "stream": True, "max_tokens": 60})
+    last = json.loads(streamed.text.strip().split("\n\n")[-1].removeprefix("data: "))
+    assert last["error"]["code"] == "shutting_down"
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"max_tokens": 10_000}, {"model": "other"}, {"tools": [1]}])
 def test_every_place_is_given_back(client: TestClient, desk: Desk, more: dict[str, Any]) -> None:
     for _ in range(3):

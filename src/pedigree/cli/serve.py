@@ -98,6 +98,7 @@ def serve(
         speaker = open_model(model, out, name=name, device=device, domain=domain)
         desk = Desk(speaker, Limits(max_tokens=max_tokens, max_body=limit), max_concurrent, allowed_hosts(bound))
         url = url_of(bound)
+        bound.listen()  # whoever reads the address below may connect at once
         if not is_loopback(bound):
             out.warn(f"{url} can be reached by other machines, and anyone who reaches it may use it")
         if out.mode == "json":

@@ -51,13 +51,16 @@ class Desk:
     """Names by which it may be called; None for any."""
     created: int = field(default_factory=lambda: int(time.time()))
     running: int = 0
+    closing: bool = False
+    """Whether the server was asked to end: answers stop at the next token, new ones are refused."""
 
     def take(self) -> None:
         """Count one more answer.
 
         Raises:
-            RequestError: as many are being made as may be.
+            RequestError: as many are being made as may be, or the server ends.
         """
+        self.check_open()
         if self.running >= self.max_concurrent:
             raise RequestError(
                 429,
@@ -66,6 +69,15 @@ class Desk:
                 kind="rate_limit_error",
             )
         self.running += 1
+
+    def check_open(self) -> None:
+        """Make sure that the server goes on.
+
+        Raises:
+            RequestError: it was asked to end.
+        """
+        if self.closing:
+            raise RequestError(503, "The server was asked to end.", code="shutting_down", kind="server_error")
 
     def release(self) -> None:
         """Count one less."""
@@ -186,8 +198,8 @@ async def _answer(
         number = ("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex
         envelope = Envelope(number, int(time.time()), desk.speaker.name, chat)
         if not asked.stream:
-            return JSONResponse(envelope.whole(await _whole(request, generation), generation))
-        response = AnswerStream(desk, _events(envelope, generation, asked.include_usage))
+            return JSONResponse(envelope.whole(await _whole(desk, request, generation), generation))
+        response = AnswerStream(desk, _events(desk, envelope, generation, asked.include_usage))
         is_sending = True
         return response
     finally:
@@ -195,30 +207,40 @@ async def _answer(
             desk.release()
 
 
-async def _pieces(generation: Generation) -> AsyncIterator[str]:
-    """The pieces of an answer, each computed beside the event loop."""
+async def _pieces(desk: Desk, generation: Generation) -> AsyncIterator[str]:
+    """The pieces of an answer, each computed beside the event loop.
+
+    Raises:
+        RequestError: the server was asked to end.
+    """
     pieces = iter(generation)
     while (piece := await run_in_threadpool(next, pieces, None)) is not None:
         yield piece
+        desk.check_open()
 
 
-async def _whole(request: Request, generation: Generation) -> str:
+async def _whole(desk: Desk, request: Request, generation: Generation) -> str:
     """The text of an answer; what there is of it where nobody waits any more."""
     said = []
-    async for piece in _pieces(generation):
+    async for piece in _pieces(desk, generation):
         said.append(piece)
         if await request.is_disconnected():
             break
     return "".join(said)
 
 
-async def _events(envelope: Envelope, generation: Generation, include_usage: bool) -> AsyncIterator[bytes]:
+async def _events(desk: Desk, envelope: Envelope, generation: Generation, include_usage: bool) -> AsyncIterator[bytes]:
+    """The events of an answer; the last one is an error where the server ends before it."""
     opening = envelope.opening()
     if opening is not None:
         yield event(opening)
-    async for piece in _pieces(generation):
-        if piece:
-            yield event(envelope.piece(piece))
+    try:
+        async for piece in _pieces(desk, generation):
+            if piece:
+                yield event(envelope.piece(piece))
+    except RequestError as error:
+        yield event(error_body(error))
+        return
     yield event(envelope.closing(generation))
     if include_usage:
         yield event(envelope.counts(generation))

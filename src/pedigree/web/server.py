@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from types import FrameType
 
 import uvicorn
 
@@ -59,6 +60,19 @@ def allowed_hosts(bound: socket.socket) -> frozenset[str] | None:
     return LOCAL_NAMES | {f"[{host}]" if ":" in host else host}
 
 
+class Server(uvicorn.Server):
+    """A server that tells its desk when it is asked to end, so that answers stop instead of being cut off."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take note of a signal."""
+        self._desk.closing = True
+        super().handle_exit(sig, frame)
+
+
 def serve(desk: Desk, bound: socket.socket) -> None:
     """Answer until a signal comes; the signal is then passed on.
 
@@ -78,7 +92,7 @@ def serve(desk: Desk, bound: socket.socket) -> None:
         loop="asyncio",
     )
     try:
-        uvicorn.Server(config).run(sockets=[bound])
+        Server(config, desk).run(sockets=[bound])
     finally:
         desk.speaker.close()
         bound.close()
