@@ -83,6 +83,7 @@ def write_llama(folder: Path, tensors: Mapping[str, Any]) -> None:
         "num_attention_heads": N_HEADS,
         "num_key_value_heads": N_HEADS,
         "vocab_size": N_VOCAB,
+        "max_position_embeddings": 256,
         "tie_word_embeddings": False,
         "rms_norm_eps": 1e-5,
     }

@@ -19,7 +19,17 @@ from pedigree.cli.main import app
 Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
-COMMANDS = ("compare", "demo", "doctor", "plan", "schema", "train", *(f"tokenizer {verb}" for verb in VERBS))
+COMMANDS = (
+    "chat",
+    "compare",
+    "demo",
+    "doctor",
+    "plan",
+    "schema",
+    "serve",
+    "train",
+    *(f"tokenizer {verb}" for verb in VERBS),
+)
 NOUNS = ("tokenizer",)
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from pedigree.cli.chat import chat
 from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
@@ -18,6 +19,7 @@ from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
+from pedigree.cli.serve import serve
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
 
@@ -64,11 +66,10 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (compare, demo, doctor, plan, schema, train)
+_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train)
+_WITH_ARGUMENTS = (chat, compare, plan, serve, train)
 for _command in _COMMANDS:
-    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in (compare, plan, train))(
-        _command
-    )
+    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 

@@ -76,6 +76,10 @@ class Output:
         """Write one or more lines of the result to stdout. A reader that has left early is not an error."""
         self._write((escaped_json(text) if self.mode == "json" else printable_lines(text)) + "\n")
 
+    def piece(self, text: str) -> None:
+        """Write a part of a line of the result to stdout, at once."""
+        self._write(printable_lines(text))
+
     def lines(self, lines: Sequence[Line]) -> None:
         """Write styled lines of the result to stdout."""
         self.clear_status()

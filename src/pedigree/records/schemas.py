@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pedigree.records.answer import Answer
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
@@ -18,6 +19,7 @@ from pedigree.records.tokenizer import (
 from pedigree.records.training_run import TrainingRun
 
 SCHEMAS: dict[str, type[Record]] = {
+    "answer": Answer,
     "comparison": Comparison,
     "machine": Machine,
     "plan": Plan,
