@@ -24,8 +24,10 @@ CLEAR_Z = 8.0
 """A kind of unit takes part in the layer map only if some layer pair reaches this standard score with it."""
 
 
-SEEN = 0.3
-"""Share of a layer's units that must have been read before their absence means anything."""
+SEEN: dict[UnitKind, float] = {"ffn": 0.3, "vo": 0.9, "qk": 0.9}
+"""Share of a layer's units that must have been read before their absence means anything. Feed-forward units are read
+one by one, so of any sample that many are found again; heads are read whole, and the one that was read may have
+moved."""
 
 RESEMBLANCE = 0.3
 """A layer pair whose standard score is below this share of the best in its row or column only resembles it."""
@@ -36,16 +38,18 @@ class Grid:
     """Standard scores and effects of one kind of unit over all layer pairs, [I, J] each; nan where not compared.
 
     `coverage_J` is the share of the units of each layer of B that was read: where units were reordered, no more of A's
-    sampled units can find their counterpart, and effects are read against it.
+    sampled units can find their counterpart, and effects are read against it. `enough` is the share that has
+    to be read.
     """
 
     z_IJ: Floats
     effect_IJ: Floats
     coverage_J: Floats
+    enough: float = 0.9
 
     def sees(self, j: int) -> bool:
         """Whether enough of layer `j` of B was read to find its units in any order."""
-        return bool(self.coverage_J[j] >= SEEN)
+        return bool(self.coverage_J[j] >= self.enough)
 
     @property
     def best(self) -> tuple[float, float]:
@@ -114,7 +118,7 @@ def collect_evidence(
         for i, row in zip(chosen, rows, strict=True):
             z_IJ[i], effect_IJ[i] = row
         if np.isfinite(z_IJ).any():
-            grids[kind] = Grid(z_IJ, effect_IJ, _coverage(right))
+            grids[kind] = Grid(z_IJ, effect_IJ, _coverage(right), SEEN[kind])
     return Evidence(tables.gauge, grids, tables)
 
 
