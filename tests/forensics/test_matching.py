@@ -174,3 +174,15 @@ def test_what_all_units_share_carries_no_identity() -> None:
     rows = torch.randn(6, 4, generator=generator(0))
     rows[2] = 0
     assert float(centered(rows)[2].abs().sum()) == 0.0
+
+
+def test_rows_seen_in_blocks_are_the_rows_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = gaussian_units(3, n=96, d=32)
+    units.views_UD["up"][5] = 0.0
+    at_once = make_table(units, PLAIN, "a")
+    monkeypatch.setattr("pedigree.forensics.matching.MANY_NUMBERS", 1)
+    monkeypatch.setattr("pedigree.forensics.matching.ROWS_AT_ONCE", 7)
+    in_blocks = make_table(units, PLAIN, "a")
+    torch.testing.assert_close(in_blocks.match_UD, at_once.match_UD, rtol=0, atol=1e-6)
+    for name, rows_UD in at_once.confirm_UD.items():
+        torch.testing.assert_close(in_blocks.confirm_UD[name], rows_UD, rtol=0, atol=1e-6)

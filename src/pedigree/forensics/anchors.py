@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pedigree.forensics.linear import symmetric_eigen, thin_qr, without_damage
+from pedigree.forensics.linear import product, symmetric_eigen, thin_qr, without_damage
 from pedigree.forensics.sampling import runs
 from pedigree.forensics.side import Side
 from pedigree.forensics.views import fold_reader
@@ -137,7 +137,7 @@ def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0) -> Tensor:
     basis_DK = torch.randn(width, wanted, generator=generator)
     # Two powers of the second moment and one orthonormal basis at the end; single precision holds the spread of two.
     for _ in range(2):
-        basis_DK = rows_TD.T @ (rows_TD @ basis_DK)
+        basis_DK = product(rows_TD.T, product(rows_TD, basis_DK))
         basis_DK /= basis_DK.norm(dim=0, keepdim=True).clamp_min(1e-30)
     return thin_qr(basis_DK)[0].T.contiguous()
 

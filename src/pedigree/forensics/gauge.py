@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pedigree.forensics.linear import thin_qr, thin_svd, without_damage
+from pedigree.forensics.linear import product, side_by_side, thin_qr, thin_svd, without_damage
 
 GaugeKind = Literal["identity", "signed-permutation", "orthogonal", "partial-isometry", "none"]
 
@@ -141,9 +141,8 @@ def _polar_of_span(a_TA: Tensor, b_TB: Tensor) -> Tensor:
 
     Directions outside the spans are dropped; what is compared under this frame loses them, on both sides alike.
     """
-    qa_AT, ra_TT = thin_qr(a_TA.T)
-    qb_BT, rb_TT = thin_qr(b_TB.T)
-    return qa_AT @ polar(ra_TT @ rb_TT.T) @ qb_BT.T
+    (qa_AT, ra_TT), (qb_BT, rb_TT) = side_by_side(thin_qr, a_TA.T, b_TB.T)
+    return product(product(qa_AT, polar(product(ra_TT, rb_TT.T))), qb_BT.T)
 
 
 def round_to_permutation(gauge: Gauge, min_mass: float = ROUNDING_MASS) -> Gauge | None:
@@ -151,6 +150,10 @@ def round_to_permutation(gauge: Gauge, min_mass: float = ROUNDING_MASS) -> Gauge
     if gauge.map_AB is None:
         return None
     r_AB = gauge.map_AB
+    energy_AB = r_AB**2
+    # No assignment holds more than the best of every row: most rotations are known to be none without solving one.
+    if float(energy_AB.amax(dim=1).sum() / energy_AB.sum().clamp_min(1e-30)) < min_mass:
+        return None
     rows, cols = linear_sum_assignment(-r_AB.abs().numpy())
     rows_K, cols_K = torch.as_tensor(rows), torch.as_tensor(cols)
     picked_K = r_AB[rows_K, cols_K]

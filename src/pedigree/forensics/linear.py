@@ -5,8 +5,14 @@ Shapes: R = rows, C = columns, K = min(R, C).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
+
+BLOCK = 1024
+"""Columns of a large product that are computed together; fixed, so that results do not depend on how many cores."""
 
 
 def thin_svd(m_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,3 +46,18 @@ def without_damage(rows: Tensor) -> Tensor:
     if float(low) >= -LARGEST and float(high) <= LARGEST:
         return rows
     return torch.where(rows.abs() <= LARGEST, rows, torch.zeros((), dtype=rows.dtype))
+
+
+def product(a_RK: Tensor, b_KC: Tensor) -> Tensor:
+    """a @ b, in blocks of columns that several cores share: the same bits on any number of them."""
+    if b_KC.shape[1] <= BLOCK:
+        return a_RK @ b_KC
+    parts = [b_KC[:, begin : begin + BLOCK] for begin in range(0, b_KC.shape[1], BLOCK)]
+    with ThreadPoolExecutor(max(1, torch.get_num_interop_threads())) as pool:
+        return torch.cat(list(pool.map(lambda part_KB: a_RK @ part_KB, parts)), dim=1)
+
+
+def side_by_side(function: Callable[[Tensor], tuple[Tensor, Tensor]], *matrices: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """A decomposition of several matrices at once, results in their order."""
+    with ThreadPoolExecutor(len(matrices)) as pool:
+        return list(pool.map(function, matrices))

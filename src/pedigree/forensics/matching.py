@@ -14,6 +14,7 @@ Shapes: M = units of A, N = units of B, D = residual width of B.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor
 from pedigree.forensics.exact.assignment import permutation_z
 from pedigree.forensics.gauge import Gauge, unit_rows
 from pedigree.forensics.views import UnitKind, UnitSet
+
+MANY_NUMBERS = 1 << 22
+ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] |
     names = views or units.names
     view = gauge.view_a if side == "a" else gauge.view_b
     # One projection after the other: the full-width rows of a whole layer are held only once.
-    tables = {name: view(centered(units.views_UD[name])) for name in names}
+    tables = {name: _see(units.views_UD[name], view) for name in names}
     match_UD = unit_rows(tables.pop(names[0]))
     # A unit's projections resemble each other; what they share with the matching one would confirm chance matches.
     confirm_UD = {
@@ -81,6 +85,21 @@ def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] |
         for name, rows_UD in tables.items()
     }
     return Table(units.kind, match_UD, confirm_UD, names[0], units.index_U, units.label_U, units.total)
+
+
+def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+    """Centered rows through a view; of a whole layer of a wide model some at a time, so that no second copy is held."""
+    if rows_UD.numel() <= MANY_NUMBERS:
+        return view(centered(rows_UD))
+    blocks = [rows_UD[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(rows_UD), ROWS_AT_ONCE)]
+    mean_1D = torch.stack([block_UD.float().sum(dim=0) for block_UD in blocks]).sum(dim=0, keepdim=True) / len(rows_UD)
+    seen = []
+    for block_UD in blocks:
+        dead_U = ~block_UD.any(dim=1)
+        rest_UD = block_UD.float() - mean_1D
+        rest_UD[dead_U] = 0.0
+        seen.append(view(rest_UD))
+    return torch.cat(seen)
 
 
 def centered(rows_UD: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pedigree.forensics.index_tests import (
     map_choices_log10,
     table_fixed_points,
 )
-from pedigree.forensics.ladder import Climb, climb
+from pedigree.forensics.ladder import TABLES, Climb, climb
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.survival import SurvivalMeter
 from pedigree.forensics.unit_map import UnitMap, map_units
@@ -86,6 +86,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("frame", 0.1, "looking for a common frame")
     with _read_ahead(a, b):
         result = climb(a, b, tokens)
+    b.forget_whole_units()
     evidence = result.best
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
     tell("exact", 0.5, "exact tests on units in place")
@@ -265,18 +266,25 @@ def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     most = 4096 if a.sample.max_units is None else 1024
     tokens = found.tokens.spread(min(most, max(64, a.sample.max_anchors)))
     body = any(i is not None for i in found.layer_map)
-    for role in ("embed", "head"):
-        left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
-        if left is None or right is None or tokens.count < 64:
-            continue
-        if left.shape[1] == right.shape[1]:
-            found.tables[f"{role}-in-place"] = _mean_cosine(center(left), center(right))
-        gauge: Gauge | None = found.evidence.gauge if body else None
-        if gauge is None or "rows" in gauge.fitted_on:
-            gauge = fit_rotation(left[::2], right[::2], "every other shared token")
-            left, right = left[1::2], right[1::2]
-        if gauge is not None:
-            found.tables[role] = _mean_cosine(gauge.carry(center(left)), gauge.meet(center(right)))
+    frame = found.evidence.gauge if body and "rows" not in found.evidence.gauge.fitted_on else None
+    for cosines in map_in_order(lambda k: _cosines_of(TABLES[k], a, b, tokens, frame), range(len(TABLES))):
+        found.tables.update(cosines)
+
+
+def _cosines_of(role: str, a: Side, b: Side, tokens: SharedTokens, frame: Gauge | None) -> dict[str, float]:
+    """Cosines of one table: in place where widths agree, and under the frame, or one fitted here if there is none."""
+    left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
+    if left is None or right is None or tokens.count < 64:
+        return {}
+    out: dict[str, float] = {}
+    if left.shape[1] == right.shape[1]:
+        out[f"{role}-in-place"] = _mean_cosine(center(left), center(right))
+    if frame is None:
+        frame = fit_rotation(left[::2], right[::2], "every other shared token")
+        left, right = left[1::2], right[1::2]
+    if frame is not None:
+        out[role] = _mean_cosine(frame.carry(center(left)), frame.meet(center(right)))
+    return out
 
 
 def _mean_cosine(a_TD: Tensor, b_TD: Tensor) -> float:

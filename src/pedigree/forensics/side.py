@@ -71,6 +71,10 @@ class Side:
                 self._whole[kind, number] = read_units(self.anatomy, number, kind, self.sample.all_units())
             return self._whole[kind, number]
 
+    def forget_whole_units(self) -> None:
+        """Let go of layers that were read whole, once the frame and the layer map are found."""
+        self._whole.clear()
+
     def layers(self) -> list[LayerView]:
         """Units of all layers."""
         return map_in_order(self.layer, range(self.n_layers))
