@@ -95,7 +95,7 @@ def digests(text: str, folder: Path) -> dict[str, str]:
 def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> None:
     from pedigree.tokenizers import training, word_patterns
 
-    assert get_args(TokenizerKind) == (*training.KINDS, "file")
+    assert get_args(TokenizerKind) == (*training.KINDS, "extend", "concatenate", "file")
     assert get_args(TokenizerKeys.model_fields["pattern"].annotation) == tuple(word_patterns.PATTERNS)
     options = training.TrainingOptions()
     keys = TokenizerKeys(kind="byte-level", corpus="x", vocabulary=options.size)
@@ -111,6 +111,10 @@ def test_kinds_and_patterns_of_tokenizers_are_those_that_can_be_trained() -> Non
         ("kind: unigram, vocabulary: 300, corpus: code, path: t.json", "takes no 'path'"),
         ("kind: unigram, vocabulary: 256, corpus: code", "cannot hold 256 bytes"),
         ("kind: unigram, vocabulary: 300, corpus: code, specials: [a, a]", "given twice"),
+        ("kind: extend, vocabulary: 300, corpus: code", "needs the key 'base'"),
+        ("kind: concatenate, vocabulary: 300, parts: [own, own], corpus: code", "takes no 'corpus'"),
+        ("kind: concatenate, vocabulary: 300, parts: [own, own]", "made from themselves"),
+        ("kind: extend, vocabulary: 300, corpus: code, base: onw", "no tokenizer of this name"),
     ],
 )
 def test_a_tokenizer_has_what_its_kind_needs(tmp_path: Path, keys: str, words: str) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pedigree.training.ranks import Ranks
     from pedigree.training.run import Run, Start
 
-TOKENIZER_TEXT = 20_000_000  # characters of each corpus that a tokenizer is trained on
 MODEL = "model"  # folder of the finished weights in the folder of a step
 
 
@@ -113,34 +112,10 @@ def overridden(config: TrainingConfig, overrides: Mapping[str, Any]) -> Training
 
 
 def tokenizer_of(place: Workplace, step: Step) -> Path:
-    """The tokenizer.json of a step: the file that the recipe names, or one trained now and kept."""
-    from pedigree.tokenizers.companions import written
-    from pedigree.tokenizers.texts import Text
-    from pedigree.tokenizers.training import TrainingOptions, train
-    from pedigree.training.config import beside
-    from pedigree.training.sources import excerpt
+    """The tokenizer.json of a step: the file that the recipe names, or one made now and kept."""
+    from pedigree.family.tokenizer_files import tokenizer_file
 
-    tokenizer = place.family.tokenizers[step.tokenizer]
-    keys = tokenizer.keys
-    if keys.kind == "file":
-        return place.beside / str(keys.path)
-    folder = place.output / "tokenizers" / f"{tokenizer.name}-{tokenizer.digest.rpartition(':')[2][:12]}"
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        sources = place.family.corpora[str(keys.corpus)].sources
-        texts = []
-        for source in beside(sources, place.beside):
-            name = source.path or source.kind
-            texts.append(Text(name, tuple(excerpt(source, TOKENIZER_TEXT)), "document", name))
-        options = TrainingOptions(
-            keys.kind, keys.vocabulary, keys.pattern, keys.specials, keys.min_frequency, keys.longest
-        )  # fmt: skip
-        encoder = train(texts, options, name=tokenizer.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        hidden = folder / f".tokenizer.{os.getpid()}.json"  # every rank makes the same
-        hidden.write_text(written(encoder.definition), encoding="utf-8")
-        hidden.replace(path)
-    return path
+    return tokenizer_file(place.family, step.tokenizer, place.beside, place.output)
 
 
 def train_step(place: Workplace, step: Step) -> StepResult:
@@ -149,6 +124,7 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     Raises:
         PedigreeError: something is missing, malformed or does not fit; before the first step is taken.
     """
+    from pedigree.family.tokenizer_files import separator_of
     from pedigree.model.sizes import operations
     from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.training.device import find_device
@@ -161,8 +137,7 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     device = find_device(place.device)
     check_memory(step, device.type)
     tokenizer = tokenizer_of(place, step)
-    keys = place.family.tokenizers[step.tokenizer].keys
-    vocabulary = Vocabulary.load(tokenizer, config.separator or (None if keys.kind == "file" else keys.specials[0]))
+    vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
     facts = ModelFacts(
         config=step.model.to_dict()
         | {"from": {key: place.family.steps[name].digest for key, name in step.parents.items()}},

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pedigree.family.graph import ordered
 from pedigree.family.places import Path
 from pedigree.family.sections import MixtureKeys, TokenizerKeys
 from pedigree.family.sized import SizedRecipe
@@ -77,18 +78,58 @@ def _corpus(name: str, sources: tuple[SourceConfig, ...]) -> Corpus:
 
 
 def tokenizers_of(recipe: SizedRecipe, corpora: Mapping[str, Corpus]) -> dict[str, Tokenizer]:
-    """The tokenizers by name."""
-    made: dict[str, Tokenizer] = {}
+    """The tokenizers by name, those that others are made from first."""
+    checked: dict[str, TokenizerKeys] = {}
     for name, node in recipe.entries("tokenizers").items():
-        path: Path = ("tokenizers", name)
-        keys = recipe.problems.fitted(TokenizerKeys, node.plain(), recipe.tree, path)
-        if keys is None:
-            continue
-        if keys.corpus is not None and keys.corpus not in corpora:
-            recipe.unknown("corpora", keys.corpus, (*path, "corpus"))
-            continue
-        content = {**keys.model_dump(mode="json", exclude={"about", "corpus"}), "corpus": None}
-        if keys.corpus is not None:
-            content["corpus"] = corpora[keys.corpus].digest
-        made[name] = Tokenizer(name, keys, canonical_digest(content))
+        keys = recipe.problems.fitted(TokenizerKeys, node.plain(), recipe.tree, ("tokenizers", name))
+        if keys is not None:
+            checked[name] = keys
+    for name, keys in checked.items():
+        for key, parent in keys.parents().items():
+            if parent not in checked:
+                place, _, at = key.partition(".")
+                path: Path = ("tokenizers", name, place, int(at)) if at else ("tokenizers", name, place)
+                recipe.unknown("tokenizers", parent, path, but=name)
+    order, circle = ordered({name: list(keys.parents().values()) for name, keys in checked.items()})
+    if circle:
+        path = ("tokenizers", circle[0])
+        recipe.problems.add(
+            recipe.tree.find(path)[1], "these tokenizers are made from themselves", path=path,
+            got=" from ".join(circle)[:200],
+        )  # fmt: skip
+    made: dict[str, Tokenizer] = {}
+    for name in order:
+        tokenizer = _tokenizer(recipe, name, checked[name], made, corpora)
+        if tokenizer is not None:
+            made[name] = tokenizer
     return made
+
+
+def _tokenizer(
+    recipe: SizedRecipe,
+    name: str,
+    keys: TokenizerKeys,
+    made: Mapping[str, Tokenizer],
+    corpora: Mapping[str, Corpus],
+) -> Tokenizer | None:
+    """One tokenizer with its digest, None (and a problem, here or told before) where something of it is missing."""
+    path: Path = ("tokenizers", name)
+    if keys.corpus is not None and keys.corpus not in corpora:
+        recipe.unknown("corpora", keys.corpus, (*path, "corpus"))
+        return None
+    parents = keys.parents()
+    if any(parent not in made for parent in parents.values()):
+        return None
+    if keys.base is not None and keys.vocabulary <= (before := made[keys.base].vocabulary):
+        recipe.problems.add(
+            recipe.tree.find((*path, "vocabulary"))[0].mark, "an extended vocabulary is larger than its base",
+            path=(*path, "vocabulary"), got=keys.vocabulary, expected=f"more than {before}",
+        )  # fmt: skip
+        return None
+    # The keys `base` and `parts` came later: where they are empty they stay out, so that digests of others stand.
+    content = {**keys.model_dump(mode="json", exclude={"about", "corpus", "base", "parts"}), "corpus": None}
+    if keys.corpus is not None:
+        content["corpus"] = corpora[keys.corpus].digest
+    if parents:
+        content["parents"] = {key: made[parent].digest for key, parent in parents.items()}
+    return Tokenizer(name, keys, canonical_digest(content))

@@ -16,7 +16,15 @@ from pedigree.family.mesh import Mesh
 Size = Literal["pico", "real"]
 SIZES: tuple[Size, ...] = get_args(Size)
 
-TokenizerKind = Literal["byte-level", "byte-fallback", "unigram", "one-character", "file"]
+TokenizerKind = Literal["byte-level", "byte-fallback", "unigram", "one-character", "extend", "concatenate", "file"]
+
+# What each kind of tokenizer is made from; the keys that are not its own stay empty.
+TOKENIZER_NEEDS: dict[str, tuple[str, ...]] = {
+    "extend": ("base", "corpus"),
+    "concatenate": ("parts",),
+    "file": ("path",),
+}
+TRAINED_NEEDS = ("corpus",)
 
 # Names become folder names: nothing that could leave a folder, nothing that two file systems could take for one.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -57,16 +65,19 @@ class MixtureKeys(Keys):
 
 
 class TokenizerKeys(Keys):
-    """One tokenizer: trained on a corpus, or a finished tokenizer.json (`file`).
+    """One tokenizer: trained on a corpus, grown or put together from others, or a finished tokenizer.json (`file`).
 
     Attributes:
-        kind: one of the kinds that `pedigree.tokenizers` trains, or `file`.
-        corpus: what it is trained on.
-        vocabulary: tokens in all, control tokens and bytes included; of a `file`, what it holds.
+        kind: one of the kinds that `pedigree.tokenizers` trains, `extend`, `concatenate`, or `file`.
+        corpus: what it, or what is added to its base, is learned from.
+        vocabulary: tokens in all, control tokens and bytes included; of a `file` what it holds, of a `concatenate` the
+            most it may come to: models get so many rows.
         pattern: how words are cut, by name; `one-character` has its own.
         specials: control tokens, first in the vocabulary; the first one opens documents.
         min_frequency: pairs that occur less often are not merged.
         longest: most characters (bytes for `byte-level`) of a token.
+        base: of an `extend`: the tokenizer whose numbers stand.
+        parts: of a `concatenate`: two tokenizers, the first keeps its numbers.
         path: of a `file`, beside the recipe.
     """
 
@@ -78,20 +89,28 @@ class TokenizerKeys(Keys):
     specials: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ("<|endoftext|>",)
     min_frequency: int = Field(default=2, ge=0)
     longest: int = Field(default=32, ge=1)
+    base: Name | None = None
+    parts: tuple[Name, Name] | None = None
     path: str | None = None
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        needed, idle = ("path", "corpus") if self.kind == "file" else ("corpus", "path")
-        if getattr(self, needed) is None:
-            raise ValueError(f"a tokenizer of kind {self.kind} needs the key {needed!r}")
-        if getattr(self, idle) is not None:
-            raise ValueError(f"a tokenizer of kind {self.kind} takes no {idle!r}")
-        if self.kind != "file" and self.vocabulary < 256 + len(self.specials):
+        needed = TOKENIZER_NEEDS.get(self.kind, TRAINED_NEEDS)
+        for key in ("corpus", "base", "parts", "path"):
+            if key in needed and getattr(self, key) is None:
+                raise ValueError(f"a tokenizer of kind {self.kind} needs the key {key!r}")
+            if key not in needed and getattr(self, key) is not None:
+                raise ValueError(f"a tokenizer of kind {self.kind} takes no {key!r}")
+        if needed == TRAINED_NEEDS and self.vocabulary < 256 + len(self.specials):
             raise ValueError(f"a vocabulary of {self.vocabulary} cannot hold 256 bytes and the control tokens")
         if len(set(self.specials)) != len(self.specials):
             raise ValueError("a control token is given twice")
         return self
+
+    def parents(self) -> dict[str, str]:
+        """The tokenizers that this one is made from, by the key that names them."""
+        named = {"base": self.base} if self.base else {}
+        return named | {f"parts.{at}": name for at, name in enumerate(self.parts or ())}
 
 
 class PlanKeys(Keys):
