@@ -224,7 +224,7 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def update_expert_biases(self, load_LE: Tensor) -> None:
-        """Move the selection biases once, after an optimizer step.
+        """Move the selection biases once, after an optimizer step; those of frozen routers stay.
 
         Args:
             load_LE: choices of each expert since the last call, summed over batches and processes
@@ -235,7 +235,7 @@ class Decoder(nn.Module):
             return
         for mixture, load_E in zip(self.mixtures(), load_LE, strict=True):
             router = mixture.router
-            if isinstance(router, LearnedRouter) and router.expert_bias is not None:
+            if isinstance(router, LearnedRouter) and router.expert_bias is not None and router.weight.requires_grad:
                 router.expert_bias.copy_(moved_bias(router.expert_bias, load_E, e.balance.bias_rate))
 
 

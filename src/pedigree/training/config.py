@@ -24,6 +24,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "wsd", "constant"]
 
+FrozenRole = Literal[
+    "embed", "positions", "attention", "feed-forward", "router", "experts", "shared", "shortcut", "norm", "head", "mtp"
+]
+
 # Fields of TrainingConfig that change neither the tokens nor the steps.
 WATCHING = ("name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh")
 NEEDS_PATH = ("text", "jsonl", "parquet", "hf")
@@ -177,6 +181,24 @@ class MeshConfig(Settings):
     ep: int = Field(default=1, ge=1)
 
 
+class FreezeRule(Settings):
+    """Weights that stay as they are: those of these roles in these layers; what is absent means all of them.
+
+    Attributes:
+        roles: what the weights do; `norm` are all norms, `router` includes the selection bias.
+        layers: numbers of layers, counted from 0; weights outside the layers are meant only where this is absent.
+    """
+
+    roles: tuple[FrozenRole, ...] | None = Field(default=None, min_length=1)
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        if self.roles is None and self.layers is None:
+            raise ValueError("a rule names roles, layers or both")
+        return self
+
+
 class TrainingConfig(Settings):
     """One run, from tokens to a checkpoint.
 
@@ -189,6 +211,7 @@ class TrainingConfig(Settings):
         precision: of the matrix products; weights and moments stay in float32 unless `pure` is on.
         pure: hold the weights themselves in the low precision (bf16 only).
         document_mask: whether attention stops at the start of a document.
+        freeze: weights that stay as they are; a weight is frozen when one rule means it.
     """
 
     name: str = Field(default="run", min_length=1)
@@ -202,6 +225,7 @@ class TrainingConfig(Settings):
     document_mask: bool = True
     precision: Precision = "fp32"
     pure: bool = False
+    freeze: tuple[FreezeRule, ...] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     guard: GuardConfig = GuardConfig()
@@ -234,7 +258,10 @@ class TrainingConfig(Settings):
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the tokens and the steps, as plain JSON values."""
-        return self.model_dump(mode="json", exclude=set(WATCHING))
+        settings = self.model_dump(mode="json", exclude=set(WATCHING))
+        if not self.freeze:  # came later: recipes that freeze nothing keep their digests
+            del settings["freeze"]
+        return settings
 
     def digest(self) -> str:
         """`sha256:<hex>` of the decisive settings."""

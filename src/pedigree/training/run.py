@@ -26,6 +26,7 @@ from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
 from pedigree.training.evaluation import Score, arithmetic_accuracy, bits_per_byte, held_out_texts
 from pedigree.training.fit import ModelFacts, check_disk, check_fit
+from pedigree.training.freezing import check_still, freeze, frozen_digests, frozen_facts
 from pedigree.training.guard import Decision, Signals, Verdict
 from pedigree.training.guard_rules import make_guard
 from pedigree.training.interface import Trainable
@@ -88,8 +89,10 @@ class Run:
         self.ranks.wait()  # the others find the tokens in the cache
         self.batches = open_batches(config, vocabulary, cache)
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
+        self._frozen = freeze(model, config.freeze)
         self._forward = prepare(model, config, device, self.ranks)
-        self.model = cast(Trainable, model)
+        self._held = frozen_digests(model, self._frozen)
+        self.model, self._module = cast(Trainable, model), model
         self.optimizers = Optimizers(self.model, config.optimizer)
         self.stepper = Stepper(self.model, self.optimizers, config, device, self.ranks, self._forward)
         self.checkpoints = Checkpoints(output / "checkpoints", self.ranks, config.checkpoint.keep)
@@ -150,6 +153,7 @@ class Run:
                     break
             last = self._save() if outcome != "stopped" else None
             self.checkpoints.finish()
+        check_still(self._held, frozen_digests(self._module, self._frozen))
         scores, sums = self.evaluate() if outcome == "finished" else ([], {})
         if metrics is not None:
             metrics.close()
@@ -326,6 +330,7 @@ class Run:
             **self._origin,
             "name": self.config.name, "step": self._place.step, "steps": self.config.steps,
             "digest": self.config.digest(), "settings": self._settings(), "device": str(self._device),
+            **({"frozen": frozen_facts(self._held)} if self._held else {}),
             "ranks": self.ranks.world, "torch": torch.__version__, "threads": torch.get_num_threads(),
             "corpora": [
                 {"source": c.source.model_dump(mode="json"), "digest": c.digest, "tokens": len(c.train.ids)}
