@@ -18,6 +18,7 @@ from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
+from pedigree.cli.run import run
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
 from pedigree.cli.tokenizer import tokenizer_app
@@ -66,8 +67,8 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train)
-_WITH_ARGUMENTS = (chat, compare, plan, serve, train)
+_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, run, schema, serve, train)
+_WITH_ARGUMENTS = (chat, compare, plan, run, serve, train)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)

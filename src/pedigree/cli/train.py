@@ -109,7 +109,7 @@ def train(
     overrides = parse_overrides(settings or [])
     start: Start = "auto" if resume is None else "resume" if resume else "fresh"
     place = Workplace(
-        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, _status(out)
+        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out)
     )
     results: list[StepResult] = []
     for name in _wanted(family, only or []):
@@ -117,7 +117,7 @@ def train(
         out.clear_status()
         results.append(result)
         if is_first and out.mode in ("human", "plain"):
-            _show(result, out)
+            show_step(result, out)
         if result.outcome != "finished":
             break
     if is_first and out.mode == "json":
@@ -135,7 +135,7 @@ def _wanted(family: Family, only: list[str]) -> list[str]:
     return [name for name in family.steps if not only or name in only]
 
 
-def _status(out: Output) -> Callable[[str, Beat], None] | None:
+def status(out: Output) -> Callable[[str, Beat], None] | None:
     """What keeps the one status line."""
     line = out.progress()
     if line is None:
@@ -153,7 +153,7 @@ def _status(out: Output) -> Callable[[str, Beat], None] | None:
     return show
 
 
-def _show(result: StepResult, out: Output) -> None:
+def show_step(result: StepResult, out: Output) -> None:
     """One run in a few lines."""
     share = f", {100 * result.utilization:.0f} % of the measured matmul rate" if result.utilization is not None else ""
     out.result(

@@ -19,7 +19,7 @@ from pathlib import Path
 from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
 from pedigree.family.places import Node
 from pedigree.family.problems import Problems
-from pedigree.family.sections import SIZES, RecipeKeys, Size
+from pedigree.family.sections import SIZES, CompareKeys, RecipeKeys, Size
 from pedigree.family.sized import SizedRecipe
 from pedigree.family.steps import Step, StepReader
 from pedigree.family.yaml_tree import parse_tree, read_text
@@ -35,6 +35,7 @@ class Family:
     corpora: Mapping[str, Corpus]
     tokenizers: Mapping[str, Tokenizer]
     steps: Mapping[str, Step]
+    compare: CompareKeys = CompareKeys()
 
 
 @dataclass(frozen=True)
@@ -81,4 +82,8 @@ def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
     steps = StepReader(recipe, corpora, tokenizers, keys.seed if keys is not None else 0).steps()
     if keys is None:
         return None
-    return Family(keys.family, keys.about, size, corpora, tokenizers, steps)
+    for at, pair in enumerate(keys.compare.pairs):
+        for which, name in enumerate(pair):
+            if name not in steps:
+                recipe.unknown("models", name, ("compare", "pairs", at, which))
+    return Family(keys.family, keys.about, size, corpora, tokenizers, steps, keys.compare)

@@ -39,6 +39,18 @@ class Keys(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class CompareKeys(Keys):
+    """What `pedigree run` compares beside every parent with its child.
+
+    Attributes:
+        pairs: pairs of steps.
+        roots: whether all models that were trained from random weights are compared with each other.
+    """
+
+    pairs: tuple[tuple[Name, Name], ...] = ()
+    roots: bool = False
+
+
 class RecipeKeys(Keys):
     """The top of the file.
 
@@ -46,6 +58,7 @@ class RecipeKeys(Keys):
         recipe: version of the format.
         size: the size that is meant where none is asked for.
         seed: seed of every step that names none of its own.
+        compare: what is compared once the models are made.
     """
 
     recipe: Literal[1]
@@ -56,6 +69,7 @@ class RecipeKeys(Keys):
     corpora: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     tokenizers: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     models: dict[Name, dict[str, Any]] = Field(min_length=1)
+    compare: CompareKeys = CompareKeys()
 
 
 class MixtureKeys(Keys):
@@ -127,29 +141,44 @@ class PlanKeys(Keys):
     recompute: Literal["none", "selective", "full"] | None = None
 
 
-class TrainKeys(Keys):
-    """A step that trains a model, from random weights or on from another step.
+class StepKeys(Keys):
+    """What every step has.
 
     Attributes:
-        from_step: the step that this one continues; model, tokenizer and corpus are taken from it where absent.
-        model: `member: NAME` with overrides, or all fields of a ModelConfig.
+        from_step: the step whose weights this one starts from; what is absent is taken from it.
         tokenizer, corpus: names in this file.
-        training: fields of a TrainingConfig but for `name` and `sources`.
+        claims: what the model is said to descend from: steps, or `scratch`; no part of the digest.
         plan: what a plan takes as given.
     """
 
-    kind: Literal["train"]
+    kind: str
     about: str = ""
     from_step: Name | None = Field(default=None, alias="from")
-    model: dict[str, Any] | None = None
     tokenizer: Name | None = None
     corpus: Name | None = None
-    training: dict[str, Any]
+    claims: Literal["scratch"] | tuple[Name, ...] | None = None
     plan: PlanKeys = PlanKeys()
 
     def parents(self) -> dict[str, str]:
         """The steps this one needs, by the key that names them."""
         return {} if self.from_step is None else {"from": self.from_step}
+
+    def claimed(self) -> tuple[str, ...] | None:
+        """The steps it is said to descend from; empty for `scratch`, None where nothing is said."""
+        return () if self.claims == "scratch" else self.claims
+
+
+class TrainKeys(StepKeys):
+    """A step that trains a model, from random weights or on from another step.
+
+    Attributes:
+        model: `member: NAME` with overrides, or all fields of a ModelConfig.
+        training: fields of a TrainingConfig but for `name` and `sources`.
+    """
+
+    kind: Literal["train"]
+    model: dict[str, Any] | None = None
+    training: dict[str, Any]
 
 
 # The kinds of step this version can plan. Surgery will stand here beside training.

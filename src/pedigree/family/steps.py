@@ -24,7 +24,10 @@ from pedigree.training.config import SourceConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class Step:
-    """One model of the family: what it is, how it is trained, what it descends from (step names by key)."""
+    """One model of the family: what it is, how it is trained, what it descends from (step names by key).
+
+    `claims` is what it is said to descend from: None where nothing is said, empty for a start from random weights.
+    """
 
     name: str
     kind: str
@@ -36,6 +39,7 @@ class Step:
     plan: PlanKeys
     parents: Mapping[str, str]
     digest: str
+    claims: tuple[str, ...] | None = None
 
 
 class StepReader:
@@ -58,6 +62,9 @@ class StepReader:
             for key, parent in keys.parents().items():
                 if parent not in checked:
                     self.recipe.unknown("models", parent, ("models", name, key), but=name)
+            for at, claimed in enumerate(keys.claimed() or ()):
+                if claimed not in checked or claimed == name:
+                    self.recipe.unknown("models", claimed, ("models", name, "claims", at), but=name)
         order, circle = ordered({name: list(keys.parents().values()) for name, keys in checked.items()})
         if circle:
             _, mark = self.tree.find(("models", circle[0]))
@@ -120,6 +127,7 @@ class StepReader:
             keys.plan,
             parents,
             canonical_digest(content),
+            keys.claimed(),
         )
 
     def _named(

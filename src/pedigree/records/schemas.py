@@ -6,6 +6,7 @@ from typing import Any
 
 from pedigree.records.answer import Answer
 from pedigree.records.comparison import Comparison, Record
+from pedigree.records.family_run import FamilyRun
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
 from pedigree.records.tokenizer import (
@@ -21,6 +22,7 @@ from pedigree.records.training_run import TrainingRun
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
     "comparison": Comparison,
+    "family-run": FamilyRun,
     "machine": Machine,
     "plan": Plan,
     "training-run": TrainingRun,

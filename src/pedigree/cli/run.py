@@ -1,0 +1,224 @@
+"""`pedigree run RECIPE`: a whole family is made, its members compared, and one page says what the weights show."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
+from pedigree.cli.files import GO_ON, WRITTEN, write_file
+from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
+from pedigree.cli.output import Output, Span
+from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, UnrecordedOption, show_step, status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pedigree.cli.train_steps import Workplace
+    from pedigree.family.edges import Lineage, Pair
+    from pedigree.family.recipe import Family
+    from pedigree.family.sections import Size
+    from pedigree.records.family_run import EdgeResult, FamilyRun, MemberResult
+
+PAGE, RECORD, REPORTS = "family.html", "family.json", "compare"
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="This model and what it is made from; may be given again.", envvar="PEDIGREE_ONLY",
+        rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+CompareOption = Annotated[
+    bool,
+    typer.Option(
+        "--compare/--no-compare", help="Compare parents with children once all are made.", envvar="PEDIGREE_COMPARE",
+        rich_help_panel=INPUT,
+    ),
+]  # fmt: skip
+FreshOption = Annotated[
+    bool,
+    typer.Option(
+        "--fresh", help="Make everything anew, over what is there.", envvar="PEDIGREE_FRESH", rich_help_panel=DANGEROUS
+    ),
+]  # fmt: skip
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file, one family.", show_default=False)],
+    only: OnlyOption = None,
+    size: SizeOption = None,
+    output: FolderOption = None,
+    compare: CompareOption = True,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    device: DeviceOption = None,
+    fresh: FreshOption = False,
+    unrecorded: UnrecordedOption = False,
+) -> int:
+    """Make a family: train, operate, then compare every edge of its tree. What is there and unchanged is kept.
+
+    [bold]Examples[/bold]
+
+    pedigree run recipes/quickstart.yaml
+
+    pedigree run recipes/quickstart.yaml --only quickstart --no-compare
+    """
+    from pedigree.cli.train_steps import Workplace
+    from pedigree.family.recipe import read_recipe
+
+    begun = time.monotonic()
+    out = Output(json=json, quiet=quiet, color=color)
+    read = read_recipe(recipe)
+    family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
+    folder = output or Path("runs") / family.name
+    start = "fresh" if fresh else "auto"
+    place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out))
+    members, outcome = _make(place, _wanted(family, only or []), out)
+    edges: list[EdgeResult] = []
+    if compare and outcome == DONE:
+        edges = _compare(place, members, out)
+    record = _record(place, members, edges, time.monotonic() - begun)
+    _finish(record, folder, out)
+    if outcome == INTERRUPTED:
+        GO_ON.append(f"what is made is in {folder}; pedigree run {recipe} goes on from there")
+        return outcome
+    wrong = any(edge.finding == "contradicted" and edge.standing != ["claimed"] for edge in edges)
+    return outcome or (SAYS_NO if wrong else DONE)
+
+
+def _wanted(family: Family, only: Sequence[str]) -> list[str]:
+    """The steps to make: those asked for with everything they are made from, in order."""
+    for name in only:
+        if name not in family.steps:
+            check_word(name, family.steps, option="--only")
+    needed = lineage_of(family)
+    wanted = set().union(*(needed.ancestors(name) for name in only)) if only else set(family.steps)
+    return [name for name in family.steps if name in wanted]
+
+
+def lineage_of(family: Family) -> Lineage:
+    """Who is made from whom, and what is said."""
+    from pedigree.family.edges import Lineage
+
+    return Lineage(
+        {name: tuple(step.parents.values()) for name, step in family.steps.items()},
+        {name: step.claims for name, step in family.steps.items() if step.claims is not None},
+    )
+
+
+def _make(place: Workplace, names: Sequence[str], out: Output) -> tuple[list[MemberResult], int]:
+    """Every step in its turn; the members, and how it ended."""
+    from pedigree.cli.train_steps import train_step
+    from pedigree.model.sizes import parameters
+    from pedigree.records.family_run import MemberResult
+
+    members = []
+    for name in names:
+        step = place.family.steps[name]
+        result = train_step(place, step)
+        out.clear_status()
+        if out.mode in ("human", "plain"):
+            show_step(result, out)
+        outcome = "made" if result.outcome == "finished" else result.outcome
+        members.append(
+            MemberResult(
+                name=name, kind=step.kind, about=step.about, digest=step.digest, outcome=outcome,
+                parents=dict(step.parents), claims=None if step.claims is None else list(step.claims),
+                parameters=parameters(step.model).with_mtp, tokens=result.tokens, seconds=round(result.seconds, 1),
+                scores=result.scores, sentence=str((result.experts or {}).get("sentence", "")), model=result.model,
+                report=result.report,
+            )
+        )  # fmt: skip
+        if result.outcome != "finished":
+            return members, INTERRUPTED if result.outcome == "interrupted" else SAYS_NO
+    return members, DONE
+
+
+def _compare(place: Workplace, members: list[MemberResult], out: Output) -> list[EdgeResult]:
+    """Every pair of the family whose members are made; claims are judged in place."""
+    from pedigree.family.edges import claim_of, pairs_of
+
+    made = {member.name: member for member in members}
+    pairs = pairs_of(lineage_of(place.family), place.family.compare.pairs, roots=place.family.compare.roots)
+    edges = []
+    for pair in pairs:
+        if pair.a in made and pair.b in made:
+            edge = _edge(pair, made, place.output / REPORTS, out)
+            edges.append(edge)
+            if out.mode in ("human", "plain"):
+                _show_edge(edge, out)
+    for at, member in enumerate(members):
+        if member.claims is not None:
+            finding, why = claim_of(member.name, member.claims, edges)
+            members[at] = member.model_copy(update={"claim": finding, "claim_because": why})
+    return edges
+
+
+def _edge(pair: Pair, made: dict[str, MemberResult], folder: Path, out: Output) -> EdgeResult:
+    from pedigree.cli.compare import run_compare
+    from pedigree.family.edges import edge_of
+    from pedigree.report.page import render_comparison
+
+    begun = time.monotonic()
+    comparison = run_compare(str(made[pair.a].model), str(made[pair.b].model), out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = folder / f"{pair.a}--{pair.b}.html"
+    report.write_text(render_comparison(comparison), encoding="utf-8")
+    return edge_of(pair, comparison, time.monotonic() - begun, f"{REPORTS}/{report.name}")
+
+
+def _show_edge(edge: EdgeResult, out: Output) -> None:
+    from pedigree.cli.answer import VERDICT_STYLES
+    from pedigree.report import words
+    from pedigree.report.family_page import FINDING_SENTENCES
+
+    mark = words.VERDICT_MARKS[edge.verdict][0 if out.unicode else 1]
+    note = "" if edge.finding == "corroborated" else f"  ({FINDING_SENTENCES[edge.finding]})"
+    names = f"{edge.a} / {edge.b}"
+    out.lines([(Span(f"{names:<44}"), Span(f" {mark} {edge.verdict}", VERDICT_STYLES[edge.verdict]), Span(note))])
+
+
+def _record(place: Workplace, members: list[MemberResult], edges: list[EdgeResult], seconds: float) -> FamilyRun:
+    from pedigree.cli.version import installed_version
+    from pedigree.records.comparison import Producer
+    from pedigree.records.family_run import FamilyResult, FamilyRun, FamilyRunInputs
+    from pedigree.records.training_run import RecipeInput
+
+    family = place.family
+    return FamilyRun(
+        producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+        inputs=FamilyRunInputs(recipe=RecipeInput(path=str(place.recipe.path), digest=place.recipe.digest)),
+        result=FamilyResult(
+            family=family.name, about=family.about, size=family.size, members=members, edges=edges,
+            page=str(place.output / PAGE), seconds=round(seconds, 1),
+        ),
+    )  # fmt: skip
+
+
+def _finish(record: FamilyRun, folder: Path, out: Output) -> None:
+    """The page and the record beside the models, and the last lines of the terminal."""
+    from pedigree.report.family_page import FINDING_SENTENCES, render_family
+
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / PAGE
+    write_file(page, render_family(record), force=True)
+    write_file(folder / RECORD, record.to_json() + "\n", force=True)
+    WRITTEN.append(page)
+    result = record.result
+    if out.mode == "json":
+        out.result(record.to_json())
+        return
+    if out.mode == "quiet":
+        out.result(str(page))
+        return
+    for member in result.members:
+        if member.claim is not None:
+            said = f"from {', '.join(member.claims)}" if member.claims else "trained from scratch"
+            out.result(f"{member.name}: said to be {said}; {FINDING_SENTENCES[member.claim]}: {member.claim_because}")
+    agree = sum(edge.finding == "corroborated" for edge in result.edges)
+    out.result(f"{len(result.members)} models, {agree} of {len(result.edges)} edges as made or said; page in {page}")

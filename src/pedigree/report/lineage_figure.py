@@ -1,0 +1,121 @@
+"""A family tree as one SVG: models from left to right, the oldest first, an arc from each parent to its child.
+
+How an arc is drawn says how well it stands: solid where the weights corroborate it, dashed where it is only claimed or
+the weights cannot say, hatched where the weights contradict it. No colour is needed to read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+from pedigree.report.plain_text import printable
+
+ArcStyle = Literal["solid", "dashed", "hatched"]
+
+_BOX, _HEIGHT, _GAP, _ROW = 148, 34, 46, 46
+_LETTERS = 22  # that fit into a box
+_INK, _MARK = "currentColor", "#b4440a"
+
+
+@dataclass(frozen=True)
+class LineageNode:
+    """A model: its name, and a line of facts below it."""
+
+    name: str
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class LineageArc:
+    """From a parent to a child, by name."""
+
+    parent: str
+    child: str
+    style: ArcStyle
+    label: str = ""
+
+
+def lineage_figure(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> str:
+    """The tree as an SVG element; nodes in an order in which parents stand before their children.
+
+    Arcs that name no node are left out. The same input gives the same bytes.
+    """
+    column = _columns(nodes, arcs)
+    row = _rows(nodes, arcs, column)
+    width = (max(column.values(), default=0) + 1) * (_BOX + _GAP) - _GAP + 4
+    height = (max(row.values(), default=0) + 1) * _ROW
+    place = {node.name: (2 + column[node.name] * (_BOX + _GAP), 4 + row[node.name] * _ROW) for node in nodes}
+    lines = [_arc(arc, place) for arc in arcs if arc.parent in place and arc.child in place]
+    boxes = [_box(node, *place[node.name]) for node in nodes]
+    return (
+        f'<svg class="figure" role="img" aria-label="family tree" viewBox="0 0 {width} {height}" fill="none" '
+        f'stroke="{_INK}" font-size="11" font-family="system-ui, sans-serif" '
+        f'style="max-width:{width}px">{"".join(lines)}{"".join(boxes)}</svg>'
+    )
+
+
+def _columns(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> dict[str, int]:
+    """How many arcs lie at most between a node and the oldest of its ancestors."""
+    names = [node.name for node in nodes]
+    before: dict[str, list[str]] = {name: [] for name in names}
+    for arc in arcs:
+        if arc.parent in before and arc.child in before and names.index(arc.parent) < names.index(arc.child):
+            before[arc.child].append(arc.parent)
+    column: dict[str, int] = {}
+    for name in names:
+        column[name] = 1 + max((column[parent] for parent in before[name]), default=-1)
+    return column
+
+
+def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapping[str, int]) -> dict[str, int]:
+    """A row for each node: beside its first parent where that place is free, else the next free one below."""
+    parent = {}
+    for arc in arcs:
+        if arc.style != "hatched":
+            parent.setdefault(arc.child, arc.parent)
+    taken: set[tuple[int, int]] = set()
+    row: dict[str, int] = {}
+    lowest = -1
+    for node in nodes:
+        first = row.get(parent.get(node.name, ""))
+        at = lowest + 1 if first is None else first
+        while (column[node.name], at) in taken:
+            at += 1
+        # Nothing else may stand in this row further left than its parent: arcs would run through it.
+        taken.add((column[node.name], at))
+        row[node.name] = at
+        lowest = max(lowest, at)
+    return row
+
+
+def _box(node: LineageNode, x: int, y: int) -> str:
+    name = printable(node.name)
+    shown = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "\u2026"
+    return (
+        f'<g><title>{escape(name)}</title><rect x="{x}" y="{y}" width="{_BOX}" height="{_HEIGHT}" rx="3" '
+        f'fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
+        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{escape(shown)}</text>'
+        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{escape(printable(node.below)[:32])}</text></g></g>'
+    )
+
+
+def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
+    (x0, y0), (x1, y1) = place[arc.parent], place[arc.child]
+    y0, y1 = y0 + _HEIGHT // 2, y1 + _HEIGHT // 2
+    start, end = (x0 + _BOX, x1) if x1 > x0 else (x0, x1 + _BOX)
+    bend = (end - start) // 2
+    # A long arc leaves on its own height and crosses in the last gap, so that it passes between the boxes.
+    turn = end - _GAP // 2 if abs(end - start) > _GAP * 2 else start + bend
+    line = f"M{start} {y0}C{turn} {y0} {turn} {y1} {end} {y1}"
+    title = f"<title>{escape(printable(f'{arc.parent} to {arc.child}: {arc.label or arc.style}'))}</title>"
+    if arc.style == "hatched":
+        # Short strokes across the line: a wide line of narrow dashes over a thin one.
+        return (
+            f'<g>{title}<path d="{line}" stroke="{_MARK}" stroke-width="1"/>'
+            f'<path d="{line}" stroke="{_MARK}" stroke-width="9" stroke-dasharray="1.4 4.6"/></g>'
+        )
+    dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
+    return f'<path d="{line}" stroke-width="1.3"{dash}>{title}</path>'
