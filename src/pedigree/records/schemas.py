@@ -7,6 +7,7 @@ from typing import Any
 from pedigree.records.answer import Answer
 from pedigree.records.artifact import Artifact, Manifest, TensorManifest
 from pedigree.records.comparison import Comparison, Record
+from pedigree.records.evaluation import Evaluation
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
 from pedigree.records.tokenizer import (
@@ -23,6 +24,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
     "artifact": Artifact,
     "comparison": Comparison,
+    "evaluation": Evaluation,
     "machine": Machine,
     "manifest": Manifest,
     "plan": Plan,
