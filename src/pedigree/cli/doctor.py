@@ -33,6 +33,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "transformers": ("pedigree demo", True),
     # The extras: web, data, eval.
     "fastapi": ("pedigree serve", True),
+    "starlette": ("pedigree serve", True),
     "uvicorn": ("pedigree serve", True),
     "pyarrow": ("corpora in Parquet files", True),
     "datasets": ("corpora of the Hub", True),
@@ -41,7 +42,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
 # Libraries that an extra brings, so that the right version comes.
 EXTRAS = {
     "transformers": "'llm-pedigree[hf]'",
-    **dict.fromkeys(("fastapi", "uvicorn"), "'llm-pedigree[web]'"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "'llm-pedigree[web]'"),
     **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
     "lm-eval": "'llm-pedigree[eval]'",
 }
