@@ -51,7 +51,7 @@ BLIND_EXCEPT_ALLOWED = {"src/pedigree/cli/": "the one place where any error beco
 # Rooms that must import without torch; forensics and benchmark compute with it.
 WITHOUT_TORCH = ("errors", "records", "weights", "tokenizers", "report", "family", "ledger", "cli")
 # Import name -> the declared distribution that brings it, where the two differ.
-DISTRIBUTIONS = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub", "markupsafe": "jinja2"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub", "markupsafe": "jinja2"}
 
 
 # -- sizes and names --------------------------------------------------------------------------------------------------
@@ -329,7 +329,8 @@ def test_the_doctor_examines_what_is_declared() -> None:
 
     project = configuration()["project"]
     core = {requirement_name(text) for text in project["dependencies"]}
-    optional = {requirement_name(text) for text in project["optional-dependencies"]["hf"]}
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "dev"}
+    optional = {requirement_name(text) for texts in extras.values() for text in texts}
     examined = {name.replace("_", "-") for name in LIBRARIES}
     # Without typer and rich no command starts, the doctor included.
     assert examined == (core | optional) - {"typer", "rich"}

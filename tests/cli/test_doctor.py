@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Callable
 
 import pytest
+from source_tree import ROOT
 from tests.cli.conftest import Ran
 
 from pedigree.cli import doctor as doctor_module
@@ -44,6 +47,22 @@ def test_what_is_absent_is_named_with_what_is_skipped_and_the_cure(
     ran = pedigree("doctor")
     assert ran.code == 0
     assert "skipped here quantized GGUF files: gguf is not installed; pip install gguf" in ran.out
+
+
+@pytest.mark.parametrize("extra", ["hf", "web", "data", "eval"])
+def test_every_extra_is_listed_and_the_cure_is_the_extra(
+    pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch, extra: str
+) -> None:
+    names = [name for name, cure in doctor_module.EXTRAS.items() if f"[{extra}]" in cure]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert names
+    assert {re.split(r"[\[>=]", word)[0] for word in declared[extra]} >= {*names}
+    known = version.installed_version
+    monkeypatch.setattr(version, "installed_version", lambda name: None if name in names else known(name))
+    ran = pedigree("doctor")
+    assert ran.code == 0
+    for name in names:
+        assert f"{name} is not installed; pip install 'llm-pedigree[{extra}]'" in ran.out
 
 
 def test_a_machine_that_cannot_compare_could_not_run(pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ COMMANDS = (
     "compare",
     "demo",
     "doctor",
+    "eval",
     "plan",
     "schema",
     "serve",

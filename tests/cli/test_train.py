@@ -19,6 +19,7 @@ from pedigree.cli.train_steps import overridden, parse_overrides
 from pedigree.errors import UsageError
 from pedigree.family.sections import SIZES
 from pedigree.training.config import TrainingConfig
+from pedigree.weights.artifact import artifact_id
 
 Pedigree = Callable[..., Ran]
 
@@ -82,7 +83,7 @@ def test_a_recipe_is_trained_step_by_step(pedigree: Pedigree, recipe: Path, tmp_
     assert page.count("<polyline") == 3
     again = pedigree("train", "tiny.yaml", "--set", "seed=3", "--only", "base")
     assert again.code == 0
-    assert "base: finished at step 25, 3,200 tokens" in again.out
+    assert "base: unchanged since it was trained" in again.out
 
 
 def test_an_unrecorded_run_says_so_beside_the_weights(pedigree: Pedigree, recipe: Path, tmp_path: Path) -> None:
@@ -195,3 +196,45 @@ def test_the_weights_load_in_transformers(pedigree: Pedigree, recipe: Path) -> N
     assert type(model).__name__ == "LlamaForCausalLM"
     ids = AutoTokenizer.from_pretrained(folder)("3 plus 4 is ", return_tensors="pt").input_ids
     assert model(ids).logits.shape[-1] == 300
+
+
+def test_a_finished_step_is_trained_again_only_where_something_changed(
+    pedigree: Pedigree, recipe: Path, tmp_path: Path
+) -> None:
+    first = json.loads(pedigree("train", "tiny.yaml", "--json").out)["result"]
+    base = tmp_path / "runs" / "tiny" / "base"
+    evaluation = json.loads((base / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["inputs"]["artifact"]["id"] == artifact_id(base / "model")
+    assert evaluation["result"]["scores"] == first[0]["scores"]
+    told = pedigree("train", "tiny.yaml")
+    assert told.out.count("unchanged since it was trained") == 2
+    again = json.loads(pedigree("train", "tiny.yaml", "--json").out)["result"]
+    assert [step.pop("skipped") for step in again] == [True, True]
+    assert again == [{key: value for key, value in step.items() if key != "skipped"} for step in first]
+
+    events = (base / "run.jsonl").read_text(encoding="utf-8")
+    forced = json.loads(pedigree("train", "tiny.yaml", "--only", "base", "--force", "--json").out)["result"]
+    assert (forced[0]["skipped"], forced[0]["first_step"]) == (False, 0)
+    assert forced[0]["loss"] == first[0]["loss"]
+    assert (base / "run.jsonl").read_text(encoding="utf-8") != events
+
+    tokenizer = base / "model" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + " ", encoding="utf-8")  # no longer what was written
+    mended = json.loads(pedigree("train", "tiny.yaml", "--only", "base", "--json").out)["result"][0]
+    assert (mended["skipped"], mended["first_step"]) == (False, 25)
+    assert pedigree("train", "tiny.yaml", "--force", "--resume").code == 2
+
+
+def test_another_corpus_under_the_same_name_is_noticed(pedigree: Pedigree, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the river flows\n" * 200, encoding="utf-8")
+    source = "{kind: text, path: text.txt, document: line, domain: sums}"
+    recipe.write_text(
+        RECIPE.replace("{kind: arithmetic, domain: sums, max_documents: 60, held_out: 0.1}", source), encoding="utf-8"
+    )
+    assert pedigree("train", "tiny.yaml", "--only", "base").code == 0
+    assert "unchanged" in pedigree("train", "tiny.yaml", "--only", "base").out
+    (tmp_path / "text.txt").write_text("the night is long\n" * 200, encoding="utf-8")
+    ran = pedigree("train", "tiny.yaml", "--only", "base")
+    assert "unchanged" not in ran.out
+    assert ran.code == 2  # the checkpoint belongs to other tokens
+    assert "--fresh" in ran.err

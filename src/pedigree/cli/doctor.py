@@ -31,6 +31,20 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
     "transformers": ("pedigree demo", True),
+    # The extras: web, data, eval.
+    "fastapi": ("pedigree serve", True),
+    "starlette": ("pedigree serve", True),
+    "uvicorn": ("pedigree serve", True),
+    "pyarrow": ("corpora in Parquet files", True),
+    "datasets": ("corpora of the Hub", True),
+    "lm-eval": ("pedigree eval --tasks", True),
+}
+# Libraries that an extra brings, so that the right version comes.
+EXTRAS = {
+    "transformers": "'llm-pedigree[hf]'",
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "'llm-pedigree[web]'"),
+    **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
+    "lm-eval": "'llm-pedigree[eval]'",
 }
 
 
@@ -106,7 +120,7 @@ def _skipped(libraries: list[Library]) -> list[Skipped]:
         Skipped(
             check=library.needed_for,
             why=f"{library.name} is not installed",
-            fix=f"pip install {library.name}",
+            fix=f"pip install {EXTRAS.get(library.name, library.name)}",
         )
         for library in libraries
         if library.version is None

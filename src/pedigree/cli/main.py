@@ -16,6 +16,7 @@ from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
+from pedigree.cli.eval import eval as evaluate
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
 from pedigree.cli.run import run
@@ -67,8 +68,10 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, run, schema, serve, train)
-_WITH_ARGUMENTS = (chat, compare, plan, run, serve, train)
+_COMMANDS: tuple[Callable[..., int], ...] = (
+    chat, compare, demo, doctor, evaluate, plan, run, schema, serve, train,
+)  # fmt: skip
+_WITH_ARGUMENTS = (chat, compare, evaluate, plan, run, serve, train)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)

@@ -12,6 +12,7 @@ from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
 from pedigree.cli.files import GO_ON
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
+from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,13 @@ DeviceOption = Annotated[
         rich_help_panel=COMPUTE, show_default=False,
     ),
 ]  # fmt: skip
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Train steps anew that are finished and unchanged; as --fresh.", envvar="PEDIGREE_FORCE",
+        rich_help_panel=DANGEROUS,
+    ),
+]  # fmt: skip
 ResumeOption = Annotated[
     bool | None,
     typer.Option(
@@ -87,9 +95,10 @@ def train(
     color: ColorOption = None,
     device: DeviceOption = None,
     resume: ResumeOption = None,
+    force: ForceOption = False,
     unrecorded: UnrecordedOption = False,
 ) -> int:
-    """Train the models of a recipe, from their newest checkpoints where there are any.
+    """Train the models of a recipe, from their newest checkpoints; what is done and unchanged is kept.
 
     [bold]Examples[/bold]
 
@@ -107,6 +116,9 @@ def train(
     read = read_recipe(recipe)
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     overrides = parse_overrides(settings or [])
+    if force and resume:
+        raise UsageError("a step is either trained anew or gone on with", where="--force", got="--resume as well")
+    resume = False if force else resume
     start: Start = "auto" if resume is None else "resume" if resume else "fresh"
     place = Workplace(
         read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out)
@@ -155,6 +167,9 @@ def status(out: Output) -> Callable[[str, Beat], None] | None:
 
 def show_step(result: StepResult, out: Output) -> None:
     """One run in a few lines."""
+    if result.skipped:
+        out.result(f"{result.step}: unchanged since it was trained, in {result.model}; --force trains it anew")
+        return
     share = f", {100 * result.utilization:.0f} % of the measured matmul rate" if result.utilization is not None else ""
     out.result(
         f"{result.step}: {result.outcome} at step {result.steps:,}, {result.tokens:,} tokens, loss {result.loss:.3f} "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pedigree.cli.train_results import finished_before, keep, made_of
 from pedigree.errors import InputError, MalformedFile, MissingInput, UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +138,12 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     device = find_device(place.device)
     check_memory(step, device.type)
     tokenizer = tokenizer_of(place, step)
+    parents = {step.parents["from"]: place.output / step.parents["from"] / MODEL} if "from" in step.parents else {}
+    missing = any(not folder.is_dir() for folder in parents.values())
+    digest = "" if missing else made_of(step, config, tokenizer, parents)  # starting_model says what is missing
+    done = finished_before(output, MODEL, digest) if place.start != "fresh" else None
+    if done is not None:
+        return done
     vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
     facts = ModelFacts(
         config=step.model.to_dict()
@@ -166,7 +173,7 @@ def train_step(place: Workplace, step: Step) -> StepResult:
         from pedigree.training.moe_health import moe_health
 
         experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
-    return _result(step, config, summary, output, run.ranks, experts)
+    return _result(step, config, summary, output, run.ranks, experts, digest)
 
 
 def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
@@ -246,6 +253,7 @@ def _result(
     output: Path,
     ranks: Ranks,
     experts: dict[str, Any] | None,
+    digest: str,
 ) -> StepResult:
     """The record of a step, and its page."""
     from dataclasses import asdict
@@ -269,4 +277,6 @@ def _result(
         report.write_text(render_run(result, read_metrics(output / "metrics.jsonl")), encoding="utf-8")
         (output / "training.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
         WRITTEN.append(report)
+        if finished:
+            keep(result, config, output, MODEL, digest)
     return result

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pedigree.records.answer import Answer
+from pedigree.records.artifact import Artifact, Manifest, TensorManifest
 from pedigree.records.comparison import Comparison, Record
+from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
@@ -21,10 +23,14 @@ from pedigree.records.training_run import TrainingRun
 
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
+    "artifact": Artifact,
     "comparison": Comparison,
+    "evaluation": Evaluation,
     "family-run": FamilyRun,
     "machine": Machine,
+    "manifest": Manifest,
     "plan": Plan,
+    "tensors": TensorManifest,
     "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,
     "tokenizer-comparison": TokenizerComparison,

@@ -42,12 +42,14 @@ class StepResult(Record):
     """How the training of one step ended.
 
     `experts` is what the experts of a mixture are worth and how they are used (see `pedigree.training.moe_health`).
+    `skipped` says that nothing it is made of had changed: these are the numbers of the run that made what is on disk.
     `utilization` is the share of the rate of matrix products that was measured on this device before the first step.
     """
 
     step: str
     outcome: Literal["finished", "interrupted", "stopped"]
     digest: str
+    skipped: bool = False
     steps: int
     tokens: int
     first_step: int

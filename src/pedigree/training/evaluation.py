@@ -72,7 +72,7 @@ def held_out_texts(
             domains.setdefault(domain, []).append(shard)
     limit = config.evaluation.max_tokens
     return [
-        _gather(domain, domain_number(config, domain), domains[domain], limit // len(domains[domain]))
+        gather(domain, domain_number(config, domain), domains[domain], limit // len(domains[domain]))
         for domain in sorted(domains)
     ]
 
@@ -83,7 +83,7 @@ def domain_number(config: TrainingConfig, domain: str) -> int:
     return names.index(domain) if domain in names else 0
 
 
-def _gather(domain: str, number: int, shards: Sequence[Shard], limit: int) -> HeldOut:
+def gather(domain: str, number: int, shards: Sequence[Shard], limit: int) -> HeldOut:
     """The first documents of each shard, up to `limit` tokens of each; at least one document."""
     ids, starts, n_bytes, length = [], [], 0, 0
     for shard in shards:
@@ -141,13 +141,15 @@ def _windows(text: HeldOut, config: TrainingConfig, separator: int) -> Iterator[
 
 @torch.no_grad()
 def arithmetic_accuracy(
-    model: Trainable, config: TrainingConfig, vocabulary: Vocabulary, device: torch.device
+    model: Trainable, config: TrainingConfig, vocabulary: Vocabulary, device: torch.device, number: int | None = None
 ) -> dict[str, float]:
     """Share of sums whose answer, ended as it should be, is what greedy decoding writes; by language and `all`.
 
-    A sum that does not fit into the context is left out.
+    A sum that does not fit into the context is left out. `number` is that of the domain, for models whose routing asks
+    for one; by default that of the arithmetic source.
     """
-    number = next((domain_number(config, s.domain) for s in config.sources if s.kind == "arithmetic"), 0)
+    if number is None:
+        number = next((domain_number(config, s.domain) for s in config.sources if s.kind == "arithmetic"), 0)
     asked = questions(config.seed, config.evaluation.arithmetic)
     right: dict[str, list[bool]] = {}
     at_once = max(1, config.batch_sequences // config.accumulation)

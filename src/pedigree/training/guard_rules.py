@@ -6,6 +6,7 @@
 | skip-step   | OLMo-core SkipStepOptimizer  | skip a step whose loss or gradient norm leaves its window     |
 | spiky-loss  | Megatron-LM                  | skip a loss ten times the largest of the first hundred        |
 | zclip       | ZClip (Kumar et al. 2025)    | clip a gradient norm whose z-score is high                    |
+| log-mad     | Iglewicz and Hoaglin 1993    | clip or skip a gradient norm whose robust log z-score is high |
 | rewind      | PaLM (Chowdhery et al. 2022) | roll back and skip the data after clustered skips or a rise   |
 | update-size | OPT-175B (Zhang et al. 2022) | lower the rate when updates are large against the weights     |
 """
@@ -21,6 +22,7 @@ from typing import Any
 from pedigree.errors import UsageError
 from pedigree.training.config import GuardConfig
 from pedigree.training.guard import Action, Decision, Guard, Rule, Signals
+from pedigree.training.guard_log_mad import LogMad
 
 _KEPT: frozenset[Action] = frozenset({"apply", "clip", "lower-rate"})  # actions after which the step counts
 
@@ -295,6 +297,7 @@ RULES: dict[str, Callable[[GuardConfig], Rule]] = {
     "skip-step": SkipStep,
     "spiky-loss": SpikyLoss,
     "zclip": ZClip,
+    "log-mad": LogMad,
     "rewind": Rewind,
     "update-size": UpdateSize,
 }

@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,25 @@ class Checkpoint:
         extent = self._extent(name)
         self._check_rows(extent, start, stop)
         return torch.from_numpy(self._raw_rows(extent, start, stop))
+
+    def stored_blocks(self, name: str, block_bytes: int) -> Iterator[memoryview]:
+        """The bytes of a tensor in row-major order, as the file stores its numbers, a block at a time.
+
+        A view inside a torch file is read whole and put in order; everything else takes the memory of a block.
+
+        Raises:
+            MissingInput: no tensor of that name.
+            BudgetExceeded: the budget does not cover the next block.
+        """
+        extent = self._extent(name)
+        if extent.stride is not None:
+            import torch
+
+            whole_B = self.read(name).contiguous().reshape(-1).view(torch.uint8).numpy()
+            yield from (whole_B[i : i + block_bytes].data for i in range(0, whole_B.size, block_bytes))
+            return
+        for start in range(0, extent.info.nbytes, block_bytes):
+            yield self._fetch(extent, [(start, min(start + block_bytes, extent.info.nbytes))]).data
 
     def header_digest(self) -> str:
         """Digest of the declared names, dtypes, shapes and file sizes; reads no weights."""

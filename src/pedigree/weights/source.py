@@ -106,7 +106,7 @@ class LocalSource:
         self._root = root
         self._meter = meter
         self._named_file = named_file
-        self._allowed = _allowed_roots(root)
+        self._allowed = allowed_roots(root)
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -212,7 +212,8 @@ class LocalSource:
         return real
 
 
-def _allowed_roots(root: Path) -> tuple[Path, ...]:
+def allowed_roots(root: Path) -> tuple[Path, ...]:
+    """Where links below a directory may point: into it, and into the blobs of the Hugging Face cache it is part of."""
     real = root.resolve()
     blobs = real.parent.parent / "blobs"
     if real.parent.name == "snapshots" and blobs.is_dir():
