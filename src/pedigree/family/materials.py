@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pedigree.family.graph import ordered
-from pedigree.family.places import Path
 from pedigree.family.sections import MixtureKeys, TokenizerKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.records.canonical import canonical_digest
+from pedigree.records.places import Path
 from pedigree.training.config import SourceConfig
 
 
