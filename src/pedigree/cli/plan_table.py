@@ -1,4 +1,7 @@
-"""A plan for a terminal: at most 25 lines of at most 100 columns. One step in full, several as a table."""
+"""A plan for a terminal: at most 25 lines of at most 100 columns, and two for each model that operators make.
+
+One step in full, several as a table.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from pedigree.cli.output import Line, Span, shorten
-from pedigree.records.plan import Plan, StepPlan
+from pedigree.records.plan import OperationPlan, Plan, StepPlan
 from pedigree.report.numbers import bytes_text, percent_text, seconds_text
 from pedigree.report.plain_text import printable
 
@@ -51,14 +54,27 @@ def time_words(seconds: float) -> str:
 def plan_lines(plan: Plan, *, width: int) -> list[Line]:
     """The plan as lines of `width` columns."""
     result = plan.result
-    many = f"{len(result.steps)} steps" if len(result.steps) != 1 else "1 step"
+    count = len(result.steps) + len(result.operations)
+    many = f"{count} steps" if count != 1 else "1 step"
     head = f"{result.family} at {result.size} size, {many}" + (f": {result.about}" if result.about else "")
     first: Line = [Span(shorten(head, width), "bold")]
     if len(result.steps) == 1:
         body = _step_lines(result.steps[0], width)
     else:
-        body = _table(result.steps, width)
-    return [first, *body][:MAX_LINES]
+        body = _table(result.steps, width) if result.steps else []
+    lines = [first, *body][:MAX_LINES]
+    for operation in result.operations:
+        lines += _operation_lines(operation, width)
+    return lines
+
+
+def _operation_lines(operation: OperationPlan, width: int) -> list[Line]:
+    """One model that operators make: two lines."""
+    origin = " and ".join(dict.fromkeys(operation.parents.values()))
+    done = ", ".join(f"{one['operator']} {one['exactness']}" for one in operation.operators)
+    words = f"{operation.name} from {origin}: {done or 'operators that read a tokenizer'}; {operation.exactness} in all"
+    size = f"{count_words(operation.parameters.total)} parameters, {operation.shape}"
+    return [*_labelled("operators", words, width, 1), *_labelled("", size, width, 1)]
 
 
 def _labelled(label: str, text: str, width: int, most: int = 2, style: str = "") -> list[Line]:

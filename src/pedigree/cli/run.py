@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pedigree.family.edges import Lineage, Pair
     from pedigree.family.recipe import Family
     from pedigree.family.sections import Size
+    from pedigree.family.steps import Member
     from pedigree.records.family_run import EdgeResult, FamilyRun, MemberResult
+    from pedigree.training.run import Start
 
 PAGE, RECORD, REPORTS = "family.html", "family.json", "compare"
 
@@ -76,7 +78,7 @@ def run(
     read = read_recipe(recipe)
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     folder = output or Path("runs") / family.name
-    start = "fresh" if fresh else "auto"
+    start: Start = "fresh" if fresh else "auto"
     place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out))
     members, outcome = _make(place, _wanted(family, only or []), out)
     edges: list[EdgeResult] = []
@@ -94,11 +96,11 @@ def run(
 def _wanted(family: Family, only: Sequence[str]) -> list[str]:
     """The steps to make: those asked for with everything they are made from, in order."""
     for name in only:
-        if name not in family.steps:
-            check_word(name, family.steps, option="--only")
+        if name not in family.members:
+            check_word(name, family.members, option="--only")
     needed = lineage_of(family)
-    wanted = set().union(*(needed.ancestors(name) for name in only)) if only else set(family.steps)
-    return [name for name in family.steps if name in wanted]
+    wanted = set().union(*(needed.ancestors(name) for name in only)) if only else set(family.members)
+    return [name for name in family.members if name in wanted]
 
 
 def lineage_of(family: Family) -> Lineage:
@@ -106,37 +108,69 @@ def lineage_of(family: Family) -> Lineage:
     from pedigree.family.edges import Lineage
 
     return Lineage(
-        {name: tuple(step.parents.values()) for name, step in family.steps.items()},
-        {name: step.claims for name, step in family.steps.items() if step.claims is not None},
+        {name: tuple(step.parents.values()) for name, step in family.members.items()},
+        {name: step.claims for name, step in family.members.items() if step.claims is not None},
     )
 
 
 def _make(place: Workplace, names: Sequence[str], out: Output) -> tuple[list[MemberResult], int]:
     """Every step in its turn; the members, and how it ended."""
+    members = []
+    for name in names:
+        member = _one(place, place.family.members[name], out)
+        members.append(member)
+        if member.outcome in ("interrupted", "stopped"):
+            return members, INTERRUPTED if member.outcome == "interrupted" else SAYS_NO
+    return members, DONE
+
+
+def _one(place: Workplace, step: Member, out: Output) -> MemberResult:
+    """One model, trained or made by operators."""
+    from pedigree.cli.surgery_steps import operate, show_operated
     from pedigree.cli.train_steps import train_step
+    from pedigree.family.steps import Operation, Step
     from pedigree.model.sizes import parameters
     from pedigree.records.family_run import MemberResult
 
-    members = []
-    for name in names:
-        step = place.family.steps[name]
-        result = train_step(place, step)
+    common = MemberResult(
+        name=step.name, kind=step.kind, about=step.about, digest=step.digest, outcome="made",
+        parents=dict(step.parents), claims=None if step.claims is None else list(step.claims),
+        parameters=parameters(step.model).with_mtp,
+    )  # fmt: skip
+    if isinstance(step, Operation):
+        done = operate(place, step, out)
         out.clear_status()
         if out.mode in ("human", "plain"):
-            show_step(result, out)
-        outcome = "made" if result.outcome == "finished" else result.outcome
-        members.append(
-            MemberResult(
-                name=name, kind=step.kind, about=step.about, digest=step.digest, outcome=outcome,
-                parents=dict(step.parents), claims=None if step.claims is None else list(step.claims),
-                parameters=parameters(step.model).with_mtp, tokens=result.tokens, seconds=round(result.seconds, 1),
-                scores=result.scores, sentence=str((result.experts or {}).get("sentence", "")), model=result.model,
-                report=result.report,
-            )
+            show_operated(step, done, out)
+        return common.model_copy(
+            update={
+                "operators": [one.operator.name for one in step.steps],
+                "outcome": "unchanged" if done.skipped else "made",
+                "seconds": done.seconds, "scores": done.scores, "model": str(done.model),
+                "sentence": f"{step.whole}: {_EXACTNESS[step.whole]}",
+            }
         )  # fmt: skip
-        if result.outcome != "finished":
-            return members, INTERRUPTED if result.outcome == "interrupted" else SAYS_NO
-    return members, DONE
+    assert isinstance(step, Step)
+    result = train_step(place, step)
+    out.clear_status()
+    if out.mode in ("human", "plain"):
+        show_step(result, out)
+    outcome = "made" if result.outcome == "finished" else result.outcome
+    return common.model_copy(
+        update={
+            "outcome": "unchanged" if result.skipped else outcome, "tokens": result.tokens,
+            "seconds": round(result.seconds, 1), "scores": result.scores, "model": result.model,
+            "report": result.report, "sentence": str((result.experts or {}).get("sentence", "")),
+        }
+    )  # fmt: skip
+
+
+_EXACTNESS = {
+    "FP0": "the function is kept bit for bit",
+    "FP1": "the function is kept in real arithmetic",
+    "FP-epsilon": "the function is kept within a known bound",
+    "NFP": "the function is changed",
+}
 
 
 def _compare(place: Workplace, members: list[MemberResult], out: Output) -> list[EdgeResult]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.family.devices import Device, device
@@ -17,12 +17,14 @@ from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
 from pedigree.family.operators import operators
 from pedigree.family.recipe import Family, Recipe
 from pedigree.family.sections import Size
-from pedigree.family.steps import Step
+from pedigree.family.steps import Member, Operation, Step
+from pedigree.model.config import ModelConfig
 from pedigree.model.sizes import cache_bytes, operations, parameters
 from pedigree.records.plan import (
     MemoryRecord,
     MeshRecord,
     OperationCount,
+    OperationPlan,
     OperatorRecord,
     ParameterCount,
     Plan,
@@ -88,7 +90,8 @@ def plan_recipe(recipe: Recipe, options: PlanOptions) -> Plan:
         ProblemsFound: the mesh or the device fits a step not at all.
     """
     family = recipe.family(options.size)
-    steps = [(step, _Asked.of(step, options)) for step in _chosen(family, options.only)]
+    chosen = _chosen(family, options.only)
+    steps = [(step, _Asked.of(step, options)) for step in chosen if isinstance(step, Step)]
     problems: list[PedigreeError] = []
     for step, asked in steps:
         problems += mesh_problems(step.name, step.model, step.training, asked.mesh)
@@ -108,19 +111,25 @@ def plan_recipe(recipe: Recipe, options: PlanOptions) -> Plan:
             "recompute": options.recompute,
             "efficiency": options.efficiency,
         },
-        result=PlanResult(family=family.name, about=family.about, size=family.size, steps=planned),
+        result=PlanResult(
+            family=family.name,
+            about=family.about,
+            size=family.size,
+            steps=planned,
+            operations=[_operation_plan(step) for step in chosen if isinstance(step, Operation)],
+        ),
         warnings=[f"{step.name}: {warning}" for step in planned for warning in step.warnings],
     )
 
 
-def _chosen(family: Family, only: Sequence[str]) -> list[Step]:
+def _chosen(family: Family, only: Sequence[str]) -> list[Member]:
     for name in only:
-        if name not in family.steps:
+        if name not in family.members:
             raise UsageError(
-                "there is no step of this name", where="--only", got=repr(name), expected=one_of(family.steps),
-                fix=nearest(name, family.steps),
+                "there is no step of this name", where="--only", got=repr(name), expected=one_of(family.members),
+                fix=nearest(name, family.members),
             )  # fmt: skip
-    return [step for step in family.steps.values() if not only or step.name in only]
+    return [step for step in family.members.values() if not only or step.name in only]
 
 
 def _device_problems(step: Step, where: Device | None) -> list[PedigreeError]:
@@ -136,23 +145,43 @@ def _device_problems(step: Step, where: Device | None) -> list[PedigreeError]:
     ]  # fmt: skip
 
 
+def _counts(model: ModelConfig) -> ParameterCount:
+    p = parameters(model)
+    return ParameterCount(
+        total=p.total, active=p.active, active_without_embedding=p.active_without_embedding, with_mtp=p.with_mtp,
+        by_part={k: v for k, v in p.to_dict().items() if k not in _SUMS and v},
+    )  # fmt: skip
+
+
+def _shape(model: ModelConfig) -> str:
+    return f"{model.n_layers} layers of {model.d_model}, vocabulary {model.vocab_size}, context {model.n_positions}"
+
+
+def _operation_plan(step: Operation) -> OperationPlan:
+    operators: list[dict[str, Any]] = [
+        {"operator": one.operator.name, "parameters": one.parameters.model_dump(mode="json"), "exactness": word}
+        for one, word in zip(step.steps, step.exactness, strict=False)
+    ]
+    return OperationPlan(
+        name=step.name, kind=step.kind, digest=step.digest, about=step.about, parents=dict(step.parents),
+        shape=_shape(step.model), tokenizer=step.tokenizer, parameters=_counts(step.model), operators=operators,
+        exactness=step.whole, config=step.model.to_dict(),
+    )  # fmt: skip
+
+
 def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:
     model, training, mesh = step.model, step.training, asked.mesh
     counts = {choice: memory(model, training, mesh, choice) for choice in RECOMPUTES}
     p, ops = parameters(model), operations(model, training.sequence_length)
-    count = ParameterCount(
-        total=p.total, active=p.active, active_without_embedding=p.active_without_embedding, with_mtp=p.with_mtp,
-        by_part={k: v for k, v in p.to_dict().items() if k not in _SUMS and v},
-    )  # fmt: skip
+    count = _counts(model)
     cost = OperationCount(
         context=training.sequence_length, matrices=ops.matrices, attention=ops.attention, mtp=ops.mtp,
         forward=ops.forward, training=ops.training, run=float(ops.training) * training.tokens,
     )  # fmt: skip
     vocabulary = family.tokenizers[step.tokenizer].vocabulary
-    shape = f"{model.n_layers} layers of {model.d_model}, vocabulary {model.vocab_size}, context {model.n_positions}"
     return StepPlan(
         name=step.name, kind=step.kind, digest=step.digest, about=step.about, parents=dict(step.parents),
-        member=model.name, shape=shape, assumed=model.assumed, tokenizer=step.tokenizer, vocabulary=vocabulary,
+        member=model.name, shape=_shape(model), assumed=model.assumed, tokenizer=step.tokenizer, vocabulary=vocabulary,
         corpus=step.corpus, precision=training.precision, parameters=count, operations=cost,
         operators=_operators(step),
         tokens=training.tokens, tokens_per_step=training.tokens_per_step, steps=training.steps,

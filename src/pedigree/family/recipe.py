@@ -19,7 +19,7 @@ from pathlib import Path
 from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
 from pedigree.family.sections import SIZES, CompareKeys, RecipeKeys, Size
 from pedigree.family.sized import SizedRecipe
-from pedigree.family.steps import Step, StepReader
+from pedigree.family.steps import Member, Step, StepReader
 from pedigree.records.places import Node
 from pedigree.records.problems import Problems
 from pedigree.records.yaml_tree import parse_tree, read_text
@@ -34,8 +34,13 @@ class Family:
     size: Size
     corpora: Mapping[str, Corpus]
     tokenizers: Mapping[str, Tokenizer]
-    steps: Mapping[str, Step]
-    compare: CompareKeys = CompareKeys()
+    members: Mapping[str, Member]
+    compare: CompareKeys
+
+    @property
+    def steps(self) -> dict[str, Step]:
+        """The members that are trained; the others are made by operators."""
+        return {name: member for name, member in self.members.items() if isinstance(member, Step)}
 
 
 @dataclass(frozen=True)

@@ -181,5 +181,29 @@ class TrainKeys(StepKeys):
     training: dict[str, Any]
 
 
-# The kinds of step this version can plan. Surgery will stand here beside training.
-STEP_KINDS: dict[str, type[TrainKeys]] = {"train": TrainKeys}
+class SurgeryKeys(StepKeys):
+    """A step that makes weights from weights by operators (`pedigree surgery ops` lists them).
+
+    Attributes:
+        models: further steps that operators read, by the names that operators use for them.
+        steps: the operators in their order, as in a surgery recipe; a parameter `tokenizer` names one of this file.
+        allow: `nfp` where an operator may change the function of the model.
+        seed: of random numbers; that of the recipe where absent.
+        tokenizer: the tokenizer of the result, where an operator changes the vocabulary.
+        corpus: text on which the result is evaluated.
+    """
+
+    kind: Literal["surgery"]
+    from_step: Name = Field(alias="from")
+    models: dict[Name, Name] = Field(default_factory=dict)
+    steps: list[Any] = Field(min_length=1)
+    allow: Literal["nfp"] | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+
+    def parents(self) -> dict[str, str]:
+        """The steps whose weights are read, by the key that names them."""
+        return {"from": self.from_step} | {f"models.{name}": step for name, step in self.models.items()}
+
+
+# The kinds of step, by name.
+STEP_KINDS: dict[str, type[TrainKeys] | type[SurgeryKeys]] = {"train": TrainKeys, "surgery": SurgeryKeys}

@@ -5,15 +5,16 @@ What is wrong is added to the problems; what could not be made is left out, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pedigree.errors import PedigreeError
 from pedigree.family.devices import table
 from pedigree.family.graph import ordered
 from pedigree.family.materials import Corpus, Tokenizer
 from pedigree.family.model_part import continued, model_of
-from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, PlanKeys, TrainKeys
+from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, PlanKeys, SurgeryKeys, TrainKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.model.config import ModelConfig
 from pedigree.records.canonical import canonical_digest
@@ -21,10 +22,13 @@ from pedigree.records.places import Node, Path
 from pedigree.records.problems import nearest, one_of
 from pedigree.training.config import SourceConfig, TrainingConfig
 
+if TYPE_CHECKING:
+    from pedigree.surgery.recipe import PlannedStep
+
 
 @dataclass(frozen=True)
-class Step:
-    """One model of the family: what it is, how it is trained, what it descends from (step names by key).
+class Member:
+    """One model of the family: what it is, and what it descends from (step names by key).
 
     `claims` is what it is said to descend from: None where nothing is said, empty for a start from random weights.
     """
@@ -33,13 +37,42 @@ class Step:
     kind: str
     about: str
     model: ModelConfig
-    training: TrainingConfig
     tokenizer: str
     corpus: str
     plan: PlanKeys
     parents: Mapping[str, str]
     digest: str
-    claims: tuple[str, ...] | None = None
+    claims: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Step(Member):
+    """A model that is trained, and how."""
+
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
+class Operation(Member):
+    """A model that operators make from others.
+
+    Attributes:
+        steps: the operators with their parameters.
+        exactness, whole: classes of the operators, and of all of them together.
+        seed, allow_nfp: as given.
+    """
+
+    steps: tuple[PlannedStep, ...]
+    exactness: tuple[str, ...]
+    whole: str
+    seed: int
+    allow_nfp: bool
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Further steps that operators read, by the names that operators use."""
+        found = {key: step for key, step in self.parents.items() if key.startswith("models.")}
+        return {key.removeprefix("models."): step for key, step in found.items()}
 
 
 class StepReader:
@@ -51,9 +84,9 @@ class StepReader:
         self.recipe, self.tree, self.problems = recipe, recipe.tree, recipe.problems
         self.corpora, self.tokenizers, self.seed = corpora, tokenizers, seed
 
-    def steps(self) -> dict[str, Step]:
+    def steps(self) -> dict[str, Member]:
         """The steps in an order in which they can be run."""
-        checked: dict[str, TrainKeys] = {}
+        checked: dict[str, TrainKeys | SurgeryKeys] = {}
         for name, node in self.recipe.entries("models").items():
             keys = self._step_keys(name, node)
             if keys is not None:
@@ -61,7 +94,7 @@ class StepReader:
         for name, keys in checked.items():
             for key, parent in keys.parents().items():
                 if parent not in checked:
-                    self.recipe.unknown("models", parent, ("models", name, key), but=name)
+                    self.recipe.unknown("models", parent, ("models", name, *key.split(".", 1)), but=name)
             for at, claimed in enumerate(keys.claimed() or ()):
                 if claimed not in checked or claimed == name:
                     self.recipe.unknown("models", claimed, ("models", name, "claims", at), but=name)
@@ -71,14 +104,19 @@ class StepReader:
             self.problems.add(
                 mark, "these steps descend from themselves", path=("models", circle[0]), got=" from ".join(circle)[:200]
             )
-        made: dict[str, Step] = {}
+        made: dict[str, Member] = {}
         for name in order:
-            step = self._step(name, checked[name], made)
+            keys = checked[name]
+            step: Member | None
+            if isinstance(keys, TrainKeys):
+                step = self._step(name, keys, made)
+            else:
+                step = self._operation(name, keys, made)
             if step is not None:
                 made[name] = step
         return made
 
-    def _step_keys(self, name: str, node: Node) -> TrainKeys | None:
+    def _step_keys(self, name: str, node: Node) -> TrainKeys | SurgeryKeys | None:
         kind = node.children.get("kind")
         path: Path = ("models", name)
         if kind is None:
@@ -97,7 +135,7 @@ class StepReader:
             return None
         return self.problems.fitted(STEP_KINDS[str(kind.value)], node.plain(), self.tree, path)
 
-    def _step(self, name: str, keys: TrainKeys, made: Mapping[str, Step]) -> Step | None:
+    def _step(self, name: str, keys: TrainKeys, made: Mapping[str, Member]) -> Step | None:
         corpora, tokenizers = self.corpora, self.tokenizers
         parent = made.get(keys.from_step) if keys.from_step else None
         corpus = self._named("corpus", keys.corpus, parent.corpus if parent else None, corpora, name)
@@ -117,18 +155,63 @@ class StepReader:
             "parents": {key: made[step].digest for key, step in parents.items()},
         }
         return Step(
-            name,
-            keys.kind,
-            keys.about,
-            model,
-            training,
-            tokenizer,
-            corpus,
-            keys.plan,
-            parents,
-            canonical_digest(content),
-            keys.claimed(),
-        )
+            name, keys.kind, keys.about, model, tokenizer, corpus, keys.plan, parents, canonical_digest(content),
+            keys.claimed(), training,
+        )  # fmt: skip
+
+    def _operation(self, name: str, keys: SurgeryKeys, made: Mapping[str, Member]) -> Operation | None:
+        from pedigree.family.surgery_part import operated
+        from pedigree.surgery.recipe import read_steps
+
+        path: Path = ("models", name)
+        node, mark = self.tree.find(path)
+        before = self.problems.told
+        steps = tuple(read_steps(node, self.problems))
+        parents = {key: made.get(parent) for key, parent in keys.parents().items()}
+        start = parents["from"]
+        if start is None or self.problems.told != before:
+            return None
+        corpus = self._named("corpus", keys.corpus, start.corpus, self.corpora, name)
+        tokenizer = self._named("tokenizer", keys.tokenizer, start.tokenizer, self.tokenizers, name)
+        known = {key: member for key, member in parents.items() if member is not None}
+        if corpus is None or tokenizer is None or len(known) != len(parents):
+            return None
+        seed = self.seed if keys.seed is None else keys.seed
+        models = {key.removeprefix("models."): member.model for key, member in known.items()}
+        other = self.tokenizers[tokenizer].vocabulary if tokenizer != start.tokenizer else None
+        try:
+            found = operated(name, models, steps, seed=seed, allow_nfp=keys.allow == "nfp", vocabulary=other)
+        except PedigreeError as error:
+            where = f"{error.where}: " if error.where and error.where != name else ""
+            self.problems.add(
+                mark, f"{where}{error.what}", path=path, got=error.got, expected=error.expected, fix=error.fix
+            )
+            return None
+        content: dict[str, Any] = {
+            "kind": keys.kind,
+            "steps": [{step.operator.name: step.parameters.model_dump(mode="json")} for step in steps],
+            "seed": seed,
+            "tokenizer": self.tokenizers[tokenizer].digest,
+            "tokenizers": [self.tokenizers[named].digest for named in self._tokenizers_read(name, steps)],
+            "parents": {key: member.digest for key, member in known.items()},
+        }
+        return Operation(
+            name, keys.kind, keys.about, found.model, tokenizer, corpus, keys.plan, keys.parents(),
+            canonical_digest(content), keys.claimed(), steps, found.exactness, found.whole, seed, keys.allow == "nfp",
+        )  # fmt: skip
+
+    def _tokenizers_read(self, name: str, steps: Sequence[PlannedStep]) -> list[str]:
+        """Tokenizers of this file that operators read; a problem where there is none of the name."""
+        found = []
+        for at, step in enumerate(steps):
+            named = getattr(step.parameters, "tokenizer", None)
+            if named is not None and named in self.tokenizers:
+                found.append(str(named))
+            elif named is not None:
+                self.recipe.unknown(
+                    "tokenizers", str(named), ("models", name, "steps", at, step.operator.name, "tokenizer")
+                )
+        return found
 
     def _named(
         self, what: str, given: str | None, inherited: str | None, known: Mapping[str, object], step: str
@@ -146,7 +229,7 @@ class StepReader:
         self.recipe.unknown(section, name, path)
         return None
 
-    def _model(self, name: str, keys: TrainKeys, parent: Step | None, vocabulary: int | None) -> ModelConfig | None:
+    def _model(self, name: str, keys: TrainKeys, parent: Member | None, vocabulary: int | None) -> ModelConfig | None:
         path: Path = ("models", name, "model")
         merged_node = self.tree.find(path)[0] if self.tree.reaches(path) else None
         if keys.from_step is not None:

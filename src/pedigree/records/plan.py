@@ -158,13 +158,33 @@ class StepPlan(Record):
     warnings: list[str] = Field(default_factory=list)
 
 
+class OperationPlan(Record):
+    """A model that operators make from others: what comes out, and how much of the function is kept.
+
+    `operators` are names with their exactness classes, `exactness` is that of all of them together.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    about: str = ""
+    parents: dict[str, str] = Field(default_factory=dict)
+    shape: str
+    tokenizer: str
+    parameters: ParameterCount
+    operators: list[dict[str, Any]] = Field(default_factory=list)
+    exactness: str
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
 class PlanResult(Record):
-    """The family at one size, steps in an order in which they can be run."""
+    """The family at one size, steps in an order in which they can be run; those made by operators apart."""
 
     family: str
     about: str = ""
     size: Literal["pico", "real"]
     steps: list[StepPlan]
+    operations: list[OperationPlan] = Field(default_factory=list)
 
 
 class Plan(Record):

@@ -43,7 +43,7 @@ def render_family(run: FamilyRun) -> str:
         f"<h2>Members</h2>{_members(result.members)}",
         f"<h2>What the weights say of each edge</h2>{_edges(result.edges)}" if result.edges else "",
         f"<h2>What is said, and what the weights say</h2>{_claims(claims)}" if claims else "",
-        f'<footer>{escape(words.WHAT_IT_IS_NOT)} Recipe {escape(printable(run.inputs.recipe.path))}, '
+        f"<footer>{escape(words.WHAT_IT_IS_NOT)} Recipe {escape(printable(run.inputs.recipe.path))}, "
         f"{escape(words.short_digest(run.inputs.recipe.digest))}.</footer></body></html>\n",
     ]
     return "\n".join(part for part in parts if part)

@@ -72,7 +72,7 @@ def _columns(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> dict[s
 
 def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapping[str, int]) -> dict[str, int]:
     """A row for each node: beside its first parent where that place is free, else the next free one below."""
-    parent = {}
+    parent: dict[str, str] = {}
     for arc in arcs:
         if arc.style != "hatched":
             parent.setdefault(arc.child, arc.parent)

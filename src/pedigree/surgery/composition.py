@@ -65,14 +65,26 @@ class _Header:
     read_index: Any = field(default=None)
 
 
-def compose(recipe: SurgeryRecipe) -> Composition:
+Opener = Callable[[str, bool], Checkpoint]
+"""A place and whether pickles may be read -> the opened checkpoint."""
+
+
+def _open(place: str, allow_pickle: bool) -> Checkpoint:
+    return open_checkpoint(place, allow_pickle=allow_pickle)
+
+
+def compose(recipe: SurgeryRecipe, open_place: Opener = _open) -> Composition:
     """Open the sources and apply every step; reads headers only.
+
+    Args:
+        recipe: what to do.
+        open_place: how a place becomes a checkpoint; plans give checkpoints that do not exist yet.
 
     Raises:
         PedigreeError: a source cannot be opened, or a step does not fit; names the step.
         UsageError: a step does not keep the function, and the recipe does not allow it.
     """
-    source = open_checkpoint(recipe.source, allow_pickle=recipe.allow_pickle)
+    source = open_place(recipe.source, recipe.allow_pickle)
     others: dict[str, Checkpoint] = {}
     try:
         if source.format == "gguf":
@@ -83,7 +95,7 @@ def compose(recipe: SurgeryRecipe) -> Composition:
         symbolic = read_symbolic(source)
         classes = []
         for number, planned in enumerate(recipe.steps):
-            step = Step(number, planned.operator.name, recipe.seed, _opener(recipe, others), recipe.folder)
+            step = Step(number, planned.operator.name, recipe.seed, _opener(recipe, others, open_place), recipe.folder)
             symbolic = symbolic.copy()
             classes.append(planned.operator.apply(symbolic, planned.parameters, step))
         _allowed(recipe, classes)
@@ -98,11 +110,11 @@ def compose(recipe: SurgeryRecipe) -> Composition:
     return Composition(recipe, source, others, symbolic, result, tuple(classes))
 
 
-def _opener(recipe: SurgeryRecipe, others: dict[str, Checkpoint]) -> Callable[[str], Symbolic]:
+def _opener(recipe: SurgeryRecipe, others: dict[str, Checkpoint], open_place: Opener) -> Callable[[str], Symbolic]:
     def opened(name: str) -> Symbolic:
         place = recipe.models.get(name) or placed(name, recipe.folder)
         if place not in others:
-            others[place] = open_checkpoint(place, allow_pickle=recipe.allow_pickle)
+            others[place] = open_place(place, recipe.allow_pickle)
         return read_symbolic(others[place])
 
     return opened

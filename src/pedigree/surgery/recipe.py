@@ -147,7 +147,7 @@ def read_recipe(path: str | os.PathLike[str]) -> SurgeryRecipe:
 
 def _recipe(file: Path, root: Node, problems: Problems) -> SurgeryRecipe | None:
     whole = problems.fitted(_Whole, root.plain(), root, ())
-    steps = _steps(root, problems)
+    steps = read_steps(root, problems)
     if whole is None:
         return None
     size = _size(whole.target.shard)
@@ -189,7 +189,8 @@ def _size(text: str) -> int | None:
     return size if size >= 10**6 else None
 
 
-def _steps(root: Node, problems: Problems) -> list[PlannedStep]:
+def read_steps(root: Node, problems: Problems) -> list[PlannedStep]:
+    """The operators under the key `steps` of a mapping; what is wrong is added to the problems."""
     node = root.children.get("steps")
     if node is None or not isinstance(node.value, list):
         return []

@@ -1,0 +1,159 @@
+"""What `pedigree run` does with a step that makes weights from weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pedigree.cli.files import write_file
+from pedigree.cli.train_steps import MODEL
+from pedigree.errors import MissingInput, PedigreeError
+
+if TYPE_CHECKING:
+    from pedigree.cli.output import Output
+    from pedigree.cli.train_steps import Workplace
+    from pedigree.family.steps import Operation
+    from pedigree.records.training_run import DomainScore
+    from pedigree.surgery.recipe import PlannedStep
+
+RESULT = "result.json"
+SCORED_TOKENS = 8_000  # of each domain
+
+
+@dataclass(frozen=True)
+class Operated:
+    """What a surgery step left: the folder of the weights, how long it took, scores on held-out text."""
+
+    model: Path
+    seconds: float
+    skipped: bool = False
+    scores: list[DomainScore] = field(default_factory=list)
+
+
+def operate(place: Workplace, step: Operation, out: Output) -> Operated:
+    """Make the weights of a step, unless they are there and made of the same.
+
+    Raises:
+        MissingInput: a model it starts from is not made yet.
+        PedigreeError: an operator does not fit, or there is no room.
+    """
+    from pedigree.family.surgery_part import STARTS, surgery_recipe
+    from pedigree.records.canonical import canonical_digest
+    from pedigree.records.recorder import JsonlRecorder, NullRecorder
+    from pedigree.surgery.composition import compose
+    from pedigree.surgery.engine import run
+    from pedigree.surgery.plan import make_plan
+    from pedigree.weights.artifact import artifact_id
+
+    output = place.output / step.name
+    folders = {STARTS: step.parents["from"], **step.others}
+    places = {name: _made(place, parent, step.name) for name, parent in folders.items()}
+    digest = canonical_digest(
+        {"step": step.digest, "parents": {name: artifact_id(folder) for name, folder in places.items()}}
+    )
+    kept = _kept(output, digest) if place.start != "fresh" else None
+    if kept is not None:
+        return kept
+    begun = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    steps = [_with_tokenizer(place, one) for one in step.steps]
+    recipe = surgery_recipe(
+        step.name, steps, {name: str(folder) for name, folder in places.items()}, output / MODEL, seed=step.seed,
+        allow_nfp=step.allow_nfp,
+    )  # fmt: skip
+    recorder = NullRecorder() if place.unrecorded else JsonlRecorder(output / "run.jsonl")
+    composition = compose(recipe)
+    try:
+        run(make_plan(composition), recorder, force=True, progress=out.progress())
+    finally:
+        composition.close()
+    scores = _scores(place, step, output / MODEL)
+    done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores)
+    kept_facts = {
+        "made_of": digest, "artifact": artifact_id(done.model), "seconds": done.seconds,
+        "scores": [score.to_dict() for score in scores],
+    }  # fmt: skip
+    write_file(output / RESULT, json.dumps(kept_facts, indent=1) + "\n", force=True)
+    return done
+
+
+def show_operated(step: Operation, done: Operated, out: Output) -> None:
+    """One step in a few lines."""
+    names = ", ".join(f"{one.operator.name} ({word})" for one, word in zip(step.steps, step.exactness, strict=False))
+    how = "unchanged, as made before" if done.skipped else f"made in {done.seconds:.1f} s"
+    out.result(f"{step.name}: {how} from {step.parents['from']}: {names or step.whole}")
+    if done.scores:
+        scores = ", ".join(f"{score.domain} {score.bits_per_byte:.3f}" for score in done.scores)
+        out.result(f"  bits per byte on held-out text: {scores}")
+
+
+def _made(place: Workplace, parent: str, step: str) -> Path:
+    folder = place.output / parent / MODEL
+    if not (folder / "config.json").is_file():
+        raise MissingInput(
+            "the model that this step starts from is not made yet", where=str(folder), got=step,
+            fix=f"pedigree run {place.recipe.path} --only {step}",
+        )  # fmt: skip
+    return folder
+
+
+def _with_tokenizer(place: Workplace, step: PlannedStep) -> PlannedStep:
+    """The operator with the file of the tokenizer that it names."""
+    from pedigree.family.surgery_part import reads_tokenizer
+    from pedigree.family.tokenizer_files import tokenizer_file
+
+    if not reads_tokenizer(step):
+        return step
+    file = tokenizer_file(place.family, str(step.parameters.tokenizer), place.beside, place.output)  # type: ignore[attr-defined]
+    return replace(step, parameters=step.parameters.model_copy(update={"tokenizer": str(file.resolve())}))
+
+
+def _kept(output: Path, digest: str) -> Operated | None:
+    """The result of an earlier run, where it is whole and made of the same."""
+    from pydantic import ValidationError
+
+    from pedigree.records.training_run import DomainScore
+    from pedigree.weights.artifact import artifact_id
+
+    try:
+        kept: dict[str, Any] = json.loads((output / RESULT).read_text(encoding="utf-8"))
+        if kept["made_of"] != digest or kept["artifact"] != artifact_id(output / MODEL):
+            return None
+        scores = [DomainScore.model_validate(score) for score in kept["scores"]]
+        return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError, PedigreeError):
+        return None
+
+
+def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore]:
+    """Bits per byte on the held-out text of the step's corpus; none where nothing is held out."""
+    from dataclasses import asdict
+
+    from pedigree.family.tokenizer_files import separator_of
+    from pedigree.model.hf_checkpoint import import_checkpoint
+    from pedigree.records.training_run import DomainScore
+    from pedigree.training.batches import open_batches
+    from pedigree.training.config import EvaluationConfig, TrainingConfig, beside
+    from pedigree.training.device import find_device
+    from pedigree.training.evaluation import bits_per_byte, held_out_texts
+    from pedigree.training.interface import Trainable
+    from pedigree.training.shards import Vocabulary
+
+    sources = beside(place.family.corpora[step.corpus].sources, place.beside)
+    if not any(source.held_out for source in sources):
+        return []
+    config = TrainingConfig(
+        sources=sources, tokens=1, sequence_length=min(128, step.model.n_positions),
+        evaluation=EvaluationConfig(max_tokens=SCORED_TOKENS),
+    )  # fmt: skip
+    separator = separator_of(place.family, step.tokenizer)
+    vocabulary = Vocabulary.load(folder / "tokenizer.json", separator)
+    cache = place.output / "tokens"
+    batches = open_batches(config, vocabulary, cache)
+    texts = held_out_texts(config, batches.corpora, vocabulary, cache)
+    device = find_device(place.device)
+    model: Trainable = import_checkpoint(folder).to(device).eval()
+    return [DomainScore(**asdict(bits_per_byte(model, text, config, vocabulary, device))) for text in texts]
