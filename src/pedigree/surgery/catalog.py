@@ -5,11 +5,13 @@ from __future__ import annotations
 from pedigree.surgery.operator import Operator
 from pedigree.surgery.operators import launder
 from pedigree.surgery.operators.cast import CAST
+from pedigree.surgery.operators.densify import MOE_DENSIFY
 from pedigree.surgery.operators.depth import GROW_DEPTH
 from pedigree.surgery.operators.feed_forward import GROW_FFN
 from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
+from pedigree.surgery.operators.upcycle import MOE_UPCYCLE
 
 OPERATORS: tuple[Operator, ...] = (
     GROW_DEPTH,
@@ -18,6 +20,8 @@ OPERATORS: tuple[Operator, ...] = (
     GROW_HEADS,
     GROW_KV,
     GROW_HEAD_DIM,
+    MOE_UPCYCLE,
+    MOE_DENSIFY,
     PRUNE_DEPTH,
     PRUNE_FFN,
     PRUNE_HIDDEN,
