@@ -22,6 +22,7 @@ from pedigree.cli.plan import plan
 from pedigree.cli.run import run
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
+from pedigree.cli.surgery import surgery_app
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
 
@@ -74,6 +75,7 @@ _COMMANDS: tuple[Callable[..., int], ...] = (
 _WITH_ARGUMENTS = (chat, compare, evaluate, plan, run, serve, train)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
+app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 

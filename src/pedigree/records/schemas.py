@@ -11,6 +11,7 @@ from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.surgery import OperatorList, SurgeryCheck, SurgeryPlan, SurgeryRun
 from pedigree.records.tokenizer import (
     ConflictList,
     TokenizerAudit,
@@ -30,6 +31,10 @@ SCHEMAS: dict[str, type[Record]] = {
     "machine": Machine,
     "manifest": Manifest,
     "plan": Plan,
+    "surgery-check": SurgeryCheck,
+    "surgery-operators": OperatorList,
+    "surgery-plan": SurgeryPlan,
+    "surgery-run": SurgeryRun,
     "tensors": TensorManifest,
     "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,

@@ -88,6 +88,10 @@ def run(plan: Plan, recorder: Recorder, *, force: bool = False, progress: Progre
         execution.work(journal)
         journal.flush()
         digests = dict(journal.done)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what is finished need not be done again
+            journal.flush()
+        raise
     finally:
         journal.close()
         execution.close()

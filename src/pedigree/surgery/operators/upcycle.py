@@ -150,13 +150,13 @@ def _layer(symbolic: Symbolic, layer: int, parameters: UpcycleParameters, plan: 
             symbolic.parts[key] = _redrawn(made, node, axis, expert, layer, parameters.reinit, step)
     width = dense["gate"].shape[1]
     _shared(symbolic, layer, dense, parameters, plan, step)
-    key: Key = ("moe.router", layer, None)
+    place: Key = ("moe.router", layer, None)
     rows = int(plan.row.max()) + 1
     if plan.router_std:
-        router: Node = fresh((rows, width), step.seed, step.stream(key), plan.router_std)
+        router: Node = fresh((rows, width), step.seed, step.stream(place), plan.router_std)
     else:
         router = Fill((rows, width))
-    symbolic.parts[key] = index(router, 0, plan.row)
+    symbolic.parts[place] = index(router, 0, plan.row)
     if parameters.op == "grouped":
         symbolic.parts["moe.router.scale", layer, None] = Fill((parameters.experts,), float(parameters.experts))
 
