@@ -47,7 +47,8 @@ def test_ties_are_thinned_evenly_over_the_tensor() -> None:
     delta = torch.ones(200, 500)
     band = Band(0.3, delta.numel(), draw_key(1, "x"))
     while band.wants_look():
-        band.learn([band.look(delta, 0)])
+        band.absorb(band.look(delta, 0))
+        band.learn()
     kept = band.keep(delta, 0)
     halves = [half.mean().item() for half in kept.tensor_split(2)]
     assert all(abs(half - 0.3) < 0.01 for half in halves)
@@ -57,7 +58,8 @@ def test_breadcrumbs_drop_outliers_and_crumbs() -> None:
     delta = torch.arange(1.0, 101.0).reshape(10, 10)
     band = Band(0.5, 100, 0, gamma=0.1)
     while band.wants_look():
-        band.learn([band.look(delta, 0)])
+        band.absorb(band.look(delta, 0))
+        band.learn()
     assert sorted(band.keep(delta, 0)[band.keep(delta, 0) != 0].tolist()) == [float(x) for x in range(41, 91)]
 
 

@@ -37,27 +37,36 @@ class ModelStock(TensorMerge):
         UsageError: fewer than two inputs.
     """
 
-    looks = 1
-
     def __init__(self, n_inputs: int, *, unit: Literal["tensor", "row"] = "tensor") -> None:
         if n_inputs < 2:
             raise UsageError("model stock needs angles between fine-tunes", got=n_inputs, expected="two models or more")
         self.n, self.unit = n_inputs, unit
+        self._seen: list[list[torch.Tensor]] = []
         self._share: torch.Tensor | None = None
 
+    @property
+    def looks(self) -> int:
+        """One; rows need none, since a tile holds them whole."""
+        return 0 if self.unit == "row" else 1
+
     def wants_look(self) -> bool:
-        """Rows need no look: a tile holds them whole."""
+        """Until the angles are known."""
         return self._share is None and self.unit == "tensor"
 
     def look(self, tile: Tile) -> list[torch.Tensor]:
         """Row sums of the products of all pairs of changes."""
         return _gram(tile.deltas())
 
-    def learn(self, seen: Sequence[list[torch.Tensor]]) -> None:
+    def absorb(self, seen: list[torch.Tensor]) -> None:
+        """Keep the row sums."""
+        self._seen.append(seen)
+
+    def learn(self) -> None:
         """The share of the mean."""
         import torch
 
-        sums = [torch.tensor([exact_sum(parts)], dtype=torch.float64) for parts in zip(*seen, strict=True)]
+        sums = [torch.tensor([exact_sum(parts)], dtype=torch.float64) for parts in zip(*self._seen, strict=True)]
+        self._seen = []
         self._share = self._trust(sums)
 
     def compute(self, tile: Tile) -> torch.Tensor:

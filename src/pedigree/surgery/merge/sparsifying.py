@@ -21,8 +21,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from pedigree.errors import InternalError, UsageError
 from pedigree.surgery.merge.draws import uniform
 from pedigree.surgery.merge.tensor_merge import exact_sum
@@ -43,19 +41,14 @@ class Sparsifier(ABC):
         rescale: see above.
     """
 
-    searching = 0
-    """Looks that find thresholds."""
-
     def __init__(self, density: float, key: int, rescale: Rescale = "none") -> None:
         if not 0 <= density <= 1:
             raise UsageError("a density is a share", got=density, expected="0 to 1")
         self.density, self.key, self.rescale = density, key, rescale
         self._stretch: float | None = None if rescale == "l1" and density < 1 else 1.0
-
-    @property
-    def looks(self) -> int:
-        """How often the tensor is read before entries can be kept, at most."""
-        return self.searching + (self._stretch is None)
+        self._seen: list[Any] = []
+        self.looks = 0 if self._stretch is not None else 1
+        """How often the tensor is read before entries can be kept."""
 
     def wants_look(self) -> bool:
         """Whether a look is due."""
@@ -68,10 +61,18 @@ class Sparsifier(ABC):
         kept_RC = delta_RC * self.factors(delta_RC, start)
         return delta_RC.double().abs().sum(1), kept_RC.double().abs().sum(1)
 
-    def learn(self, seen: Sequence[Any]) -> None:
-        """What a look has seen, in order of rows."""
+    def absorb(self, seen: Any) -> None:
+        """Take in what was seen of the next tile: histograms are added, sums of rows are kept."""
+        if self._searches() and self._seen:
+            self._seen = [[a + b for a, b in zip(self._seen[0], seen, strict=True)]]
+        else:
+            self._seen.append(seen)
+
+    def learn(self) -> None:
+        """End a look."""
+        seen, self._seen = self._seen, []
         if self._searches():
-            self._find(seen)
+            self._find(seen[0])
             return
         before, after = (exact_sum(parts) for parts in zip(*seen, strict=True))
         self._stretch = before / after if after > 0 else 1.0
@@ -90,10 +91,10 @@ class Sparsifier(ABC):
     def _searches(self) -> bool:
         return False
 
-    def _bins(self, delta_RC: torch.Tensor) -> Any:
+    def _bins(self, delta_RC: torch.Tensor) -> list[Histogram]:
         raise InternalError("this sparsifier has no thresholds")
 
-    def _find(self, seen: Sequence[Any]) -> None:
+    def _find(self, total: Sequence[Histogram]) -> None:
         raise InternalError("this sparsifier has no thresholds")
 
     def _draws(self, delta_RC: torch.Tensor, start: int) -> torch.Tensor:
@@ -108,8 +109,6 @@ class Band(Sparsifier):
         gamma: share of the largest that is taken away first, less where density needs them.
     """
 
-    searching = LargestMagnitudes.looks
-
     def __init__(self, density: float, n: int, key: int, rescale: Rescale = "none", *, gamma: float = 0.0) -> None:
         super().__init__(density, key, rescale)
         kept = max(1, int(density * n)) if density > 0 else 0
@@ -122,6 +121,7 @@ class Band(Sparsifier):
             self._searchers["lower"] = LargestMagnitudes(kept + outliers)
             if outliers:
                 self._searchers["upper"] = LargestMagnitudes(outliers)
+            self.looks += LargestMagnitudes.looks
 
     def factors(self, delta_RC: torch.Tensor, start: int) -> torch.Tensor:
         """One or zero."""
@@ -138,9 +138,9 @@ class Band(Sparsifier):
     def _bins(self, delta_RC: torch.Tensor) -> list[Histogram]:
         return [searcher.bins(delta_RC) for searcher in self._searchers.values()]
 
-    def _find(self, seen: Sequence[list[Histogram]]) -> None:
-        for place, searcher in enumerate(self._searchers.values()):
-            searcher.learn(np.sum([bins[place] for bins in seen], axis=0))
+    def _find(self, total: Sequence[Histogram]) -> None:
+        for searcher, total_B in zip(self._searchers.values(), total, strict=True):
+            searcher.learn(total_B)
         found = {name: searcher.found for name, searcher in self._searchers.items()}
         self._lower = found["lower"] or NOTHING
         self._upper = found.get("upper") or NOTHING

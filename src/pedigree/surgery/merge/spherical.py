@@ -36,28 +36,40 @@ class Spherical(TensorMerge):
         limit: |cos| above which the mix is linear.
     """
 
-    looks = 1
-
     def __init__(self, t: float, *, unit: Unit = "tensor", limit: float = SLERP_LIMIT) -> None:
         self.t, self.unit, self.limit = t, unit, limit
+        self._seen: list[tuple[torch.Tensor, ...]] = []
         self._factors: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    @property
+    def looks(self) -> int:
+        """One; rows need none, since a tile holds them whole."""
+        return 0 if self.unit == "row" else 1
+
     def wants_look(self) -> bool:
-        """Rows need no look: a tile holds them whole."""
+        """Until the angle is known."""
         return self._factors is None and self.unit != "row"
 
     def look(self, tile: Tile) -> tuple[torch.Tensor, ...]:
         """Sums of a^2, b^2 and ab: for each row of the tile, or for each column."""
         return _products(*self._pair(tile), axis=0 if self.unit == "column" else 1)
 
-    def learn(self, seen: Sequence[tuple[torch.Tensor, ...]]) -> None:
+    def absorb(self, seen: tuple[torch.Tensor, ...]) -> None:
+        """Keep the sums of rows, add those of columns."""
+        if self.unit == "column" and self._seen:
+            self._seen = [tuple(a + b for a, b in zip(self._seen[0], seen, strict=True))]
+        else:
+            self._seen.append(seen)
+
+    def learn(self) -> None:
         """The factors of the two inputs."""
         import torch
 
         if self.unit == "column":
-            sums = [torch.stack(parts).sum(0) for parts in zip(*seen, strict=True)]
+            sums = list(self._seen[0])
         else:
-            sums = [torch.tensor([exact_sum(parts)], dtype=torch.float64) for parts in zip(*seen, strict=True)]
+            sums = [torch.tensor([exact_sum(parts)], dtype=torch.float64) for parts in zip(*self._seen, strict=True)]
+        self._seen = []
         self._factors = self._turn(*sums)
 
     def compute(self, tile: Tile) -> torch.Tensor:

@@ -53,6 +53,11 @@ class TaskVectors(TensorMerge):
         self.weights, self.sparsifiers = tuple(weights), tuple(sparsifiers)
         self.consensus, self.normalize, self.scale = consensus, normalize, scale
 
+    @property
+    def looks(self) -> int:
+        """Those of the sparsifier that takes the most; all look at the same tiles."""
+        return max((one.looks for one in self.sparsifiers if one is not None), default=0)
+
     def wants_look(self) -> bool:
         """Whether any sparsifier has something to find out."""
         return any(one is not None and one.wants_look() for one in self.sparsifiers)
@@ -64,11 +69,17 @@ class TaskVectors(TensorMerge):
             for one, delta_RC in zip(self.sparsifiers, tile.deltas(), strict=True)
         ]
 
-    def learn(self, seen: Sequence[list[Any]]) -> None:
+    def absorb(self, seen: list[Any]) -> None:
         """Hand each sparsifier what it saw."""
-        for one, parts in zip(self.sparsifiers, zip(*seen, strict=True), strict=True):
+        for one, part in zip(self.sparsifiers, seen, strict=True):
+            if one is not None and part is not None:
+                one.absorb(part)
+
+    def learn(self) -> None:
+        """End the look of those that took part."""
+        for one in self.sparsifiers:
             if one is not None and one.wants_look():
-                one.learn(parts)
+                one.learn()
 
     def compute(self, tile: Tile) -> torch.Tensor:
         """Base and combined change."""

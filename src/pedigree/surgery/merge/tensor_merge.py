@@ -1,8 +1,8 @@
 """One tensor merged tile by tile: what every method is, and the loop that drives it.
 
 A method sees tiles: the same rows of all inputs, float32. It may ask for looks (statistics over the whole tensor)
-before it computes; a look is a pure function of one tile, so tiles may be looked at in any order by any thread, and
-what was seen is learned at once, sorted by place. Results depend on neither the height of a tile nor the order.
+before it computes; a look is a pure function of one tile, what it saw is taken in tile by tile, in order of rows, and
+learned when the tensor ends. Results do not depend on the height of a tile.
 
 Law     for every method: the tiles of `merge_tensor` joined are the same bits for every height of a tile.
 Class   all merges are NFP (they do not keep any input's function), but for one input of weight 1, which is FP0.
@@ -61,19 +61,25 @@ class Tile:
 class TensorMerge(ABC):
     """A method with its numbers for one tensor. Make a new one for every tensor."""
 
-    looks = 0
-    """How often the whole tensor is read for statistics at most, before the read that computes."""
+    @property
+    def looks(self) -> int:
+        """How often the whole tensor is read for statistics before the read that computes."""
+        return 0
 
     def wants_look(self) -> bool:
         """Whether another look is due before `compute`."""
         return False
 
     def look(self, tile: Tile) -> Any:
-        """Statistics of one tile, for `learn`."""
+        """Statistics of one tile, for `absorb`."""
         raise NotImplementedError
 
-    def learn(self, seen: Sequence[Any]) -> None:
-        """What the look has seen, tile by tile in order of rows."""
+    def absorb(self, seen: Any) -> None:
+        """Take in what was seen of the next tile; memory does not grow with tiles but for a few numbers a row."""
+        raise NotImplementedError
+
+    def learn(self) -> None:
+        """End a look."""
         raise NotImplementedError
 
     @abstractmethod
@@ -117,7 +123,9 @@ def merge_tensor(
             yield Tile(first, tuple(read(first, last) for read in inputs), base(first, last) if base else None)
 
     while method.wants_look():
-        method.learn([method.look(tile) for tile in tiles()])
+        for tile in tiles():
+            method.absorb(method.look(tile))
+        method.learn()
     for tile in tiles():
         yield tile.first_row, method.compute(tile)
 
