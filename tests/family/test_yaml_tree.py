@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pedigree.errors import MissingInput, ProblemsFound
-from pedigree.family.places import Mark, Node
-from pedigree.family.problems import Problems
-from pedigree.family.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_tree, read_text
+from pedigree.records.places import Mark, Node
+from pedigree.records.problems import Problems
+from pedigree.records.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_tree, read_text
 
 
 def read(text: str) -> Any:

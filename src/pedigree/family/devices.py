@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from pedigree.errors import UsageError
-from pedigree.family.problems import nearest, one_of
+from pedigree.records.problems import nearest, one_of
 
 THIS_CPU = "cpu"
 DEFAULT_EFFICIENCY = 0.4

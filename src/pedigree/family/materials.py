@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pedigree.family.places import Path
 from pedigree.family.sections import MixtureKeys, TokenizerKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.records.canonical import canonical_digest
+from pedigree.records.places import Path
 from pedigree.training.config import SourceConfig
 
 

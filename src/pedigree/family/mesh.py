@@ -16,9 +16,9 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from pedigree.errors import PedigreeError, UsageError
-from pedigree.family.problems import nearest, one_of
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention
+from pedigree.records.problems import nearest, one_of
 from pedigree.training.config import TrainingConfig
 
 KEYS = ("dp", "tp", "ep", "pp", "vpp", "zero", "noop", "micro")

@@ -15,11 +15,11 @@ from pydantic.fields import FieldInfo
 
 from pedigree.errors import UsageError
 from pedigree.family.overlay import IDENTITIES, overlaid
-from pedigree.family.places import Node, Path
-from pedigree.family.problems import Problems, in_our_words, nearest, one_of, shown
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import Experts, MultiToken, Part
 from pedigree.model.members import PICO, member, names, pico
+from pedigree.records.places import Node, Path
+from pedigree.records.problems import Problems, in_our_words, nearest, one_of, shown
 
 # What a step that continues another may change: nothing that has weights or decides their shapes.
 FREE_TO_CHANGE = frozenset({"name", "assumed", "n_positions", "rope", "dropout", "init"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pedigree.family.places import Node
+from pedigree.records.places import Node
 
 # A mapping that names one of these anew describes another thing: nothing of the one below shows through.
 IDENTITIES = ("kind", "member")

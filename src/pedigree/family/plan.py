@@ -15,7 +15,6 @@ from pedigree.family.devices import Device, device
 from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory, whole_logits
 from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
 from pedigree.family.operators import operators
-from pedigree.family.problems import nearest, one_of
 from pedigree.family.recipe import Family, Recipe
 from pedigree.family.sections import Size
 from pedigree.family.steps import Step
@@ -34,6 +33,7 @@ from pedigree.records.plan import (
     StepPlan,
     TimeRecord,
 )
+from pedigree.records.problems import nearest, one_of
 
 RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
 ROOM = 0.9  # of a device; the rest goes to what is not counted

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
-from pedigree.family.places import Node
-from pedigree.family.problems import Problems
 from pedigree.family.sections import SIZES, RecipeKeys, Size
 from pedigree.family.sized import SizedRecipe
 from pedigree.family.steps import Step, StepReader
-from pedigree.family.yaml_tree import parse_tree, read_text
+from pedigree.records.places import Node
+from pedigree.records.problems import Problems
+from pedigree.records.yaml_tree import parse_tree, read_text
 
 
 @dataclass(frozen=True)

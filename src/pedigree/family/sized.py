@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pedigree.family.overlay import at_size
-from pedigree.family.places import Node, Path
-from pedigree.family.problems import Problems, nearest, one_of
 from pedigree.family.sections import SIZES, Size
+from pedigree.records.places import Node, Path
+from pedigree.records.problems import Problems, nearest, one_of
 
 SECTIONS = {"corpora": "corpus", "tokenizers": "tokenizer", "models": "step"}
 

@@ -13,12 +13,12 @@ from pedigree.family.devices import table
 from pedigree.family.graph import ordered
 from pedigree.family.materials import Corpus, Tokenizer
 from pedigree.family.model_part import continued, model_of
-from pedigree.family.places import Node, Path
-from pedigree.family.problems import nearest, one_of
 from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, PlanKeys, TrainKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.model.config import ModelConfig
 from pedigree.records.canonical import canonical_digest
+from pedigree.records.places import Node, Path
+from pedigree.records.problems import nearest, one_of
 from pedigree.training.config import SourceConfig, TrainingConfig
 
 

@@ -150,6 +150,38 @@ class Checkpoint:
         self._check_rows(extent, start, stop)
         return torch.from_numpy(self._raw_rows(extent, start, stop))
 
+    def read_bytes(self, name: str, start: int, stop: int) -> Bytes:
+        """Bytes `start` to `stop` of a tensor as its file holds them, uint8 [B]; they are charged, not logged.
+
+        Raises:
+            MissingInput: no tensor of that name.
+            UsageError: the bytes are not inside the tensor.
+            BudgetExceeded: the budget does not cover them.
+        """
+        extent = self._extent(name)
+        if not 0 <= start <= stop <= extent.info.nbytes:
+            raise UsageError("bytes outside the tensor", where=self._where(extent), got=f"{start} to {stop}")
+        return self._fetch(extent, [(start, stop)])
+
+    def extent(self, name: str) -> Extent:
+        """Where a tensor lies in its file.
+
+        Raises:
+            MissingInput: no tensor of that name.
+        """
+        return self._extent(name)
+
+    def local_file(self, file: str) -> Path | None:
+        """A weight file on this machine, links resolved; None where it lies elsewhere."""
+        if not isinstance(self._source, LocalSource) or file not in self._file_bytes:
+            return None
+        return Path(self._source.place(file)).resolve()
+
+    @property
+    def file_bytes(self) -> Mapping[str, int]:
+        """Size of each weight file, by name."""
+        return MappingProxyType(dict(self._file_bytes))
+
     def header_digest(self) -> str:
         """Digest of the declared names, dtypes, shapes and file sizes; reads no weights."""
         return header_digest(self.tensors.values(), self._file_bytes)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pedigree.errors import MalformedFile, ProblemsFound
-from pedigree.family.places import Mark, Node, Path
+from pedigree.records.places import Mark, Node, Path
 
 Detail = Mapping[str, Any]  # one finding of pydantic
 Model = TypeVar("Model", bound=BaseModel)

@@ -25,8 +25,8 @@ from typing import Any
 import yaml
 
 from pedigree.errors import MissingInput
-from pedigree.family.places import Mark, Node
-from pedigree.family.problems import Problems
+from pedigree.records.places import Mark, Node
+from pedigree.records.problems import Problems
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24

@@ -1,0 +1,11 @@
+"""Every operator, in the order in which `pedigree surgery ops` tells them. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+from pedigree.surgery.operator import Operator
+from pedigree.surgery.operators.cast import CAST
+from pedigree.surgery.operators.depth import GROW_DEPTH
+from pedigree.surgery.operators.feed_forward import GROW_FFN
+
+OPERATORS: tuple[Operator, ...] = (GROW_DEPTH, GROW_FFN, CAST)
+BY_NAME: dict[str, Operator] = {operator.name: operator for operator in OPERATORS}

@@ -1,0 +1,185 @@
+"""A plan: everything about a run that is known before a byte of weights is read.
+
+Source  the idea of a plan that can be printed, compared and refused is mergekit's (arcee-ai/mergekit, plan.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pedigree.errors import MissingInput, OutputExists, UsageError
+from pedigree.records.canonical import canonical_digest
+from pedigree.surgery.companions import config_changes
+from pedigree.surgery.composition import Composition
+from pedigree.surgery.nodes import Leaf, Node, Statistic
+from pedigree.surgery.shards import Placed, Shard, pack
+from pedigree.surgery.storing import Output
+from pedigree.weights.number_types import BITS
+
+TILE_ELEMENTS = 2 << 20
+"""Numbers of one tile: 4 MB in 16 bits, 8 MB while they are computed."""
+LEAST_FREE = 16 << 20
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run to be.
+
+    Attributes:
+        composition: the result on nodes.
+        shards: files of the result.
+        target: folder of the result; `partial` holds it while it is made.
+        workers: threads.
+        read_bytes: bytes of tensors that are read, each input once for every output it goes into.
+        write_bytes: bytes written; `linked_bytes` are shared with the source instead.
+        peak_bytes: memory of tiles and buffers of all workers, the program itself not counted.
+        digest: of recipe, sources and layout: a run that goes on has the same.
+    """
+
+    composition: Composition
+    shards: tuple[Shard, ...]
+    target: Path
+    workers: int
+    read_bytes: int
+    write_bytes: int
+    linked_bytes: int
+    peak_bytes: int
+    statistics: tuple[Statistic, ...]
+    digest: str
+
+    @property
+    def partial(self) -> Path:
+        """The folder the result is made in."""
+        return self.target.with_name(self.target.name + PARTIAL)
+
+    @property
+    def written(self) -> list[tuple[Shard, Placed]]:
+        """Tensors to write with their files, in the order of the files."""
+        return [(shard, placed) for shard in self.shards if shard.link is None for placed in shard.tensors]
+
+    def config_changes(self) -> dict[str, list[object]]:
+        """Settings that change."""
+        return config_changes(self.composition.source.config, self.composition.symbolic.config.values)
+
+
+def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
+    """Lay out the result and count."""
+    recipe = composition.recipe
+    shards = tuple(pack(composition.outputs, recipe.shard_bytes, link=recipe.link))
+    written = [placed for shard in shards if shard.link is None for placed in shard.tensors]
+    statistics = all_statistics([placed.output for placed in written])
+    count = workers or max(2, min(8, os.cpu_count() or 2))
+    depth = max((_live_tiles(placed.output.node) for placed in written if not placed.output.origin), default=1)
+    widest = max((_tile_numbers(placed.output) for placed in written), default=0)
+    return Plan(
+        composition=composition,
+        shards=shards,
+        target=recipe.target,
+        workers=count,
+        read_bytes=sum(_reads(placed.output, placed.nbytes) for placed in written),
+        write_bytes=sum(shard.size for shard in shards if shard.link is None),
+        linked_bytes=sum(shard.size for shard in shards if shard.link is not None),
+        peak_bytes=count * widest * 4 * (depth + 2),
+        statistics=statistics,
+        digest=_digest(composition, shards),
+    )
+
+
+def all_statistics(outputs: Sequence[Output]) -> tuple[Statistic, ...]:
+    """Statistics that the tensors need, those that others are made from first."""
+    found: dict[int, Statistic] = {}
+
+    def visit(node: Node) -> None:
+        for inner in node.walk():
+            for statistic in inner.statistics():
+                if id(statistic) not in found:
+                    for given in statistic.inputs():
+                        visit(given)
+                    found[id(statistic)] = statistic
+
+    for output in outputs:
+        if not output.origin:
+            visit(output.node)
+    return tuple(found.values())
+
+
+def tile_rows(node: Node) -> int:
+    """Rows of one tile of a node."""
+    columns = node.shape[1] if len(node.shape) == 2 else 1
+    return max(1, TILE_ELEMENTS // max(1, columns))
+
+
+def _tile_numbers(output: Output) -> int:
+    if output.origin:
+        return TILE_ELEMENTS
+    columns = output.node.shape[1] if len(output.node.shape) == 2 else 1
+    return min(tile_rows(output.node), output.node.shape[0]) * columns
+
+
+def _live_tiles(node: Node) -> int:
+    """Tiles that are held at once while one tile of a node is computed, the largest of its branches last."""
+    children = node.children()
+    return 1 if not children else len(children) + max(_live_tiles(child) for child in children)
+
+
+def _reads(output: Output, size: int) -> int:
+    if output.origin:
+        return size
+    total = 0
+    for node in output.node.walk():
+        if isinstance(node, Leaf):
+            count = 1
+            for length in node.shape:
+                count *= length
+            total += count * BITS.get(node.part.dtype, 16) // 8
+    return total
+
+
+def _digest(composition: Composition, shards: Sequence[Shard]) -> str:
+    checkpoints = {composition.recipe.source: composition.source, **composition.others}
+    sources = {}
+    for place, checkpoint in checkpoints.items():
+        times = [
+            (file, str(path.stat().st_size), str(path.stat().st_mtime_ns))
+            for file in checkpoint.file_bytes
+            if (path := checkpoint.local_file(file)) is not None
+        ]
+        sources[place] = [checkpoint.header_digest(), times]
+    layout = [
+        [shard.name, str(shard.size), str(shard.link), [p.output.name for p in shard.tensors]] for shard in shards
+    ]
+    return canonical_digest({"recipe": composition.recipe.digest(), "sources": sources, "layout": layout})
+
+
+def check_target(plan: Plan, *, force: bool) -> None:
+    """Refuse a target that is in the way, or has no room.
+
+    Raises:
+        OutputExists: the folder is there and `force` is off.
+        MissingInput: the folder above is not there.
+        UsageError: the disk is too small, or the target is a source.
+    """
+    target = plan.target
+    sources = [plan.composition.recipe.source, *plan.composition.others]
+    if any("://" not in place and Path(place).resolve() == target.resolve() for place in sources):
+        raise UsageError("the target is one of the sources", where=str(target), fix="another target.dir")
+    if not target.parent.is_dir():
+        raise MissingInput("the folder of the target does not exist", where=str(target.parent), fix="make it first")
+    if target.exists() and not force:
+        raise OutputExists("the target is already there", where=str(target), fix="--force, or another target.dir")
+    already = 0
+    if plan.partial.is_dir():
+        already = sum(entry.stat().st_blocks * 512 for entry in plan.partial.iterdir() if entry.is_file())
+    free = shutil.disk_usage(target.parent).free
+    needed = plan.write_bytes - already + LEAST_FREE
+    if free < needed:
+        raise UsageError(
+            "the disk has too little room", where=str(target.parent), got=f"{free:,} bytes free",
+            expected=f"{needed:,} bytes ({plan.write_bytes:,} are written, {plan.linked_bytes:,} shared)",
+            fix="free some space, or another target.dir",
+        )  # fmt: skip
