@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +102,7 @@ class Merged(Node):
         object.__setattr__(self, "shape", nodes[0].shape)
         object.__setattr__(self, "dtype", computing(*(node.dtype for node in nodes)))
         looks = [Look(number, self.build, nodes, len(self.inputs)) for number in range(self.build().looks)]
-        for earlier, later in zip(looks, looks[1:], strict=False):
+        for earlier, later in pairwise(looks):
             later.before = earlier
         object.__setattr__(self, "looks", tuple(looks))
 
@@ -144,4 +145,5 @@ class Merged(Node):
 def tile_of(tiles: Sequence[torch.Tensor], first_row: int, n_inputs: int) -> Tile:
     """Tiles of the engine as a tile of a merge: a vector is one row."""
     rows = [tile if tile.dim() == 2 else tile.reshape(1, -1) for tile in tiles]
-    return Tile(first_row if tiles[0].dim() == 2 else 0, tuple(rows[:n_inputs]), rows[n_inputs] if len(rows) > n_inputs else None)
+    base = rows[n_inputs] if len(rows) > n_inputs else None
+    return Tile(first_row if tiles[0].dim() == 2 else 0, tuple(rows[:n_inputs]), base)

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.merge.layering import Origin, layer_origins, outer_origin, tensor_merge
@@ -45,7 +47,7 @@ class MergeParameters(Parameters):
     base: str | None = None
     models: tuple[str | dict[str, Any], ...] | None = None
     slices: tuple[Any, ...] | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     vocabulary: str | None = None
 
 
@@ -73,7 +75,8 @@ def apply(symbolic: Symbolic, parameters: MergeParameters, step: Step) -> Exactn
         role, layer, _ = key
         inside = layer is not None and not role.startswith("mtp.")
         origin = origins[layer] if inside and layer is not None else outer[role in _BEFORE]
-        merged = _merged(key, origin, recipe, models, tables, symbolic.name_of(holders[key]) if key in holders else role)
+        name = symbolic.name_of(holders[key]) if key in holders else role
+        merged = _merged(key, origin, recipe, models, tables, name)
         if isinstance(merged, PedigreeError):
             problems.append(merged)
         else:
@@ -176,7 +179,7 @@ def _tables(recipe: MergeRecipe, models: Mapping[str, Symbolic], step: Step) -> 
 
 MERGE = Operator(
     name="merge",
-    summary="several models of one shape into one: linear, slerp, task vectors (TIES, DARE, DELLA), model stock, slices",
+    summary="several models of one shape into one: linear, slerp, task vectors (TIES, DARE, DELLA), stock, slices",
     classes={"passthrough of one whole model": Exactness.FP0, "every other": Exactness.NFP},
     needs="other models",
     source="2203.05482, 2212.04089, 2306.01708, 2311.03099, 2406.11617, 2312.06795, 2403.19522",
