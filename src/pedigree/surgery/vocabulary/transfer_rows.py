@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedigree.errors import UsageError
-from pedigree.surgery.vocabulary.rows import Numbers, RowTable, portions
+from pedigree.surgery.vocabulary.rows import Numbers, RowMaker, RowTable, portions
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +118,34 @@ class Pursuit:
             picked_Nkd = rows_Ud[torch.from_numpy(inverse.reshape(chosen_Nk.shape))]
             blocks.append(torch.einsum("nk,nkd->nd", shares_Nk.float(), picked_Nkd))
         return torch.cat(blocks) if blocks else torch.zeros(0, table.shape[1])
+
+
+class Patched:
+    """Rows of one maker where it has something to go by, of another where it has not.
+
+    Args:
+        fitted: for the tokens in `known`.
+        simple: for all others.
+        known: new numbers that have a vector in the donor.
+    """
+
+    def __init__(self, fitted: RowMaker, simple: RowMaker, known: Numbers) -> None:
+        self.fitted, self.simple, self.known = fitted, simple, known
+
+    def prepare(self, table: RowTable) -> None:
+        """Both are prepared."""
+        self.fitted.prepare(table)
+        self.simple.prepare(table)
+
+    def make(self, table: RowTable, numbers_N: Numbers) -> torch.Tensor:
+        """Rows of new tokens."""
+        import torch
+
+        rows_Nd = self.simple.make(table, numbers_N)
+        known_N = np.isin(numbers_N, self.known)
+        if known_N.any():
+            rows_Nd[torch.from_numpy(known_N)] = self.fitted.make(table, numbers_N[known_N])
+        return rows_Nd
 
 
 def pursue(dictionary_Se: torch.Tensor, target_Ne: torch.Tensor, atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
