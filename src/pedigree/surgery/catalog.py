@@ -6,8 +6,9 @@ from pedigree.surgery.operator import Operator
 from pedigree.surgery.operators.cast import CAST
 from pedigree.surgery.operators.depth import GROW_DEPTH
 from pedigree.surgery.operators.feed_forward import GROW_FFN
+from pedigree.surgery.operators.lora import LORA_MERGE
 from pedigree.surgery.operators.merge import MERGE
 from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
 
-OPERATORS: tuple[Operator, ...] = (GROW_DEPTH, GROW_FFN, MERGE, VOCABULARY_SWAP, CAST)
+OPERATORS: tuple[Operator, ...] = (GROW_DEPTH, GROW_FFN, MERGE, LORA_MERGE, VOCABULARY_SWAP, CAST)
 BY_NAME: dict[str, Operator] = {operator.name: operator for operator in OPERATORS}
