@@ -69,6 +69,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape("tiny", "nothing in particular", "qwen2", 128, 6, 4, 2, 384, 2048, 2000, True, True, 2 << 20),
     "1.5b": Shape("1.5b", "Qwen2.5-1.5B", "qwen2", 1536, 28, 12, 2, 8960, 151_936, 151_643, True, True, 2_000_000_000),
+    "3b": Shape("3b", "Llama-3.2-3B", "llama", 3072, 28, 24, 8, 8192, 128_256, 128_000, True, False, 5_000_000_000),
     "7b": Shape("7b", "Llama-2-7B", "llama", 4096, 32, 32, 32, 11_008, 32_000, 31_997, False, False, 5_000_000_000),
 }
 

@@ -20,6 +20,7 @@ from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
+from pedigree.cli.surgery import surgery_app
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
 
@@ -70,6 +71,7 @@ _COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, 
 _WITH_ARGUMENTS = (chat, compare, plan, serve, train)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
+app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 

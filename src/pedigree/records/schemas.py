@@ -8,6 +8,7 @@ from pedigree.records.answer import Answer
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.surgery import OperatorList, SurgeryCheck, SurgeryPlan, SurgeryRun
 from pedigree.records.tokenizer import (
     ConflictList,
     TokenizerAudit,
@@ -23,6 +24,10 @@ SCHEMAS: dict[str, type[Record]] = {
     "comparison": Comparison,
     "machine": Machine,
     "plan": Plan,
+    "surgery-check": SurgeryCheck,
+    "surgery-operators": OperatorList,
+    "surgery-plan": SurgeryPlan,
+    "surgery-run": SurgeryRun,
     "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,
     "tokenizer-comparison": TokenizerComparison,

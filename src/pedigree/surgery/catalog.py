@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from pedigree.surgery.operator import Operator
+from pedigree.surgery.operators import launder
 from pedigree.surgery.operators.cast import CAST
 from pedigree.surgery.operators.depth import GROW_DEPTH
 from pedigree.surgery.operators.feed_forward import GROW_FFN
+from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
+from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.lora import LORA_MERGE
 from pedigree.surgery.operators.merge import MERGE
+from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
 from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
 
-OPERATORS: tuple[Operator, ...] = (GROW_DEPTH, GROW_FFN, MERGE, LORA_MERGE, VOCABULARY_SWAP, CAST)
+OPERATORS: tuple[Operator, ...] = (
+    GROW_DEPTH,
+    GROW_FFN,
+    GROW_HIDDEN,
+    GROW_HEADS,
+    GROW_KV,
+    GROW_HEAD_DIM,
+    PRUNE_DEPTH,
+    PRUNE_FFN,
+    PRUNE_HIDDEN,
+    PRUNE_HEADS,
+    PRUNE_KV,
+    MERGE,
+    LORA_MERGE,
+    VOCABULARY_SWAP,
+    CAST,
+    *launder.OPERATORS,
+)
 BY_NAME: dict[str, Operator] = {operator.name: operator for operator in OPERATORS}

@@ -29,7 +29,7 @@ from pedigree.surgery.companions import RECIPE, SIDECAR, companions, sidecar
 from pedigree.surgery.direct import Arena, clone_range, sync_folder
 from pedigree.surgery.journal import NAME as JOURNAL
 from pedigree.surgery.journal import Journal
-from pedigree.surgery.nodes import Statistic, Work
+from pedigree.surgery.nodes import Derived, Statistic, Work
 from pedigree.surgery.plan import Plan, check_target, tile_rows
 from pedigree.surgery.reader import SliceReader
 from pedigree.surgery.shards import Placed, Shard, index_text
@@ -88,6 +88,10 @@ def run(plan: Plan, recorder: Recorder, *, force: bool = False, progress: Progre
         execution.work(journal)
         journal.flush()
         digests = dict(journal.done)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what is finished need not be done again
+            journal.flush()
+        raise
     finally:
         journal.close()
         execution.close()
@@ -185,9 +189,7 @@ class _Execution:
         values: dict[Statistic, Any] = {}
         todo = list(self.plan.statistics)
         while todo:
-            ready = [
-                s for s in todo if all(n in values for node in s.inputs() for i in node.walk() for n in i.statistics())
-            ]
+            ready = [statistic for statistic in todo if all(other in values for other in _before(statistic))]
             if not ready:
                 raise InternalError("statistics need each other", got=[s.name for s in todo])
             known = dict(values)
@@ -197,6 +199,8 @@ class _Execution:
         return values
 
     def _statistic(self, statistic: Statistic, known: dict[Statistic, Any]) -> Any:
+        if isinstance(statistic, Derived):
+            return statistic.value([known[other] for other in statistic.needs()])
         nodes = statistic.inputs()
         work = Work(self.reader, known)
         state = statistic.start()
@@ -302,6 +306,13 @@ class _Execution:
             file.close()
         self._files.clear()
         self.reader.close()
+
+
+def _before(statistic: Statistic) -> list[Statistic]:
+    """The statistics that one needs first."""
+    if isinstance(statistic, Derived):
+        return list(statistic.needs())
+    return [other for node in statistic.inputs() for inner in node.walk() for other in inner.statistics()]
 
 
 class _Stopped(Exception):

@@ -411,3 +411,59 @@ class Round(Node):
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
         """The rounded tile."""
         return as_type(self.node.tile(rows, cols, work), self.dtype)
+
+
+class Derived(Statistic):
+    """A statistic made from others, without a pass of its own."""
+
+    @abstractmethod
+    def needs(self) -> Sequence[Statistic]:
+        """The statistics it is made from."""
+
+    @abstractmethod
+    def value(self, values: Sequence[Any]) -> Any:
+        """What it is, from their values in the same order."""
+
+    def inputs(self) -> Sequence[Node]:
+        """Nothing is read."""
+        return ()
+
+    def start(self) -> Any:
+        """No state."""
+        return None
+
+    def add(self, state: Any, tiles: Sequence[torch.Tensor], rows: slice, work: Work) -> Any:
+        """No pass."""
+        return state
+
+
+@dataclass(frozen=True, eq=False)
+class Pick(Node):
+    """`count` rows (axis 0) or columns (axis 1) of a node, chosen by a statistic that gives their numbers in order."""
+
+    node: Node
+    chosen: Statistic
+    count: int
+    axis: int = 0
+    shape: tuple[int, ...] = field(init=False)
+    dtype: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        old = self.node.shape
+        object.__setattr__(self, "shape", tuple(self.count if a == self.axis else n for a, n in enumerate(old)))
+        object.__setattr__(self, "dtype", self.node.dtype)
+
+    def children(self) -> Sequence[Node]:
+        """The node."""
+        return (self.node,)
+
+    def statistics(self) -> Sequence[Statistic]:
+        """The choice."""
+        return (self.chosen,)
+
+    def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
+        """The tile of the chosen places."""
+        chosen: Index = work.values[self.chosen]
+        if self.axis == 0:
+            return self.node.tile(through(chosen, rows), cols, work)
+        return self.node.tile(rows, through(chosen, _present(cols)), work)

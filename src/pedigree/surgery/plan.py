@@ -15,7 +15,7 @@ from pedigree.errors import MissingInput, OutputExists, UsageError
 from pedigree.records.canonical import canonical_digest
 from pedigree.surgery.companions import config_changes
 from pedigree.surgery.composition import Composition
-from pedigree.surgery.nodes import Leaf, Node, Statistic
+from pedigree.surgery.nodes import Derived, Leaf, Node, Statistic
 from pedigree.surgery.shards import Placed, Shard, pack
 from pedigree.surgery.storing import Output
 from pedigree.weights.number_types import BITS
@@ -94,13 +94,18 @@ def all_statistics(outputs: Sequence[Output]) -> tuple[Statistic, ...]:
     """Statistics that the tensors need, those that others are made from first."""
     found: dict[int, Statistic] = {}
 
+    def take(statistic: Statistic) -> None:
+        if id(statistic) not in found:
+            for other in statistic.needs() if isinstance(statistic, Derived) else ():
+                take(other)
+            for given in statistic.inputs():
+                visit(given)
+            found[id(statistic)] = statistic
+
     def visit(node: Node) -> None:
         for inner in node.walk():
             for statistic in inner.statistics():
-                if id(statistic) not in found:
-                    for given in statistic.inputs():
-                        visit(given)
-                    found[id(statistic)] = statistic
+                take(statistic)
 
     for output in outputs:
         if not output.origin:

@@ -32,6 +32,8 @@ _FREE_HEAD_DIM = frozenset(
         "smollm3", "granite", "helium", "glm", "glm4", "pedigree",
     }
 )  # fmt: skip
+# Classes that refuse a width which is no multiple of the heads, whatever the head dimension.
+_DIVIDED = frozenset({"llama", "gemma2", "gemma3", "gemma3_text"})
 _EXTRA = {"n_inner": ("gpt2", "gptj", "gpt_bigcode"), "intermediate_size": ("gpt_neo",)}
 
 
@@ -111,24 +113,34 @@ class Settings:
         return self.kind in _FREE_HEAD_DIM
 
     def set_heads(self, d_model: int, n_heads: int, n_kv_heads: int | None, head_dim: int) -> None:
-        """Write heads and head dimension so that a loader finds these numbers.
-
-        Raises:
-            UsageError: the class derives the head dimension from width and heads, and would get another one.
-        """
+        """Write heads and head dimension; `check_heads` says at the end whether a loader finds these numbers."""
         self.set("n_heads", n_heads)
         if n_kv_heads is not None and (self.find("n_kv_heads") or n_kv_heads != n_heads):
             self.set("n_kv_heads", n_kv_heads)
         if self.find("head_dim") is not None or (d_model != n_heads * head_dim and self.free_head_dim):
             self.set("head_dim", head_dim)
-        elif self.values and d_model != n_heads * head_dim:
+
+    def check_heads(self, d_model: int, n_heads: int, head_dim: int) -> None:
+        """Make sure that the class of this config would compute these heads.
+
+        Raises:
+            UsageError: it derives the head dimension from width and heads, or wants the width divisible by heads.
+        """
+        if not self.values:
+            return
+        got = f"width {d_model}, {n_heads} heads of {head_dim}"
+        if self.find("head_dim") is None and d_model != n_heads * head_dim:
             raise UsageError(
-                f"a {self.kind or 'model'} config cannot say this head dimension",
-                where="config.json",
-                got=f"width {d_model}, {n_heads} heads of {head_dim}",
-                expected=f"width = heads x head dimension, {n_heads * head_dim} = {n_heads} x {head_dim}",
+                f"a {self.kind or 'model'} config cannot say this head dimension", where="config.json", got=got,
+                expected=f"width = heads x head dimension; {n_heads} x {head_dim} = {n_heads * head_dim}",
                 fix="change width and heads together",
-            )
+            )  # fmt: skip
+        if self.kind in _DIVIDED and d_model % n_heads:
+            raise UsageError(
+                f"the {self.kind} class wants a width that its heads divide", where="config.json", got=got,
+                expected=f"a number of heads that divides {d_model}",
+                fix="another number of heads, or a width to match",
+            )  # fmt: skip
 
 
 def reindex_layers(settings: Settings, order: Sequence[int], n_old: int) -> list[str]:
