@@ -41,11 +41,17 @@ def pair(seed: int = 0, rows: int = 8, columns: int = 8) -> tuple[torch.Tensor, 
     return torch.randn(2, columns, generator=generator), torch.randn(rows, 2, generator=generator)
 
 
-@pytest.mark.parametrize(("config", "scale"), [({}, 3.0), ({"use_rslora": True}, 6 / 2**0.5), ({"alpha_pattern": {"q_proj": 1}}, 0.5)])
+@pytest.mark.parametrize(
+    ("config", "scale"), [({}, 3.0), ({"use_rslora": True}, 6 / 2**0.5), ({"alpha_pattern": {"q_proj": 1}}, 0.5)]
+)
 def test_an_adapter_adds_its_scaled_product(config: dict[str, Any], scale: float, tmp_path: Path) -> None:
     write_family(tmp_path)
     a, b = pair()
-    write_adapter(tmp_path / "adapter", {f"base_model.model.{Q}.lora_A.weight": a, f"base_model.model.{Q}.lora_B.weight": b}, **config)
+    write_adapter(
+        tmp_path / "adapter",
+        {f"base_model.model.{Q}.lora_A.weight": a, f"base_model.model.{Q}.lora_B.weight": b},
+        **config,
+    )
     found = run_recipe(tmp_path, RECIPE.replace("OUT", "out"))
     for name, tensor in MODELS["base"].items():
         if name == f"{Q}.weight":

@@ -86,7 +86,9 @@ def extract_adapter(
             tensors[f"{stem}.lora_B.weight"] = product.b_Or.contiguous()
             found.errors[name] = product.error
     if not tensors:
-        raise UsageError("no matrix of a layer differs", where=tuned.location, got=f"{len(found.unchanged)} equal tensors")
+        raise UsageError(
+            "no matrix of a layer differs", where=tuned.location, got=f"{len(found.unchanged)} equal tensors"
+        )
     modules = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in found.errors})
     ranks = {name.removesuffix(".weight"): min(rank, *shapes[0][name]) for name in found.errors}
     patterns = {name: low for name, low in ranks.items() if low != rank}
