@@ -12,6 +12,7 @@ from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.lora import LORA_MERGE
 from pedigree.surgery.operators.merge import MERGE
 from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
+from pedigree.surgery.operators.quantize import QUANTIZE
 from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
 
 OPERATORS: tuple[Operator, ...] = (
@@ -29,6 +30,7 @@ OPERATORS: tuple[Operator, ...] = (
     MERGE,
     LORA_MERGE,
     VOCABULARY_SWAP,
+    QUANTIZE,
     CAST,
     *launder.OPERATORS,
 )

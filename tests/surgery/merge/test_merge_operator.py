@@ -100,3 +100,54 @@ def test_slices_rewrite_the_config_layer_by_layer(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "m" / "config.json").read_text())
     assert written["num_hidden_layers"] == 4
     assert written["layer_types"] == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+
+
+def test_block_scales_of_8_bit_weights_are_multiplied_in_before_anything_is_merged(tmp_path: Path) -> None:
+    """mergekit would merge the 8-bit numbers and their scales as unrelated tensors."""
+    write_family(tmp_path)
+    name = "model.layers.0.mlp.up_proj.weight"
+    for model, scale in (("first", 0.5), ("second", 3.0)):
+        stored = (MODELS[model][name] / scale).to(torch.float8_e4m3fn)
+        tensors = MODELS[model] | {name: stored, f"{name}_scale_inv": torch.full((1, 1), scale)}
+        write_checkpoint(tmp_path / model, tensors)
+    recipe = """
+surgery: 1
+source: {model: first}
+target: {dir: OUT}
+allow: nfp
+steps:
+  - merge: {method: linear, models: [{model: source, weight: 1}, {model: second, weight: 1}]}
+  - cast: {to: float32}
+"""
+    found = run_recipe(tmp_path, recipe.replace("OUT", "out"))
+    wanted = (
+        sum((MODELS[m][name] / s).to(torch.float8_e4m3fn).float() * s for m, s in (("first", 0.5), ("second", 3.0))) / 2
+    )
+    assert f"{name}_scale_inv" not in found
+    assert torch.allclose(found[name], wanted, atol=1e-6)
+
+
+def test_vocabularies_are_matched_by_token_and_padding_stays(tmp_path: Path) -> None:
+    """mergekit compares rows by number where no tokenizer is named, and cuts padding off where one is."""
+    from surgery.merge.tiny_checkpoints import write_tokenizer
+
+    write_family(tmp_path)
+    tokens = [chr(ord("a") + n) for n in range(20)]  # rows 20 to 23 are padding
+    write_tokenizer(tmp_path / "first", tokens)
+    write_tokenizer(tmp_path / "second", [*reversed(tokens[:19]), "z"])  # "t" is missing, "z" is more
+    recipe = """
+surgery: 1
+source: {model: first}
+target: {dir: OUT}
+allow: nfp
+steps:
+  - merge: {method: linear, vocabulary: source, models: [{model: source, weight: 1}, {model: second, weight: 1}]}
+"""
+    found = run_recipe(tmp_path, recipe.replace("OUT", "out"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        first, second = MODELS["first"][name], MODELS["second"][name]
+        matched = torch.cat([second[:19].flip(0), first[19:]])
+        assert torch.allclose(found[name], (first + matched) / 2, atol=1e-6)
+        assert torch.allclose(found[name][19:], first[19:], atol=1e-6)
+    body = "model.layers.0.mlp.up_proj.weight"
+    assert torch.allclose(found[body], (MODELS["first"][body] + MODELS["second"][body]) / 2, atol=1e-6)

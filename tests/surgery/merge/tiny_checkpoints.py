@@ -69,3 +69,13 @@ def run_recipe(folder: Path, text: str, name: str = "recipe", *, force: bool = F
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint."""
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def write_tokenizer(folder: Path, tokens: list[str]) -> None:
+    """A tokenizer of single letters."""
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+             "vocab": {token: number for number, token in enumerate(tokens)}, "merges": []}  # fmt: skip
+    definition = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+                  "pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(definition), encoding="utf-8")

@@ -41,6 +41,17 @@ def test_random_rows_belong_to_their_numbers_and_have_the_spread_of_the_table() 
     assert (rows.std(0) / old.table_Vd.std(0) - 1).abs().max() < 0.08
 
 
+def test_dead_columns_and_few_rows_do_not_break_random_rows() -> None:
+    """mergekit's fallback fails where the covariance is not positive definite."""
+    old = table(0, 6, 8)
+    old.table_Vd[:, 3:] = 1.5
+    maker = Random(np.arange(6), 0, "embed")
+    maker.prepare(old)
+    rows = maker.make(old, np.arange(20))
+    assert torch.isfinite(rows).all()
+    assert torch.allclose(rows[:, 3:], torch.tensor(1.5))
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 999), counts=st.lists(st.integers(0, 4), min_size=1, max_size=12))
 def test_sub_token_rows_are_means_of_their_pieces(seed: int, counts: list[int]) -> None:

@@ -50,6 +50,14 @@ def test_shared_rows_are_copied_and_nothing_else_changes(number: int, folder: Pa
     assert torch.isfinite(model(torch.tensor([new.encode("the night")]), return_logits=True).logits).all()
 
 
+def test_init_is_for_the_input_table_and_output_for_the_head(folder: Path) -> None:
+    """mergekit's tokensurgeon has the two choices the wrong way round for prefix and byte matches."""
+    after, _ = swap(folder, "sides", init="mean", output="random")
+    guessed = map_tokens(open_encoder(folder / "model"), open_encoder(folder / "new")).guessed
+    assert torch.equal(after[TABLES[0]][guessed], after[TABLES[0]][guessed[:1]].expand(len(guessed), -1))
+    assert after[TABLES[1]][guessed].std(0).min() > 0
+
+
 def test_control_tokens_and_files_follow(folder: Path) -> None:
     _, notes = swap(folder, "files", init="mean")
     config = json.loads((folder / "files" / "config.json").read_text())
