@@ -25,6 +25,12 @@ WorkersOption = Annotated[
         rich_help_panel=COMPUTE, show_default=False,
     ),
 ]  # fmt: skip
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Where the result goes, in place of what the recipe says.", show_default=False
+    ),
+]
 UnrecordedOption = Annotated[
     bool,
     typer.Option("--unrecorded", help="Keep no record, and say so beside the weights.", rich_help_panel=DANGEROUS),
@@ -56,11 +62,28 @@ def ops(json: JsonOption = False, color: ColorOption = None) -> int:
 
 
 def plan(
-    recipe: RecipeArgument, workers: WorkersOption = None, json: JsonOption = False, color: ColorOption = None
+    recipe: RecipeArgument,
+    probe: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text to forecast the damage on, with its name as the domain; may be repeated.",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    out_dir: OutOption = None,
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+    color: ColorOption = None,
 ) -> int:
-    """What a recipe would do: tensors, bytes, memory, exactness, config. Only headers are read.
+    """What a recipe would do: tensors, bytes, memory, exactness, config. Only headers are read, but for --probe.
+
+    The recipe is one of ours or a mergekit YAML.
 
     [bold]Examples[/bold]
+
+    pedigree surgery plan swap.yaml --probe english.txt --probe chinese.txt
 
     pedigree surgery plan grow.yaml
 
@@ -68,20 +91,29 @@ def plan(
     """
     from pedigree.cli.surgery_answers import plan_lines, plan_record
     from pedigree.surgery.composition import compose
+    from pedigree.surgery.foreign import read_any_recipe
     from pedigree.surgery.plan import make_plan
-    from pedigree.surgery.recipe import read_recipe
 
     out = Output(json=json, color=color)
-    composition = compose(read_recipe(recipe))
+    asked, notes = read_any_recipe(recipe, out_dir)
+    composition = compose(asked)
     try:
         record = plan_record(make_plan(composition, workers=workers))
+        if probe:
+            from pedigree.surgery.forecast import forecast
+            from pedigree.tokenizers.texts import read_text
+
+            damage = forecast(composition, [read_text(file) for file in probe], progress=out.progress())
+            record = record.model_copy(update={"damage": damage})
     finally:
         composition.close()
+    record = record.model_copy(update={"warnings": [*notes, *record.warnings]})
     return _print(record.model_copy(update={"producer": producer()}), out, plan_lines)
 
 
 def run(
     recipe: RecipeArgument,
+    out_dir: OutOption = None,
     workers: WorkersOption = None,
     unrecorded: UnrecordedOption = False,
     json: JsonOption = False,
@@ -101,11 +133,14 @@ def run(
     from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run as run_plan
+    from pedigree.surgery.foreign import read_any_recipe
     from pedigree.surgery.plan import check_target, make_plan
-    from pedigree.surgery.recipe import read_recipe
 
     out = Output(json=json, quiet=quiet, color=color)
-    composition = compose(read_recipe(recipe))
+    asked, notes = read_any_recipe(recipe, out_dir)
+    for note in notes:
+        out.note(note)
+    composition = compose(asked)
     try:
         planned = make_plan(composition, workers=workers)
         check_target(planned, force=force)

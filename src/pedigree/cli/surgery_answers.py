@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pedigree.cli.output import Line, Span
+from pedigree.records.damage import Damage
 from pedigree.records.surgery import (
     OperatorList,
     PlannedTensor,
@@ -103,6 +104,28 @@ def plan_lines(record: SurgeryPlan) -> list[Line]:
     for key, (old, new) in list(record.config_changes.items())[:MOST_ROWS]:
         lines.append([Span("config     ", "bold"), Span(f"{key}: {_short(old)} -> {_short(new)}")])
     lines.append([Span("target     ", "bold"), Span(record.target)])
+    return lines + (damage_lines(record.damage) if record.damage is not None else [])
+
+
+def damage_lines(damage: Damage) -> list[Line]:
+    """The forecast: rows, then one line for each text."""
+    lines: list[Line] = []
+    if damage.rows_copied is not None and damage.rows_made is not None:
+        lines.append([Span("rows       ", "bold"),
+                      Span(f"{damage.rows_copied:,} copied, {damage.rows_made:,} made up")])  # fmt: skip
+    if damage.controls_new:
+        lines.append([Span("           "), Span(f"new control tokens: {', '.join(damage.controls_new[:MOST_ROWS])}")])
+    for text in damage.texts:
+        told = f"{text.text}: {text.bytes_per_token_before:.2f} -> {text.bytes_per_token_after:.2f} bytes per token"
+        if text.copied_share is not None:
+            told += f", {text.copied_share:.1%} of tokens on copied rows"
+        if text.bits_per_byte_before is not None and text.bits_per_byte_after is not None:
+            told += f", {text.bits_per_byte_before:.3f} -> {text.bits_per_byte_after:.3f} bits per byte"
+        if text.kl is not None:
+            told += f", KL {text.kl:.3g} nats per token"
+        lines.append([Span("damage     ", "bold"), Span(told)])
+    if damage.why_not:
+        lines.append([Span("           "), Span(f"models not run: {damage.why_not}", "dim")])
     return lines
 
 

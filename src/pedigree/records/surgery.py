@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pedigree.records.comparison import Producer, Record
+from pedigree.records.damage import Damage
 
 ExactnessWord = Literal["FP0", "FP1", "FP-epsilon", "NFP"]
 
@@ -80,6 +81,7 @@ class SurgeryPlan(Record):
     tensors: list[PlannedTensor]
     config_changes: dict[str, list[Any]] = Field(default_factory=dict)
     digest: str
+    damage: Damage | None = None
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -10,8 +10,12 @@ from pedigree.surgery.operators.depth import GROW_DEPTH
 from pedigree.surgery.operators.feed_forward import GROW_FFN
 from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
+from pedigree.surgery.operators.lora import LORA_MERGE
+from pedigree.surgery.operators.merge import MERGE
 from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
+from pedigree.surgery.operators.quantize import QUANTIZE
 from pedigree.surgery.operators.upcycle import MOE_UPCYCLE
+from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
 
 OPERATORS: tuple[Operator, ...] = (
     GROW_DEPTH,
@@ -27,6 +31,10 @@ OPERATORS: tuple[Operator, ...] = (
     PRUNE_HIDDEN,
     PRUNE_HEADS,
     PRUNE_KV,
+    MERGE,
+    LORA_MERGE,
+    VOCABULARY_SWAP,
+    QUANTIZE,
     CAST,
     *launder.OPERATORS,
 )
