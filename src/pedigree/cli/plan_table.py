@@ -72,7 +72,7 @@ def _operation_lines(operation: OperationPlan, width: int) -> list[Line]:
     """One model that operators make: two lines."""
     origin = " and ".join(dict.fromkeys(operation.parents.values()))
     done = ", ".join(f"{one['operator']} {one['exactness']}" for one in operation.operators)
-    words = f"{operation.name} from {origin}: {done or 'operators that read a tokenizer'}; {operation.exactness} in all"
+    words = f"{operation.name} from {origin}: {done}; {operation.exactness} in all"
     size = f"{count_words(operation.parameters.total)} parameters, {operation.shape}"
     return [*_labelled("operators", words, width, 1), *_labelled("", size, width, 1)]
 

@@ -90,13 +90,14 @@ def operated(
         steps: the operators.
         seed, allow_nfp: as in the recipe.
         vocabulary: rows of the result where its tokenizer is another one; operators that read tokenizers, which are
-            not made yet when a plan is, are left out and this is taken for what they do.
+            not made yet when a plan is, are left out and this is taken for what they do (with their worst class).
 
     Raises:
         UsageError: an operator does not fit the model, or changes the function and may not.
     """
     from pedigree.model.hf_config import KEY, config_from_hf
     from pedigree.surgery.composition import compose
+    from pedigree.surgery.exactness import whole
 
     headers = {place: declared(place, model) for place, model in models.items()}
     shaping = [step for step in steps if not reads_tokenizer(step)]
@@ -115,7 +116,9 @@ def operated(
     found = found.replace(name=name, init=start.init, dropout=start.dropout)
     if vocabulary is not None and vocabulary != found.vocab_size:
         found = found.replace(vocab_size=vocabulary)
-    return Operated(found, tuple(one.word for one in made.exactness), made.whole.word)
+    classes = iter(made.exactness)
+    exactness = [min(step.operator.classes.values()) if reads_tokenizer(step) else next(classes) for step in steps]
+    return Operated(found, tuple(one.word for one in exactness), whole(exactness).word)
 
 
 def reads_tokenizer(step: PlannedStep) -> bool:
