@@ -85,7 +85,7 @@ def test_ctrl_c_ends_the_process_and_its_children(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         run_watched(exec, (PARENT + "time.sleep(300)",), log, environment={})
     assert gone(log)
 
