@@ -161,7 +161,7 @@ def test_every_option_has_its_variable(
         asked.update(options, tasks=tasks)
         return {"moons": {"acc,none": 0.5}}
 
-    monkeypatch.setattr(harness, "check_harness", lambda: None)
+    monkeypatch.setattr(harness, "check_harness", lambda _folder: None)
     monkeypatch.setattr(harness, "run_harness", answer)
     for name, value in {
         "PEDIGREE_TEXT": f"moon={verse}",
@@ -171,6 +171,7 @@ def test_every_option_has_its_variable(
         "PEDIGREE_EVAL_TOKENS": "100",
         "PEDIGREE_SEQUENCE": "64",
         "PEDIGREE_LIMIT": "3",
+        "PEDIGREE_TASK_TIMEOUT": "90",
         "PEDIGREE_OUT": str(tmp_path / "record.json"),
         "PEDIGREE_TASK_FOLDER": str(tmp_path),
         "PEDIGREE_TASK_NETWORK": "1",

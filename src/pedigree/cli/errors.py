@@ -9,6 +9,7 @@ No traceback, unless PEDIGREE_DEBUG=1. What we did not raise on purpose is our b
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pedigree.cli.files import GO_ON, WRITTEN
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 # Base of the argument parser's own errors. typer carries the parser inside itself since 0.26 and imported it from
@@ -70,7 +72,8 @@ def usage_error(error: Exception) -> UsageError:
 def system_error(error: OSError) -> InputError:
     """What the operating system refused, in our form: a full disk or a closed folder is no bug of ours."""
     reason = (error.strerror or str(error) or type(error).__name__).lower()
-    return InputError("the system refused to read or write", got=reason, where=error.filename)
+    fix = "free some space, or write elsewhere; the same command starts again" if error.errno in NO_ROOM else None
+    return InputError("the system refused to read or write", got=reason, where=error.filename, fix=fix)
 
 
 def say(text: str) -> None:

@@ -16,6 +16,9 @@ from pedigree.cli.speaking import DeviceOption, DomainOption, ModelArgument
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pedigree.cli.output import Progress
     from pedigree.records.artifact import Artifact
     from pedigree.records.evaluation import Evaluated, Evaluation, EvaluationInputs, EvaluationResult
     from pedigree.training.config import SourceConfig
@@ -71,6 +74,13 @@ LimitOption = Annotated[
         rich_help_panel=COMPUTE, show_default=False,
     ),
 ]  # fmt: skip
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", min=1, help="Time that all the tasks may take; any by default.",
+        envvar="PEDIGREE_TASK_TIMEOUT", rich_help_panel=COMPUTE, show_default=False,
+    ),
+]  # fmt: skip
 RecordOption = Annotated[
     Path | None,
     typer.Option(
@@ -107,6 +117,7 @@ def eval(
     max_tokens: TokensOption = 20_000,
     sequence: SequenceOption = None,
     limit: LimitOption = None,
+    task_timeout: TimeoutOption = None,
     device: DeviceOption = None,
     task_folder: TaskFolderOption = None,
     task_network: TaskNetworkOption = False,
@@ -131,7 +142,7 @@ def eval(
         check_free(output, force=force)
     sources = sources_of(text or [], corpus or [])
     if tasks:
-        check_harness()
+        check_harness(task_folder)
     begin = time.monotonic()
     status = out.progress()
     if status is not None:
@@ -140,10 +151,9 @@ def eval(
         found = examine(model, Examination(sources, max_tokens, arithmetic, sequence, domain=domain), device)
         said: dict[str, dict[str, Any]] = {}
         if tasks:
-            if status is not None:
-                status("tasks", 0.5, ", ".join(tasks))
             said = run_harness(
-                model, tasks, task_folder=task_folder, limit=limit, device=device, network=task_network
+                model, tasks, task_folder=task_folder, limit=limit, device=device, network=task_network,
+                timeout=task_timeout, beat=_beat(status),
             )  # fmt: skip
         artifact = read_artifact(model)
     finally:
@@ -167,6 +177,17 @@ def eval(
     else:
         _show(record.result, record.inputs.artifact.id, out)
     return DONE
+
+
+def _beat(status: Progress | None) -> Callable[[float, str], None] | None:
+    """What keeps the status line while the harness works."""
+    if status is None:
+        return None
+
+    def show(seconds: float, line: str) -> None:
+        status("tasks", 0.5, f"{seconds:.0f} s  {line[:80]}")
+
+    return show
 
 
 def sources_of(texts: list[str], corpora: list[str]) -> tuple[SourceConfig, ...]:

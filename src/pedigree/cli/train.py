@@ -108,6 +108,7 @@ def train(
 
     torchrun --nproc-per-node 2 -m pedigree train recipes/quickstart.yaml
     """
+    from pedigree.cli.train_checks import check_steps, placed
     from pedigree.cli.train_steps import Workplace, parse_overrides, train_step
     from pedigree.family.recipe import read_recipe
 
@@ -124,8 +125,11 @@ def train(
         read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out)
     )
     results: list[StepResult] = []
-    for name in _wanted(family, only or []):
-        result = train_step(place, family.steps[name])
+    steps = [family.steps[name] for name in _wanted(family, only or [])]
+    check_steps(place, steps)
+    for step in steps:
+        with placed(place.output):
+            result = train_step(place, step)
         out.clear_status()
         results.append(result)
         if is_first and out.mode in ("human", "plain"):

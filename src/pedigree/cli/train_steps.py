@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pedigree.cli.train_results import finished_before, keep, made_of
-from pedigree.errors import InputError, MalformedFile, MissingInput, UsageError
+from pedigree.errors import MalformedFile, MissingInput, UsageError
 
 if TYPE_CHECKING:
     from pedigree.family.recipe import Family, Recipe
@@ -136,7 +136,6 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     config = overridden(step.training, place.overrides).beside(place.beside)
     output = place.output / step.name
     device = find_device(place.device)
-    check_memory(step, device.type)
     tokenizer = tokenizer_of(place, step)
     parents = {step.parents["from"]: place.output / step.parents["from"] / MODEL} if "from" in step.parents else {}
     missing = any(not folder.is_dir() for folder in parents.values())
@@ -192,42 +191,26 @@ def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
         return model
     folder = place.output / parent / MODEL
     if not (folder / "config.json").is_file():
-        raise MissingInput(
-            "the step that this one continues is not trained yet", where=str(folder), got=step.name,
-            fix=f"pedigree train {place.recipe.path} --only {parent}",
-        )  # fmt: skip
+        raise missing_parent(place, step, folder)
     own, found = model.state_dict(), import_checkpoint(folder).state_dict()
     differing = sorted({*own} ^ {*found}) or [name for name in own if own[name].shape != found[name].shape]
     if differing:
         raise MalformedFile(
             "the weights of the step before do not fit", where=str(folder), got=f"{len(differing)} tensors that differ",
             expected=f"the shape and presence of {differing[0]}",
+            fix=f"pedigree train {place.recipe.path} --only {parent} --fresh trains that step anew",
         )  # fmt: skip
     model.load_state_dict(found)
     return model
 
 
-def check_memory(step: Step, device: str) -> None:
-    """Make sure that the training state of a step fits into this machine, where that can be known.
-
-    Raises:
-        InputError: it does not.
-    """
-    from pedigree.model.sizes import parameters
-
-    if device != "cpu":
-        return
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return
-    wanted = 16 * parameters(step.model).with_mtp
-    if wanted > memory:
-        raise InputError(
-            "this model does not fit into the memory of this machine", where=step.name, got=f"{memory:,} bytes",
-            expected=f"{wanted:,} bytes for weights, gradients and moments",
-            fix="--size pico, or pedigree plan to see what it takes",
-        )  # fmt: skip
+def missing_parent(place: Workplace, step: Step, folder: Path) -> MissingInput:
+    """The error where the weights that a step begins with are not in `folder`."""
+    return MissingInput(
+        "the step that this one continues is not trained yet", where=str(folder), got=f"nothing for {step.name}",
+        expected=f"the weights of {step.parents['from']}",
+        fix=f"pedigree train {place.recipe.path} --only {step.parents['from']}",
+    )  # fmt: skip
 
 
 def write_model(run: Run, model: Decoder, step: Step, tokenizer: Path, folder: Path, stamp: Mapping[str, Any]) -> None:

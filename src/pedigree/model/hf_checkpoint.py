@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pedigree.errors import MalformedFile, MissingInput, OutputExists
+from pedigree.errors import InputError, MalformedFile, MissingInput, OutputExists
 from pedigree.model.config import ModelConfig
 from pedigree.model.decoder import Decoder
 from pedigree.model.hf_config import choose_dialect, config_from_hf, config_to_hf
@@ -34,6 +35,7 @@ from pedigree.model.hf_layout import Slot, View, empty_state, slots
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
 MAX_SHARD_BYTES = 5 * 10**9
+_MIXED = "take config.json and weights of one model; these are of two"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|pytorch_model.*")
 # Buffers that old classes stored and that hold no knowledge.
@@ -125,7 +127,7 @@ def export_state(
         for number, shard in enumerate(shards, start=1):
             name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             tensors = {slot.name: _stored(slot, state, dtype) for slot in shard}
-            save_file(tensors, str(folder / name), metadata={"format": "pt"})
+            _save(tensors, folder / name)
             weight_map |= dict.fromkeys(tensors, name)
         if len(shards) > 1:
             total = sum(_bytes(slot, state, dtype) for slot in layout)
@@ -171,6 +173,17 @@ def _shards(
         shards[-1].append(slot)
         size += n_bytes
     return shards
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write one file of weights; what the library could not do is told as the system said it."""
+    try:
+        save_file(tensors, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise InputError(
+            "the weights could not be written", where=str(path.parent.parent), got=str(error).rpartition("error: ")[2],
+            fix="free some space, or write elsewhere; the same command starts again",
+        ) from error  # fmt: skip
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -237,7 +250,10 @@ def import_checkpoint(
     with open_checkpoint(location, allow_pickle=allow_pickle) as checkpoint:
         if not checkpoint.config:
             raise MissingInput(
-                "A model needs its config", where=str(location), expected="config.json beside the weights"
+                "A model needs its config",
+                where=str(location),
+                expected="config.json beside the weights",
+                fix="name the folder that holds the model, or copy its config.json there",
             )
         config, dialect = config_from_hf(checkpoint.config, where=f"{location}: config.json")
         layout = plan(config, dialect)
@@ -287,7 +303,10 @@ def _check(checkpoint: Checkpoint, layout: list[Slot], config: ModelConfig) -> N
             if slot.is_copy:
                 continue
             raise MissingInput(
-                "A tensor that the config asks for is missing", where=checkpoint.location, expected=slot.name
+                "A tensor that the config asks for is missing",
+                where=checkpoint.location,
+                expected=slot.name,
+                fix=_MIXED,
             )
         if tuple(info.shape) != slot.shape(state):
             raise MalformedFile(
@@ -295,6 +314,7 @@ def _check(checkpoint: Checkpoint, layout: list[Slot], config: ModelConfig) -> N
                 where=f"{checkpoint.location}: {slot.name}",
                 got=tuple(info.shape),
                 expected=slot.shape(state),
+                fix=_MIXED,
             )
     tied = {_TIED_HEAD.name} if config.tied else set()
     extra = sorted(n for n in set(checkpoint.tensors) - planned - tied if not _CONSTANTS.fullmatch(n))
@@ -304,6 +324,7 @@ def _check(checkpoint: Checkpoint, layout: list[Slot], config: ModelConfig) -> N
             where=checkpoint.location,
             got=f"{len(extra)}, the first is {extra[0]}",
             expected="no tensor beyond those of the model type",
+            fix=_MIXED,
         )
 
 

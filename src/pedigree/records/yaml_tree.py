@@ -14,6 +14,7 @@ The events of the parser are put together here with a stack of our own, so that 
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -41,6 +42,16 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS = {"true": True, "false": False, "True": True, "False": False, "null": None, "~": None, "": None}
 
 
+def _near(path: Path) -> str | None:
+    """The recipe beside `path` whose name is nearest, as a fix."""
+    try:
+        known = sorted(found.name for found in path.parent.glob("*.y*ml"))[:1000]
+    except (OSError, ValueError):
+        return None
+    near = difflib.get_close_matches(path.name, known, n=1, cutoff=0.5)
+    return f"did you mean {path.parent / near[0]}?" if near else None
+
+
 def read_text(path: Path, problems: Problems) -> str | None:
     """The text of a file that is small enough and UTF-8; None, and a problem, where it is not.
 
@@ -50,7 +61,9 @@ def read_text(path: Path, problems: Problems) -> str | None:
     try:
         kind = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise MissingInput("there is no such recipe", where=str(path)) from error
+        raise MissingInput(
+            "there is no such recipe", where=str(path), got="no file", expected="a YAML file", fix=_near(path)
+        ) from error
     if not stat.S_ISREG(kind):
         what = "a directory" if stat.S_ISDIR(kind) else "no regular file"
         raise MissingInput("a recipe is a file", where=str(path), got=what, fix="name one .yaml file")

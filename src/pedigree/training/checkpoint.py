@@ -29,11 +29,12 @@ from typing import Any
 
 from blake3 import blake3
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
-from pedigree.errors import UsageError
+from pedigree.errors import InputError, UsageError
 from pedigree.training.ranks import Ranks
 
 FORMAT = 1
@@ -73,6 +74,9 @@ class Checkpoints:
         Args:
             tensors: everything that is a tensor, by name.
             state: everything else, plain JSON, with its `step`.
+
+        Raises:
+            InputError: it could not be written whole; the older ones stay as they are.
         """
         self.finish()
         target = self.directory / f"step-{state['step']:08d}"
@@ -82,7 +86,7 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         self._ranks.wait()
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
-        with _alone_is_fine():
+        with _alone_is_fine(), self._written(temporary):
             if self._ranks.world > 1:
                 future = async_save(dict(tensors), storage_writer=writer, process_group=self._ranks.background)
                 self._pending = (_future(future), target, dict(state))
@@ -98,11 +102,13 @@ class Checkpoints:
             return
         future, target, state = self._pending
         self._pending = None
-        future.result()
-        self._ranks.wait()
-        if self._ranks.is_first:
-            _seal(target.parent / f".{target.name}", target, state)
-            self._prune()
+        temporary = target.parent / f".{target.name}"
+        with self._written(temporary):
+            future.result()
+            self._ranks.wait()
+            if self._ranks.is_first:
+                _seal(temporary, target, state)
+                self._prune()
         self._ranks.wait()
 
     def load(self, saved: Saved, tensors: Mapping[str, Tensor]) -> None:
@@ -128,6 +134,23 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove every checkpoint."""
         self.forget_after(-1)
+
+    @contextmanager
+    def _written(self, temporary: Path) -> Iterator[None]:
+        """Where writing fails: the half of it goes away, and the error says what is left to go on from.
+
+        The library's exception is no `Exception`, so nothing above would catch it.
+        """
+        try:
+            yield
+        except (CheckpointException, OSError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            whole = self.whole()
+            left = f"from step {whole[-1].step:,}" if whole else "from the beginning"
+            raise InputError(
+                "a checkpoint could not be written", where=str(self.directory), got=_reason(error),
+                fix=f"free some space or mend the folder; the same command goes on {left}",
+            ) from error  # fmt: skip
 
     def _prune(self) -> None:
         for path in sorted(self.directory.glob("step-*"))[: -self._keep]:
@@ -215,6 +238,14 @@ def _sync(path: Path) -> None:
 
 def _blake3(path: Path) -> str:
     return blake3().update_mmap(path).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said: with several ranks, to the first that failed."""
+    if isinstance(error, CheckpointException):
+        error = next((failure for failure, _ in error.failures.values()), error)
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[-1][:200].lower()
 
 
 def _future(answer: Any) -> Future[Any]:

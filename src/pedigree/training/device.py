@@ -28,10 +28,15 @@ def find_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError("this is not a device", got=name, expected="cpu, cuda, npu, mps") from error
+        raise UsageError(
+            "this is not a device", where="--device", got=name, expected="cpu, cuda, npu, mps", fix="name one of them"
+        ) from error
     if device.type != "cpu" and (found is None or found.type != device.type):
         raise UsageError(
-            "this machine has no such device", got=name, expected=f"cpu{f' or {found.type}' if found else ''}"
+            "this machine has no such device",
+            got=name,
+            expected=f"cpu{f' or {found.type}' if found else ''}",
+            fix=f"--device {found.type if found else 'cpu'}",
         )
     return device
 

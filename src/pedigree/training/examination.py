@@ -24,6 +24,7 @@ from pedigree.training.device import find_device
 from pedigree.training.evaluation import arithmetic_accuracy, bits_per_byte, gather
 from pedigree.training.interface import Trainable
 from pedigree.training.shards import Shard, Vocabulary, tokenize
+from pedigree.training.sources import check_source
 
 MAX_SEQUENCE = 1024  # tokens of a window, where the model allows more and nothing is said
 BUILT_IN_SHARE = 0.02
@@ -76,7 +77,17 @@ def examine(folder: Path, asked: Examination, device: str | None = None) -> Exam
         UsageError: a model that is not built here, or windows longer than the model allows.
     """
     if not folder.is_dir():
-        raise MissingInput("no such directory", where=str(folder), expected="a model with config.json and tokenizer")
+        raise MissingInput(
+            "no such directory", where=str(folder), got="a file" if folder.exists() else "nothing",
+            expected="a model with config.json and tokenizer", fix="pedigree train leaves one: runs/FAMILY/STEP/model",
+        )  # fmt: skip
+    if not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file():
+        raise MissingInput(
+            "this is the folder of a run, not of a model", where=str(folder), expected="a model with config.json",
+            fix=f"did you mean {folder / 'model'}?",
+        )  # fmt: skip
+    for source in asked.sources:
+        check_source(source)
     vocabulary = Vocabulary.load(folder)
     place = find_device(device)
     model = import_checkpoint(folder, device=place, dtype=torch.float32 if place.type == "cpu" else None)
@@ -84,11 +95,15 @@ def examine(folder: Path, asked: Examination, device: str | None = None) -> Exam
         raise MalformedFile(
             "the tokenizer has tokens that the model does not know", where=str(folder),
             got=f"{vocabulary.size:,} tokens", expected=f"at most {model.config.vocab_size:,}",
+            fix="the tokenizer that this model was trained with",
         )  # fmt: skip
     longest = model.config.n_positions
     length = asked.sequence_length or min(MAX_SEQUENCE, longest)
     if length > longest:
-        raise UsageError("the model has fewer positions", where="--sequence", got=length, expected=f"at most {longest}")
+        raise UsageError(
+            "the model has fewer positions", where="--sequence", got=length, expected=f"at most {longest}",
+            fix=f"--sequence {longest}",
+        )  # fmt: skip
     config = TrainingConfig(
         sources=asked.sources or (SourceConfig(kind="arithmetic"),), sequence_length=length, batch_sequences=8,
         tokens=1, seed=asked.seed,

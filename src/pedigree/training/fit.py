@@ -46,6 +46,7 @@ def check_fit(config: TrainingConfig, facts: ModelFacts, vocabulary: Vocabulary)
         raise UsageError(
             "the sequences are longer than the context of the model", where="sequence_length",
             got=config.sequence_length, expected=f"at most {facts.n_positions}",
+            fix=f"sequence_length: {facts.n_positions}, or more n_positions in the model",
         )  # fmt: skip
 
 
@@ -63,5 +64,5 @@ def check_disk(model: nn.Module, config: TrainingConfig, output: Path) -> None:
     if wanted > free:
         raise InputError(
             "the disk is too small for the checkpoints of this run", where=str(output), got=f"{free:,} bytes free",
-            expected=f"{wanted:,} bytes", fix="checkpoint.keep: 1, or another disk",
+            expected=f"{wanted:,} bytes", fix="free some space, another folder with --out, or checkpoint.keep: 1",
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The process in which lm-evaluation-harness runs: `python -m pedigree.training.harness_worker ASKED ANSWER`.
+"""What the process does in which lm-evaluation-harness runs; nothing is imported before it is called.
 
 Reads the request that `pedigree.training.harness` wrote, writes the metrics of each task as JSON.
 """
@@ -6,7 +6,6 @@ Reads the request that `pedigree.training.harness` wrote, writes the metrics of 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 
@@ -37,7 +36,3 @@ def work(asked: Path, answer: Path) -> None:
         for task, values in found["results"].items()
     }
     answer.write_text(json.dumps(metrics), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    work(Path(sys.argv[1]), Path(sys.argv[2]))

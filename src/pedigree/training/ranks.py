@@ -86,6 +86,22 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
         UsageError: the mesh does not fit the number of processes, or the batch not the mesh.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    check_mesh(config, world)
+    if world == 1:
+        return Ranks()
+    if not dist.is_initialized():
+        dist.init_process_group(dist.get_default_backend_for_device(device))
+    axes = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_shard",))
+    background = dist.new_group(backend="gloo")
+    return Ranks(rank=rank, world=world, data_rank=rank, data_world=world, mesh=axes, background=background)
+
+
+def check_mesh(config: TrainingConfig, world: int) -> None:
+    """Make sure that so many processes can share the steps of a run.
+
+    Raises:
+        UsageError: the mesh does not fit the number of processes, or the batch not the mesh.
+    """
     mesh = config.mesh
     if mesh.tp > 1 or mesh.ep > 1:
         axis, size = ("tp", mesh.tp) if mesh.tp > 1 else ("ep", mesh.ep)
@@ -96,19 +112,17 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
     data = mesh.dp_shard or world
     if data != world:
         raise UsageError(
-            "the mesh does not fit the number of processes", where="mesh.dp_shard", got=f"{world} processes",
-            expected=f"{data}", fix=f"torchrun --nproc-per-node {data}",
+            "the mesh does not fit the number of processes", where="mesh.dp_shard", got=_processes(world),
+            expected=_processes(data), fix=f"torchrun --nproc-per-node {data} -m pedigree train ..., or dp_shard: 0",
         )  # fmt: skip
     share = config.batch_sequences // config.accumulation
     if share % data:
         raise UsageError(
             "the sequences of a step cannot be dealt evenly to the ranks", where="batch_sequences",
             got=f"{share} in each of {config.accumulation} parts", expected=f"a multiple of {data}",
+            fix=f"batch_sequences: {-(-share // data) * data * config.accumulation}",
         )  # fmt: skip
-    if world == 1:
-        return Ranks()
-    if not dist.is_initialized():
-        dist.init_process_group(dist.get_default_backend_for_device(device))
-    axes = init_device_mesh(device.type, (data,), mesh_dim_names=("dp_shard",))
-    background = dist.new_group(backend="gloo")
-    return Ranks(rank=rank, world=world, data_rank=rank, data_world=data, mesh=axes, background=background)
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"

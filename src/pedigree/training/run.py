@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -141,9 +142,9 @@ class Run:
         metrics = Metrics(self.output, first) if self.ranks.is_first else None
         outcome: Outcome = "finished"
         clock = Clock(self.config.tokens_per_step)
-        if first == 0:
-            self._save()
-        with noticed() as interruption:
+        with noticed() as interruption, closing(metrics) if metrics else nullcontext():
+            if first == 0:
+                self._save()
             while self._place.step < self.config.steps:
                 if self._is_asked(interruption):
                     outcome = "interrupted"
@@ -155,8 +156,6 @@ class Run:
             self.checkpoints.finish()
         check_still(self._held, frozen_digests(self._module, self._frozen))
         scores, sums = self.evaluate() if outcome == "finished" else ([], {})
-        if metrics is not None:
-            metrics.close()
         summary = Summary(
             outcome=outcome, step=self._place.step, tokens=self._place.step * self.config.tokens_per_step,
             loss=sum(self._recent) / max(1, len(self._recent)), first_step=first, seconds=time.monotonic() - begin,

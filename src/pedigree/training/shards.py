@@ -101,19 +101,28 @@ class Vocabulary:
         if path.is_dir():
             path = path / "tokenizer.json"
         if not path.is_file():
-            raise MissingInput("the tokenizer is not there", where=str(path), expected="a tokenizer.json")
+            raise MissingInput(
+                "the tokenizer is not there", where=str(path), got="no file", expected="a tokenizer.json",
+                fix="put it there, or make one: pedigree tokenizer train",
+            )  # fmt: skip
         definition = parse_json(path.read_bytes(), str(path))
         if not isinstance(definition.get("model"), dict):
-            raise MalformedFile("this is not a tokenizer", where=str(path), expected="a tokenizer.json with a `model`")
+            raise MalformedFile(
+                "this is not a tokenizer", where=str(path), got="no `model` in it",
+                expected="a tokenizer.json with a `model`", fix="pedigree tokenizer train makes one",
+            )  # fmt: skip
         encoder = build_encoder(definition, name=path.stem, location=str(path), format="tokenizer.json")
         tokenizer = encoder.library
         names = (separator,) if separator else SEPARATORS
         ids = (tokenizer.token_to_id(name) for name in names)
         found = next((i for i in ids if i is not None), None)
         if found is None:
+            near = "name one of its tokens with `separator`"
+            own = [token.content for token in tokenizer.get_added_tokens_decoder().values()][:8]
             raise MissingInput(
-                "the tokenizer has no token that separates documents", where=str(path), expected=", ".join(names),
-                fix="name one of its tokens with `separator`",
+                "the tokenizer has no token that separates documents", where=str(path),
+                got=f"control tokens {', '.join(own)}" if own else "no control token", expected=", ".join(names),
+                fix=f"separator: {json.dumps(own[0])} in `training`" if own else near,
             )  # fmt: skip
         size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         return cls(tokenizer, size, found, encoder.digest)
@@ -155,7 +164,7 @@ def _check_room(source: SourceConfig, cache: Path) -> None:
     if wanted > free:
         raise InputError(
             "the disk is too small for the tokens of this corpus", where=str(cache), got=f"{free:,} bytes free",
-            expected=f"{wanted:,} bytes",
+            expected=f"{wanted:,} bytes", fix="free some space, another folder with --out, or max_documents",
         )  # fmt: skip
 
 
@@ -165,7 +174,11 @@ def _write(directory: Path, source: SourceConfig, vocabulary: Vocabulary, digest
         counts = _encode(temporary, source, vocabulary)
         if not counts[TRAIN]["documents"]:
             where = source.path or source.kind
-            raise InputError("this corpus holds no text to train on", where=where, got=f"{counts[HELD_OUT]} held out")
+            raise InputError(
+                "this corpus holds no text to train on", where=where,
+                got=f"{counts[HELD_OUT]['documents']} documents, all held out", expected="at least one document",
+                fix="more text, or a smaller held_out",
+            )  # fmt: skip
         index = {
             "format": FORMAT,
             "digest": digest,

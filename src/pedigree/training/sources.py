@@ -4,7 +4,8 @@ Law  the same files and settings give the same documents in the same order, on e
 
 Rules
 1. Paths are sorted; a directory stands for the files of its kind below it; a pattern is expanded.
-2. A file that holds no text, a line that is no JSON and a row without its field are errors with file and line.
+2. A file that holds no text or is not UTF-8, a line that is no JSON and a row without its field are errors with file
+   and line. A few broken bytes are replaced: hostile text is text.
 3. Nothing is downloaded unless a source says `kind: hf`.
 """
 
@@ -20,11 +21,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from pedigree.errors import MalformedFile, MissingInput
+from pedigree.errors import InputError, MalformedFile, MissingInput
 from pedigree.training.arithmetic import arithmetic_documents
 from pedigree.training.config import SourceConfig
 
 SUFFIXES = {"text": ("*.txt", "*.md", "*.py"), "jsonl": ("*.jsonl",), "parquet": ("*.parquet",)}
+MOST_BROKEN = 0.01  # share of characters of a text file that may be replaced
 _SKIPPED = {"site-packages", "test", "tests", "idlelib", "encodings", "lib2to3", "__pycache__", "pydoc_data"}
 
 
@@ -58,6 +60,20 @@ def excerpt(source: SourceConfig, max_characters: int) -> Iterator[str]:
             return
 
 
+def check_source(source: SourceConfig) -> None:
+    """Make sure, before any work, that a corpus is there and says something; the Hub is not asked.
+
+    Raises:
+        MissingInput, MalformedFile: as `documents`, as far as its first text.
+        InputError: there is no text in it.
+    """
+    if source.kind != "hf" and not any(text.strip() for text in documents(source)):
+        raise InputError(
+            "this corpus holds no text", where=source.path or source.kind, got="nothing but empty documents",
+            expected="at least one that says something", fix="another file, or another text_field",
+        )  # fmt: skip
+
+
 def files(source: SourceConfig) -> list[Path]:
     """The files of one corpus, sorted by path; none for generated and remote corpora.
 
@@ -79,7 +95,10 @@ def files(source: SourceConfig) -> list[Path]:
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not found:
         wanted = f"a file, a pattern, or a directory with {', '.join(SUFFIXES[source.kind])}"
-        raise MissingInput("the corpus is not there", where=str(path), got="no file", expected=wanted)
+        raise MissingInput(
+            "the corpus is not there", where=str(path), got="no file", expected=wanted,
+            fix="put it there, or correct the path; in a recipe it starts at the folder of the recipe",
+        )  # fmt: skip
     return found
 
 
@@ -96,6 +115,8 @@ def source_digest(source: SourceConfig) -> str:
 
 def _text(path: Path, source: SourceConfig) -> Iterator[str]:
     text = path.read_text(encoding="utf-8", errors="replace")
+    if source.kind == "text":
+        _check_readable(text, path)
     if not text.strip():
         raise MalformedFile(
             "this file of the corpus holds no text", where=str(path), got=f"{len(text)} characters", fix="remove it"
@@ -107,6 +128,17 @@ def _text(path: Path, source: SourceConfig) -> Iterator[str]:
     yield from (piece for piece in pieces if piece.strip())
 
 
+def _check_readable(text: str, path: Path) -> None:
+    """Refuse what is not UTF-8 text: a model would learn the marks of replaced bytes."""
+    broken = text.count("\ufffd")
+    if "\0" in text or broken > MOST_BROKEN * len(text):
+        got = f"a zero byte at character {text.index(chr(0))}" if "\0" in text else f"{broken} broken characters"
+        raise MalformedFile(
+            "this file of the corpus is not UTF-8 text", where=str(path), got=f"{got} of {len(text)}",
+            expected="UTF-8", fix="remove it, or convert it: iconv -f CP1251 -t UTF-8",
+        )  # fmt: skip
+
+
 def _jsonl(path: Path, source: SourceConfig) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream, start=1):
@@ -116,7 +148,10 @@ def _jsonl(path: Path, source: SourceConfig) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise MalformedFile("this line is not JSON", where=where, got=line[:60].strip()) from error
+                raise MalformedFile(
+                    "this line is not JSON", where=where, got=line[:60].strip(), expected="one JSON object a line",
+                    fix="kind: text, if the file is plain text",
+                ) from error  # fmt: skip
             yield _field(row, source.text_field, where)
 
 
@@ -131,7 +166,10 @@ def _parquet(path: Path, source: SourceConfig) -> Iterator[str]:
     try:
         table = arrow.ParquetFile(path)
     except ArrowInvalid as error:
-        raise MalformedFile("this file is not Parquet", where=str(path), got=str(error)[:120]) from error
+        raise MalformedFile(
+            "this file is not Parquet", where=str(path), got=str(error)[:120], expected="a Parquet file",
+            fix="write it anew, or name its kind: text or jsonl",
+        ) from error  # fmt: skip
     names = table.schema_arrow.names
     if source.text_field not in names:
         raise MalformedFile(
@@ -158,5 +196,8 @@ def _field(row: Any, field: str, where: str) -> str:
     text = row.get(field) if isinstance(row, dict) else None
     if not isinstance(text, str):
         got = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        raise MalformedFile("this row has no text", where=where, got=got, expected=f"a string in the field {field!r}")
+        raise MalformedFile(
+            "this row has no text", where=where, got=got, expected=f"a string in the field {field!r}",
+            fix="name the field with text_field",
+        )  # fmt: skip
     return text
