@@ -13,6 +13,7 @@ from pedigree.cli.files import GO_ON, WRITTEN, write_file
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
 from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, UnrecordedOption, show_step, status
+from pedigree.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,7 +151,8 @@ def _one(place: Workplace, step: Member, out: Output) -> MemberResult:
                 "sentence": f"{step.whole}: {_EXACTNESS[step.whole]}",
             }
         )  # fmt: skip
-    assert isinstance(step, Step)
+    if not isinstance(step, Step):
+        raise InternalError("a kind of step that cannot be made", where=step.name, got=step.kind)
     result = train_step(place, step)
     out.clear_status()
     if out.mode in ("human", "plain"):
