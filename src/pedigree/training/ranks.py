@@ -27,7 +27,8 @@ class Ranks:
     Attributes:
         rank, world: number of this process, and how many there are.
         data_rank, data_world: its place on the data axis, and the length of that axis.
-        mesh: devices by axis; None for one process.
+        mesh: devices by axis, `dp_shard` and `tp`; None for one process.
+        expert_mesh: the same devices with the data axis cut in two, `dp_expert`, `ep` and `tp`.
         background: a group of its own for what is written while the run goes on: its messages never mix with ours.
     """
 
@@ -36,6 +37,7 @@ class Ranks:
     data_rank: int = 0
     data_world: int = 1
     mesh: DeviceMesh | None = None
+    expert_mesh: DeviceMesh | None = None
     background: dist.ProcessGroup | None = None
 
     @property
@@ -86,18 +88,20 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
         UsageError: the mesh does not fit the number of processes, or the batch not the mesh.
     """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    mesh = config.mesh
-    if mesh.tp > 1 or mesh.ep > 1:
-        axis, size = ("tp", mesh.tp) if mesh.tp > 1 else ("ep", mesh.ep)
+    tp, ep = config.mesh.tp, config.mesh.ep
+    data = config.mesh.dp_shard or max(1, world // tp)
+    if data * tp != world:
         raise UsageError(
-            "this axis of the mesh is not there yet", where=f"mesh.{axis}", got=size, expected=1,
-            fix="spread the model with dp_shard",
+            "the mesh does not fit the number of processes", where="mesh.dp_shard" if tp == 1 else "mesh",
+            got=f"{world} processes", expected=f"{data}" if tp == 1 else f"{data * tp}: dp_shard {data} x tp {tp}",
+            fix=f"torchrun --nproc-per-node {data * tp}",
         )  # fmt: skip
-    data = mesh.dp_shard or world
-    if data != world:
+    if data % ep:
+        fits = [size for size in range(1, data + 1) if data % size == 0]
         raise UsageError(
-            "the mesh does not fit the number of processes", where="mesh.dp_shard", got=f"{world} processes",
-            expected=f"{data}", fix=f"torchrun --nproc-per-node {data}",
+            "the data ranks cannot be grouped for the experts", where="mesh.ep",
+            got=f"{data} ranks by ep {ep} ({world} processes by tp {tp})", expected="ep divides dp_shard",
+            fix=f"ep: {' or '.join(map(str, fits[-3:]))}",
         )  # fmt: skip
     share = config.batch_sequences // config.accumulation
     if share % data:
@@ -109,6 +113,11 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
         return Ranks()
     if not dist.is_initialized():
         dist.init_process_group(dist.get_default_backend_for_device(device))
-    axes = init_device_mesh(device.type, (data,), mesh_dim_names=("dp_shard",))
+    mesh = init_device_mesh(device.type, (data, tp), mesh_dim_names=("dp_shard", "tp"))
+    axes = ("dp_expert", "ep", "tp")
+    experts = init_device_mesh(device.type, (data // ep, ep, tp), mesh_dim_names=axes) if ep * tp > 1 else None
     background = dist.new_group(backend="gloo")
-    return Ranks(rank=rank, world=world, data_rank=rank, data_world=data, mesh=axes, background=background)
+    return Ranks(
+        rank=rank, world=world, data_rank=rank // tp, data_world=data, mesh=mesh, expert_mesh=experts,
+        background=background,
+    )  # fmt: skip

@@ -25,7 +25,7 @@ from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
 from pedigree.training.evaluation import Score, arithmetic_accuracy, bits_per_byte, held_out_texts
-from pedigree.training.fit import ModelFacts, check_disk, check_fit
+from pedigree.training.fit import ModelFacts, check_disk, check_fit, check_mesh
 from pedigree.training.guard import Decision, Signals, Verdict
 from pedigree.training.guard_rules import make_guard
 from pedigree.training.interface import Trainable
@@ -79,6 +79,7 @@ class Run:
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         check_fit(config, facts, vocabulary)
+        check_mesh(config, model)
         check_disk(model, config, output)
         self.config, self.facts, self.vocabulary, self.output = config, facts, vocabulary, output
         self.guard = make_guard(config.guard)
@@ -179,7 +180,7 @@ class Run:
         config, place = self.config, self._place
         clock.start()
         step, window = place.step, place.past_dropped()
-        batch = self.batches.window(window).part(self.ranks.data_rank, self.ranks.data_world)
+        batch = self.batches.window(window).dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
         signals = self.stepper.measure(batch, step, window, self._update_ratio)
         self._update_ratio = None
         verdict = self.guard.judge(signals)
