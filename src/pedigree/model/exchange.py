@@ -93,7 +93,7 @@ def answered(experts: Callable[[Tensor, Tensor], Tensor], rows_Md: Tensor, load_
     if (first, last) != (0, n_rows):
         rows_Md = rows_Md[first:last]
     if groups.expert is None:
-        answers_Md = experts(rows_Md, mine_SP[0])
+        answers_Md = _asked(experts, rows_Md, mine_SP[0])
     else:
         arrived_Rd = _exchanged(rows_Md, sent, received, groups.expert)
         numbers_P = torch.arange(theirs_SP.shape[1], device=load_E.device)
@@ -101,8 +101,16 @@ def answered(experts: Callable[[Tensor, Tensor], Tensor], rows_Md: Tensor, load_
         source_R = expert_R.argsort(stable=True)
         place_R = torch.empty_like(source_R)
         place_R[source_R] = torch.arange(source_R.numel(), device=load_E.device)
-        answers_Rd = experts(permuted(arrived_Rd, source_R, place_R), theirs_SP.sum(0))
+        answers_Rd = _asked(experts, permuted(arrived_Rd, source_R, place_R), theirs_SP.sum(0))
         answers_Md = _exchanged(permuted(answers_Rd, place_R, source_R), received, sent, groups.expert)
     if (first, last) != (0, n_rows):
         answers_Md = functional.pad(answers_Md, (0, 0, first, n_rows - last))
     return answers_Md
+
+
+def _asked(experts: Callable[[Tensor, Tensor], Tensor], rows_Rd: Tensor, load_P: Tensor) -> Tensor:
+    """Answers of the experts, where no row came too: a grouped product of nothing has no way back (torch 2.13)."""
+    if rows_Rd.shape[0]:
+        return experts(rows_Rd, load_P)
+    one_P = (torch.arange(load_P.numel(), device=load_P.device) == 0).to(load_P.dtype)
+    return experts(functional.pad(rows_Rd, (0, 0, 0, 1)), one_P)[:0]

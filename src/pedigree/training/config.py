@@ -24,7 +24,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "wsd", "constant"]
 
-# Fields of TrainingConfig that change neither the tokens nor the steps.
+# Fields of TrainingConfig that change neither the tokens nor the steps; `mesh` does where a model balances the loads of
+# each expert group by itself (scope `group`), as it says.
 WATCHING = ("name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh")
 NEEDS_PATH = ("text", "jsonl", "parquet", "hf")
 

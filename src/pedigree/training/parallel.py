@@ -58,11 +58,10 @@ def prepare(model: nn.Module, config: TrainingConfig, device: torch.device, rank
 
 def groups_of(ranks: Ranks) -> Groups:
     """Who shares a forward pass. Without an expert axis the scope of an expert group is all the data ranks."""
-    mesh, experts = ranks.mesh, ranks.expert_mesh
+    mesh, expert = ranks.mesh, ranks.expert_group
     if mesh is None:
         return Groups()
     data = mesh.get_group("dp_shard") if ranks.data_world > 1 else None
-    expert = experts.get_group("ep") if experts is not None and experts["ep"].size() > 1 else None
     tensor = mesh.get_group("tp") if mesh["tp"].size() > 1 else None
     return Groups(data=data, balance=expert or data, tensor=tensor, expert=expert)
 
@@ -74,10 +73,9 @@ def _cut(model: Trainable, ranks: Ranks) -> list[nn.Module]:
         mesh = ranks.mesh if over == "tensor" else ranks.expert_mesh
         if mesh is None:
             raise InternalError("A weight is to be cut over a mesh that is not there", got=name)
-        axes = mesh["tp"] if over == "tensor" else mesh["ep", "tp"]
         weight = cast(nn.Parameter, getattr(module, name))
-        placements = [Shard(axis)] * axes.ndim
-        part = distribute_tensor(weight.detach(), axes, placements, src_data_rank=None)
+        line = mesh["tp" if over == "tensor" else "expert"]
+        part = distribute_tensor(weight.detach(), line, [Shard(axis)], src_data_rank=None)
         setattr(module, name, nn.Parameter(part, requires_grad=weight.requires_grad))
         if over == "expert":
             experts[module] = None

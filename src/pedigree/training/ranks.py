@@ -28,7 +28,9 @@ class Ranks:
         rank, world: number of this process, and how many there are.
         data_rank, data_world: its place on the data axis, and the length of that axis.
         mesh: devices by axis, `dp_shard` and `tp`; None for one process.
-        expert_mesh: the same devices with the data axis cut in two, `dp_expert`, `ep` and `tp`.
+        expert_mesh: the same devices by how experts lie on them, `dp_expert` and `expert`, which is ep times tp long;
+            None where experts are not cut.
+        expert_group: the ranks that send each other tokens; None where ep is 1.
         background: a group of its own for what is written while the run goes on: its messages never mix with ours.
     """
 
@@ -38,6 +40,7 @@ class Ranks:
     data_world: int = 1
     mesh: DeviceMesh | None = None
     expert_mesh: DeviceMesh | None = None
+    expert_group: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
 
     @property
@@ -114,10 +117,14 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group(dist.get_default_backend_for_device(device))
     mesh = init_device_mesh(device.type, (data, tp), mesh_dim_names=("dp_shard", "tp"))
-    axes = ("dp_expert", "ep", "tp")
-    experts = init_device_mesh(device.type, (data // ep, ep, tp), mesh_dim_names=axes) if ep * tp > 1 else None
+    experts, group = None, None
+    if ep * tp > 1:
+        experts = init_device_mesh(device.type, (data // ep, ep * tp), mesh_dim_names=("dp_expert", "expert"))
+    if ep > 1:
+        axes = ("dp_expert", "ep", "tp")
+        group = init_device_mesh(device.type, (data // ep, ep, tp), mesh_dim_names=axes).get_group("ep")
     background = dist.new_group(backend="gloo")
     return Ranks(
         rank=rank, world=world, data_rank=rank // tp, data_world=data, mesh=mesh, expert_mesh=experts,
-        background=background,
+        expert_group=group, background=background,
     )  # fmt: skip

@@ -7,8 +7,6 @@ Needs no torch, so that a plan can ask it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pedigree.errors import PedigreeError, UsageError
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention, LatentAttention
@@ -27,11 +25,12 @@ def spread_problems(model: ModelConfig, mesh: MeshConfig, data: int, where: str 
     found: list[PedigreeError] = []
     for what, number, axis, by in _divisions(model, mesh, data):
         if by and number % by:
-            fits = _near_divisors(number, by)
+            fits = " or ".join(map(str, _near_divisors(number, by)))
+            both = what == "experts" and mesh.tp > 1
             found.append(
                 UsageError(
                     f"{what} cannot be shared out evenly", where=f"{where}.{axis}", got=f"{number} by {by}",
-                    expected=f"a divisor of {number}", fix=_fix(axis, fits, mesh),
+                    expected=f"a divisor of {number}", fix=f"{'ep x tp' if both else axis}: {fits}",
                 )
             )  # fmt: skip
     attention, experts = model.attention, model.experts
@@ -87,9 +86,3 @@ def _near_divisors(number: int, size: int) -> list[int]:
     """The divisors of a number that lie nearest to a size, at most two."""
     divisors = [by for by in range(1, min(number, 4096) + 1) if number % by == 0]
     return sorted(sorted(divisors, key=lambda by: abs(by - size))[:2])
-
-
-def _fix(axis: str, fits: Sequence[int], mesh: MeshConfig) -> str:
-    if axis == "ep" and mesh.tp > 1:
-        return f"ep x tp: {' or '.join(map(str, fits))}"
-    return f"{axis}: {' or '.join(map(str, fits))}"
