@@ -36,7 +36,10 @@ def model_config(name: str, changes: dict[str, Any] | None = None) -> ModelConfi
 
 
 def train(place: Path, job: dict[str, Any]) -> Run:
-    """One run of a job: `name`, `out`, and where wanted `model`, `mesh`, `training`, `steps`, `one_expert`."""
+    """One run of a job: `name`, `out`, and where wanted `model`, `mesh`, `training`, `steps`, `take`, `one_expert`.
+
+    With `take` so many steps of the run are taken, with their checkpoints, and it is left there.
+    """
     config = model_config(job["name"], job.get("model"))
     given = {
         "log_every": 1, "batch_sequences": ROWS, "tokens": LENGTH * ROWS * job.get("steps", 3),
@@ -58,7 +61,12 @@ def train(place: Path, job: dict[str, Any]) -> Run:
 
     run.stepper.measure = noted  # type: ignore[method-assign]
     run.start()
-    run.work()
+    if "take" in job:
+        for _ in range(job["take"]):
+            run.step()
+        run.checkpoints.finish()
+    else:
+        run.work()
     weights = whole_weights(run.model)  # type: ignore[arg-type]
     if run.ranks.is_first:
         (out / "seen.json").write_text(json.dumps([asdict(signal) for signal in signals]), encoding="utf-8")

@@ -47,12 +47,12 @@ def spread_problems(model: ModelConfig, mesh: MeshConfig, data: int, where: str 
             UsageError("this model has no experts", where=f"{where}.ep", got=mesh.ep, expected="1", fix="ep: 1")
         )
     if experts is not None and experts.router == "grouped" and experts.n_groups % mesh.ep:
-        fits = _near_divisors(experts.n_groups, mesh.ep)
+        fits = " or ".join(map(str, _near_divisors(experts.n_groups, mesh.ep)))
         found.append(
             UsageError(
                 "ranks would hold parts of groups of experts, and their loads would no longer be equal",
                 where=f"{where}.ep", got=f"{experts.n_groups} groups by ep {mesh.ep}",
-                expected=f"a divisor of {experts.n_groups}", fix=f"ep: {' or '.join(map(str, fits))}",
+                expected=f"a divisor of {experts.n_groups}", fix=f"ep: {fits}",
             )
         )  # fmt: skip
     return found
