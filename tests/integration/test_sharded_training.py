@@ -54,8 +54,7 @@ def test_members_of_the_family_can_be_sharded(tmp_path: Path, member: str) -> No
     changes = {"log_every": 1, "batch_sequences": 4, "tokens": 32 * 4 * 6, "checkpoint": {"every": 3}, "member": member}
     train(tmp_path, tmp_path / "one", 1, changes)
     train(tmp_path, tmp_path / "two", 2, changes)
-    # One token that goes to another expert by the last bits of a sum moves the gradient norm by a ten-thousandth.
-    compare(tmp_path / "one", tmp_path / "two", norm=1e-3)
+    compare(tmp_path / "one", tmp_path / "two")
 
 
 def test_what_two_ranks_saved_one_goes_on_from(tmp_path: Path) -> None:

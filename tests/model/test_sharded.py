@@ -15,6 +15,7 @@ import torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from pedigree.model.decoder import Decoder
+from pedigree.model.groups import Groups
 from pedigree.model.members import member
 
 torch.set_num_threads(1)
@@ -30,7 +31,7 @@ for name in sys.argv[1:]:
     fully_shard(model, mesh=mesh)
     model.to_empty(device="cpu")
     model.reset_parameters(7)
-    model.set_balance_group(dist.group.WORLD)
+    model.set_groups(Groups(data=dist.group.WORLD, balance=dist.group.WORLD))
     ids = torch.randint(config.vocab_size, (2, 1, 33), generator=torch.Generator().manual_seed(0))
     mine = ids[rank]
     out = model(mine[:, :-1], targets_BT=mine[:, 1:])

@@ -39,8 +39,7 @@ def decoder(member: str | None) -> Any:
     from pedigree.model.decoder import Decoder
     from pedigree.model.members import member as config_of
 
-    # Multi-token layers count their targets on each rank, so their mean differs in the fifth digit: left out.
-    return Decoder(config_of(f"{member}-pico").replace(vocab_size=VOCABULARY, mtp=None))
+    return Decoder(config_of(f"{member}-pico").replace(vocab_size=VOCABULARY))
 
 
 def losses(output: Path) -> dict[int, tuple[float, float, str]]:

@@ -20,6 +20,7 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention
 from pedigree.records.problems import nearest, one_of
 from pedigree.training.config import TrainingConfig
+from pedigree.training.spread import spread_problems
 
 KEYS = ("dp", "tp", "ep", "pp", "vpp", "zero", "noop", "micro")
 MOST = 9_999_999
@@ -113,7 +114,8 @@ def mesh_problems(step: str, model: ModelConfig, training: TrainingConfig, mesh:
     if model.n_sparse < model.n_layers:
         must_divide("feed-forward units", model.feed_forward.d_inner, "tp", mesh.tp)
     if experts is not None:
-        must_divide("units of an expert", experts.d_expert, "tp", mesh.tp)
+        if experts.n_experts % (mesh.ep * mesh.tp):  # else each device has whole experts
+            must_divide("units of an expert", experts.d_expert, "tp", mesh.tp)
         must_divide("units of the shared expert", experts.d_shared, "tp", mesh.tp)
         must_divide("experts", experts.n_experts, "ep", mesh.ep)
     elif mesh.ep > 1:
@@ -137,6 +139,12 @@ def mesh_problems(step: str, model: ModelConfig, training: TrainingConfig, mesh:
     if not training.batch_sequences % mesh.dp:
         must_divide("sequences of a device", training.batch_sequences // mesh.dp, "micro", mesh.micro)
     return found
+
+
+def recipe_mesh_problems(step: str, model: ModelConfig, training: TrainingConfig) -> list[PedigreeError]:
+    """What keeps a step from being trained on the mesh that its recipe names, whatever mesh is planned."""
+    mesh = training.mesh
+    return spread_problems(model, mesh, mesh.dp_shard, where=f"models.{step}.training.mesh")
 
 
 def _impossible(step: str, what: str, got: str, fix: str) -> UsageError:

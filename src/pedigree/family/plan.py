@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.family.devices import Device, device
 from pedigree.family.memory import NOT_COUNTED, Memory, Recompute, memory, whole_logits
-from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, with_micro
+from pedigree.family.mesh import Mesh, mesh_of, mesh_problems, recipe_mesh_problems, with_micro
 from pedigree.family.operators import operators
 from pedigree.family.recipe import Family, Recipe
 from pedigree.family.sections import Size
@@ -94,7 +94,10 @@ def plan_recipe(recipe: Recipe, options: PlanOptions) -> Plan:
     steps = [(step, _Asked.of(step, options)) for step in chosen if isinstance(step, Step)]
     problems: list[PedigreeError] = []
     for step, asked in steps:
-        problems += mesh_problems(step.name, step.model, step.training, asked.mesh)
+        own = recipe_mesh_problems(step.name, step.model, step.training)
+        told = set() if options.mesh or step.plan.mesh else {problem.what for problem in own}
+        planned_mesh = mesh_problems(step.name, step.model, step.training, asked.mesh)
+        problems += own + [problem for problem in planned_mesh if problem.what not in told]
         problems += _device_problems(step, asked.device)
     if len(problems) == 1:
         raise problems[0]

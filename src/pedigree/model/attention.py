@@ -16,6 +16,7 @@ from pedigree.errors import InternalError
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention
 from pedigree.model.context import Context
+from pedigree.model.groups import copied
 from pedigree.model.linear import Linear
 from pedigree.model.norm import RMSNorm
 from pedigree.model.precision import product_type, without_autocast
@@ -78,7 +79,8 @@ class Attention(nn.Module):
 
     def forward(self, x_BTd: Tensor, context: Context, queries_BTd: Tensor | None = None) -> Tensor:
         """The branch's output; queries come from the stream, or from `queries_BTd` in a query layer."""
-        source = x_BTd if queries_BTd is None else queries_BTd
+        x_BTd = copied(x_BTd, self.o.tensor_group)
+        source = x_BTd if queries_BTd is None else copied(queries_BTd, self.o.tensor_group)
         q = self.q(source).unflatten(-1, (-1, self.head_dim))
         k = self.k(x_BTd).unflatten(-1, (-1, self.head_dim))
         v = self.v(x_BTd).unflatten(-1, (-1, self.head_dim))

@@ -4,7 +4,8 @@
     z         c * mean(logsumexp(logits)^2)
 
 f carries no gradient; the loss equals alpha at perfect balance. The scope says over which tokens f counts: each
-sequence (mean over sequences), the batch, or the batches of a process group (EP-group loss of Pangu Ultra MoE).
+sequence (mean over sequences), the batch over all processes, or the batches of an expert group (EP-group loss of Pangu
+Ultra MoE). p is that of the process itself: the mean of the loss over processes is that of their tokens together.
 Each layer has its own losses; the decoder sums them.
 
 Shapes: B = batch, T = tokens of a sequence, N = B * T, E = experts, K = choices, L = sparse layers.
@@ -12,12 +13,13 @@ Shapes: B = batch, T = tokens of a sequence, N = B * T, E = experts, K = choices
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pedigree.model.config_parts import Experts
+from pedigree.model.groups import ALONE, Groups, place_in, total
 from pedigree.model.router import Choice
 
 
@@ -84,7 +86,7 @@ class Routing(NamedTuple):
         return spread_L / self.n_tokens
 
 
-def judge(experts: Experts, choice: Choice, load_E: Tensor, n_sequences: int, group: Any = None) -> LayerRouting:
+def judge(experts: Experts, choice: Choice, load_E: Tensor, n_sequences: int, groups: Groups = ALONE) -> LayerRouting:
     """Losses and statistics of one layer's choices.
 
     Args:
@@ -92,7 +94,7 @@ def judge(experts: Experts, choice: Choice, load_E: Tensor, n_sequences: int, gr
         choice: what the router chose for N tokens.
         load_E: choices of each expert.
         n_sequences: sequences that the N tokens are (they lie one behind the other).
-        group: process group over which `group` scope sums loads; None: this process alone.
+        groups: over which of them the scope sums loads.
     """
     p_NE, b = choice.probability_NE, experts.balance
     zero = torch.zeros((), device=load_E.device)
@@ -102,9 +104,8 @@ def judge(experts: Experts, choice: Choice, load_E: Tensor, n_sequences: int, gr
     if b.scope == "sequence":
         balance = _sequence_balance(experts, choice, n_sequences)
     elif b.scope != "none":
-        shared_E, n_tokens = load_E.float(), float(p_NE.shape[0])
-        if b.scope == "group" and group is not None:
-            shared_E, n_tokens = _summed_over(group, shared_E, n_tokens)
+        group = groups.balance if b.scope == "group" else groups.data
+        shared_E, n_tokens = total(load_E.float(), group), p_NE.shape[0] * place_in(group)[1]
         balance = (p_NE.mean(0) * shared_E).sum() * (b.coefficient * experts.n_experts / (experts.top_k * n_tokens))
     z_loss = zero
     if b.z_coefficient and choice.logits_NE is not None:
@@ -122,15 +123,6 @@ def _sequence_balance(experts: Experts, choice: Choice, n_sequences: int) -> Ten
     load_BE = torch.zeros_like(p_BTE[:, 0]).scatter_add_(1, chosen_BM, torch.ones_like(chosen_BM, dtype=p_BTE.dtype))
     factor = experts.balance.coefficient * experts.n_experts / chosen_BM.shape[1]
     return (p_BTE.mean(1) * load_BE).sum(-1).mean() * factor
-
-
-def _summed_over(group: Any, load_E: Tensor, n_tokens: float) -> tuple[Tensor, float]:
-    """Loads and token count of all processes of a group."""
-    import torch.distributed as distributed
-
-    load_E = load_E.clone()
-    distributed.all_reduce(load_E, group=group)
-    return load_E, n_tokens * distributed.get_world_size(group)
 
 
 def moved_bias(bias_E: Tensor, load_E: Tensor, rate: float) -> Tensor:

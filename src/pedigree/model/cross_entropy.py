@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pedigree.model.groups import place_in, total
 from pedigree.model.precision import product_type, without_autocast
 
 IGNORED = -100
@@ -78,15 +79,23 @@ def count_targets(targets: Tensor) -> Tensor:
     return (targets != IGNORED).sum().to(torch.float32)
 
 
-def cross_entropy(x_Nd: Tensor, weight_Vd: Tensor, targets_N: Tensor) -> Tensor:
+def mean_count(n_targets: Tensor, group: Any = None) -> Tensor:
+    """What a process divides its sum over targets by, so that the mean over processes weighs every target alike."""
+    return total(n_targets, group).clamp_min(1) / place_in(group)[1]
+
+
+def cross_entropy(x_Nd: Tensor, weight_Vd: Tensor, targets_N: Tensor, group: Any = None) -> Tensor:
     """Mean cross-entropy in float32 of softmax(x W^T) over the targets that are not -100; 0 where there are none.
+
+    With a group the mean of the results of its processes is the mean over all their targets.
 
     Args:
         x_Nd: states, normalized.
         weight_Vd: output projection.
         targets_N: token ids, or -100 for tokens that do not count.
+        group: processes that have other targets.
     """
-    factor = count_targets(targets_N).clamp_min(1).reciprocal()
+    factor = mean_count(count_targets(targets_N), group).reciprocal()
     kind = product_type(x_Nd)
     with without_autocast(x_Nd):
         return _chunked_sum(x_Nd.to(kind), weight_Vd.to(kind), targets_N, factor)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,8 @@ from pedigree.model.cache import Cache
 from pedigree.model.config import ModelConfig
 from pedigree.model.context import Context, build_context
 from pedigree.model.cross_entropy import count_targets, cross_entropy
+from pedigree.model.cuts import Cut, cut
+from pedigree.model.groups import ALONE, Groups
 from pedigree.model.linear import Linear
 from pedigree.model.mixture import Mixture
 from pedigree.model.multi_token import MultiTokenLayer, tokens_and_targets
@@ -44,7 +45,8 @@ class ModelOutput:
     loss: Tensor | None = None
     """cross_entropy + sum of aux; None without targets."""
     cross_entropy: Tensor | None = None
-    """Mean over the targets that are not -100, nats; 0 where there are none."""
+    """Mean over the targets that are not -100, nats; 0 where there are none. With other processes in `Groups.data` each
+    sum is divided by the mean count of all, so that the mean over processes is the mean over all targets."""
     n_targets: Tensor | None = None
     """Targets that counted (float32 scalar): weigh means of several batches with it."""
     aux: dict[str, Tensor] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, *, seed: int = 0, restart_positions: bool = True) -> None:
         super().__init__()
         self.config, self.restart_positions = config, restart_positions
+        self.groups: Groups = ALONE
         self.checkpointing = False
         """Recompute each block on the way back instead of keeping what it computed."""
         d = config.d_model
@@ -121,7 +124,7 @@ class Decoder(nn.Module):
         hidden = x_BTd if return_logits else None
         if targets_BT is None:
             return ModelOutput(logits=logits, hidden=hidden, routing=_joined(records, tokens_BT), cache=cache)
-        main = cross_entropy(x_BTd.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        main = cross_entropy(x_BTd.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.groups.data)
         aux: dict[str, Tensor] = {}
         if self.config.mtp is not None:
             aux["mtp"] = self._further_losses(x_BTd, targets_BT, context, records) * self.config.mtp.weight
@@ -195,7 +198,7 @@ class Decoder(nn.Module):
                 x_BTd, routing = layer(embedded, x_BTd, context)
             if routing is not None:
                 records.append(routing)
-            losses.append(cross_entropy(x_BTd.flatten(0, 1), self.head_weight, aims_BT.flatten()))
+            losses.append(cross_entropy(x_BTd.flatten(0, 1), self.head_weight, aims_BT.flatten(), self.groups.data))
         return torch.stack(losses).mean()
 
     # -- what others hold on to ---------------------------------------------------------------------------------------
@@ -217,10 +220,10 @@ class Decoder(nn.Module):
             if isinstance(block.ffn, Mixture):
                 yield block.ffn
 
-    def set_balance_group(self, group: Any) -> None:
-        """Name the process group over which the `group` balance scope sums loads."""
-        for mixture in self.mixtures():
-            mixture.balance_group = group
+    def set_groups(self, groups: Groups) -> list[Cut]:
+        """Name the processes that share the work; the weights to be cut over them, which the caller has to cut."""
+        self.groups = groups
+        return list(cut(self, groups))
 
     @torch.no_grad()
     def update_expert_biases(self, load_LE: Tensor) -> None:

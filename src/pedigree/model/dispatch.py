@@ -84,6 +84,11 @@ def send(x_Nd: Tensor, order: Order) -> Tensor:
     return _send(x_Nd, order.source_M, order.place_M, order.n_choices)
 
 
+def permuted(x_Md: Tensor, source_M: Tensor, place_M: Tensor) -> Tensor:
+    """Row `source_M[i]` at place i; `place_M` is the inverse, by which gradients go back."""
+    return _send(x_Md, source_M, place_M, 1)
+
+
 def collect(y_Md: Tensor, weights_NK: Tensor, order: Order) -> Tensor:
     """What the experts answered, summed for each token with its weights: [N, d]."""
     return _collect(y_Md, weights_NK.to(y_Md.dtype), order.source_M, order.place_M)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from pedigree.errors import InternalError
 from pedigree.model.config_parts import Experts, FeedForward
 from pedigree.model.feed_forward import activate
+from pedigree.model.groups import own
 from pedigree.model.precision import product_type
 
 _HAVE_GROUPED = ("cpu", "cuda", "meta")
@@ -61,6 +62,8 @@ class StackedExperts(nn.Module):
         width: channels of the stream.
         part: kind and biases of the feed-forward part, which experts share.
         experts: their number and inner width.
+
+    Spread over processes each holds the blocks of experts that are its own, and gets rows of those only.
     """
 
     def __init__(self, width: int, part: FeedForward, experts: Experts) -> None:
@@ -76,7 +79,7 @@ class StackedExperts(nn.Module):
     def forward(self, x_Md: Tensor, load_E: Tensor) -> Tensor:
         """Answers of the experts to rows that lie sorted by expert: [M, d]."""
         kind = product_type(x_Md)  # grouped products know no autocast
-        x_Md, enter, down = x_Md.to(kind), self.enter.to(kind), self.down.to(kind)
+        x_Md, enter, down = x_Md.to(kind), own(self.enter).to(kind), own(self.down).to(kind)
         inner_MF = _shifted(grouped_product(x_Md, enter, load_E), self.enter_bias, load_E)
         if self.kind == "swiglu":
             gate_Mf, up_Mf = inner_MF.chunk(2, -1)
@@ -90,4 +93,4 @@ def _shifted(y_Mo: Tensor, bias_Eo: Tensor | None, load_E: Tensor) -> Tensor:
     """Rows plus the bias of their expert."""
     if bias_Eo is None:
         return y_Mo
-    return y_Mo + bias_Eo.to(y_Mo.dtype).repeat_interleave(load_E, dim=0, output_size=y_Mo.shape[0])
+    return y_Mo + own(bias_Eo).to(y_Mo.dtype).repeat_interleave(load_E, dim=0, output_size=y_Mo.shape[0])

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import FeedForward
+from pedigree.model.groups import copied, own
 from pedigree.model.linear import Linear
 
 
@@ -34,7 +35,7 @@ class SeriesActivation(nn.Module):
 
     def forward(self, x_Nf: Tensor) -> Tensor:
         """The sum of the terms."""
-        terms = zip(self.slope.unbind(), self.shift.unbind(), strict=True)
+        terms = zip(own(self.slope).unbind(), own(self.shift).unbind(), strict=True)
         total = [activate(self.kind, torch.addcmul(b_f, a_f, x_Nf)) for a_f, b_f in terms]
         return torch.stack(total).sum(0) if len(total) > 2 else total[0] + total[1]
 
@@ -59,6 +60,7 @@ class DenseFeedForward(nn.Module):
 
     def forward(self, x_Nd: Tensor) -> Tensor:
         """The branch's output."""
+        x_Nd = copied(x_Nd, self.down.tensor_group)
         inner = self.up(x_Nd) if self.gate is None else self.gate(x_Nd)
         inner = activate(self.kind, inner) if self.series is None else self.series(inner)
         if self.gate is not None:

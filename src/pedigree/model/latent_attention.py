@@ -21,6 +21,7 @@ from pedigree.model.attention import attend
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import LatentAttention
 from pedigree.model.context import Context
+from pedigree.model.groups import copied
 from pedigree.model.linear import Linear
 from pedigree.model.norm import RMSNorm
 from pedigree.model.rope import rotate
@@ -53,23 +54,27 @@ class MultiHeadLatentAttention(nn.Module):
 
     def forward(self, x_BTd: Tensor, context: Context) -> Tensor:
         """The branch's output."""
-        a = self.shape
-        q = self.q(x_BTd) if a.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_BTd)))
-        q_nope, q_rope = q.unflatten(-1, (a.n_heads, a.qk_dim)).split((a.nope_dim, a.rope_dim), -1)
+        a, group = self.shape, self.o.tensor_group
+        if a.q_rank is None:
+            q = self.q(copied(x_BTd, group))
+        else:
+            q = self.q_b(copied(self.q_a_norm(self.q_a(x_BTd)), group))
+        q_nope, q_rope = q.unflatten(-1, (-1, a.qk_dim)).split((a.nope_dim, a.rope_dim), -1)
         latent_BTC, key_BTR = self.kv_a(x_BTd).split((a.kv_rank, a.rope_dim), -1)
         latent_BSC = self.kv_a_norm(latent_BTC.contiguous())
         key_BS1R = rotate(key_BTR[:, :, None], context.turn)
         if context.cache is not None:
             latent_BSC, key_BS1R = context.cache.append(self.layer, latent_BSC, key_BS1R)
-        kv = self.kv_b(latent_BSC).unflatten(-1, (a.n_heads, a.nope_dim + a.v_dim))
+        latent_BSC, key_BS1R = copied(latent_BSC, group), copied(key_BS1R, group)
+        kv = self.kv_b(latent_BSC).unflatten(-1, (-1, a.nope_dim + a.v_dim))
         k_nope, v_BSHV = kv.split((a.nope_dim, a.v_dim), -1)
         q_BTHD = torch.cat([q_nope, rotate(q_rope, context.turn)], -1)
-        k_BSHD = torch.cat([k_nope, key_BS1R.expand(-1, -1, a.n_heads, -1)], -1)
+        k_BSHD = torch.cat([k_nope, key_BS1R.expand(-1, -1, k_nope.shape[2], -1)], -1)
         missing = a.qk_dim - a.v_dim
         if missing > 0:
             v_BSHV = functional.pad(v_BSHV, (0, missing))
         mixed = attend(q_BTHD, k_BSHD, v_BSHV, context, self.dropout if self.training else 0.0)
         if missing > 0:
-            mixed = torch.unflatten(mixed, -1, (a.n_heads, a.qk_dim))[..., : a.v_dim].flatten(2)
+            mixed = torch.unflatten(mixed, -1, (-1, a.qk_dim))[..., : a.v_dim].flatten(2)
         out: Tensor = self.o(mixed)
         return out

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pedigree.model.config import ModelConfig
+from pedigree.model.groups import copied
 
 
 class _RootMeanSquare(torch.autograd.Function):
@@ -43,7 +44,12 @@ _root_mean_square: Callable[..., Tensor] = _RootMeanSquare.apply
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm with a gain (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """Root-mean-square norm with a gain (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    `tensor_group` is set where each process of a tensor group norms other heads with the same gain.
+    """
+
+    tensor_group: Any = None
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -52,9 +58,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_Nd: Tensor) -> Tensor:
         """The normalized input times the gain, in the type of the input."""
+        gain_d = copied(self.weight.float(), self.tensor_group)
         if x_Nd.device.type == "cpu" and not torch.compiler.is_compiling():  # a compiler fuses the plain chain itself
-            return _root_mean_square(x_Nd.float(), self.weight.float(), self.eps).to(x_Nd.dtype)
-        return functional.rms_norm(x_Nd.float(), (x_Nd.shape[-1],), self.weight.float(), self.eps).to(x_Nd.dtype)
+            return _root_mean_square(x_Nd.float(), gain_d, self.eps).to(x_Nd.dtype)
+        return functional.rms_norm(x_Nd.float(), (x_Nd.shape[-1],), gain_d, self.eps).to(x_Nd.dtype)
 
 
 class LayerNorm(nn.Module):

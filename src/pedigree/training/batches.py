@@ -44,7 +44,19 @@ class Batch:
     def part(self, index: int, of: int) -> Batch:
         """Part `index` of `of` equal parts, cut by rows."""
         n_rows = len(self.tokens_BT) // of
-        rows = slice(index * n_rows, (index + 1) * n_rows)
+        return self._rows(slice(index * n_rows, (index + 1) * n_rows))
+
+    def dealt(self, rank: int, ranks: int, parts: int) -> Batch:
+        """What a rank gets: part p of it is its share of part p of all, so that a part holds the same rows on any mesh.
+
+        Args:
+            rank, ranks: place on the data axis, and its length.
+            parts: in which each rank works off its rows.
+        """
+        rows = np.arange(len(self.tokens_BT)).reshape(parts, ranks, -1)[:, rank].ravel()
+        return self if ranks == 1 else self._rows(rows)
+
+    def _rows(self, rows: slice | NDArray[np.int64]) -> Batch:
         return Batch(
             self.tokens_BT[rows], self.targets_BT[rows], self.document_BT[rows], self.domain_BT[rows],
             self.source_B[rows], self.sequence_B[rows],

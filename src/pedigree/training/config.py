@@ -28,7 +28,8 @@ FrozenRole = Literal[
     "embed", "positions", "attention", "feed-forward", "router", "experts", "shared", "shortcut", "norm", "head", "mtp"
 ]
 
-# Fields of TrainingConfig that change neither the tokens nor the steps.
+# Fields of TrainingConfig that change neither the tokens nor the steps; `mesh` does where a model balances the loads of
+# each expert group by itself (scope `group`), as it says.
 WATCHING = ("name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh")
 NEEDS_PATH = ("text", "jsonl", "parquet", "hf")
 

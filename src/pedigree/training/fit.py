@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from pedigree.errors import InputError, UsageError
+from pedigree.errors import InputError, ProblemsFound, UsageError
+from pedigree.model.config import ModelConfig
 from pedigree.training.config import TrainingConfig
 from pedigree.training.shards import Vocabulary
+from pedigree.training.spread import spread_problems
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,30 @@ def check_fit(config: TrainingConfig, facts: ModelFacts, vocabulary: Vocabulary)
             got=config.sequence_length, expected=f"at most {facts.n_positions}",
             fix=f"sequence_length: {facts.n_positions}, or more n_positions in the model",
         )  # fmt: skip
+
+
+def check_mesh(config: TrainingConfig, model: nn.Module) -> None:
+    """Make sure that the model can be spread over the mesh.
+
+    Raises:
+        UsageError, ProblemsFound: it cannot; with the sizes that would do.
+    """
+    mesh = config.mesh
+    if mesh.tp == mesh.ep == 1:
+        return
+    shape = getattr(model, "config", None)
+    if not isinstance(shape, ModelConfig):
+        axis = "tp" if mesh.tp > 1 else "ep"
+        raise UsageError(
+            "this kind of model cannot be cut", where=f"mesh.{axis}", got=type(model).__name__,
+            expected="a decoder of the family", fix="spread it with dp_shard alone",
+        )  # fmt: skip
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    found = spread_problems(shape, mesh, mesh.dp_shard or max(1, world // mesh.tp))
+    if len(found) > 1:
+        raise ProblemsFound("mesh", found)
+    if found:
+        raise found[0]
 
 
 def check_disk(model: nn.Module, config: TrainingConfig, output: Path) -> None:

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from pedigree.model.cuts import Cut
+from pedigree.model.groups import Groups
+
 
 class Output(Protocol):
     """What a forward pass gives: the loss to minimize, the cross entropy in nats per token, the logits if asked."""
@@ -57,8 +60,8 @@ class Trainable(Protocol):
         """Move the selection biases of routers that have them, once after an optimizer step."""
         ...
 
-    def set_balance_group(self, group: Any) -> None:
-        """Name the process group over which a balance loss sums loads."""
+    def set_groups(self, groups: Groups) -> Iterable[Cut]:
+        """Name the processes that share a forward pass; the weights of which each of them is to hold a part."""
         ...
 
     def blocks(self) -> Iterable[nn.Module]:

@@ -4,7 +4,8 @@ All matrices of one shape are handled in one batch of matrix products; stacked e
 
 Rules
 1. Five Newton-Schulz steps of fifth order, in bfloat16 on accelerators and float32 on a processor.
-2. An update of a [R, C] matrix is scaled by 0.2 sqrt(max(R, C)), so that its entries are as large as AdamW's and both
+2. Stacks that are cut or sharded along their first axis are updated where they lie; matrices are gathered for it.
+3. An update of a [R, C] matrix is scaled by 0.2 sqrt(max(R, C)), so that its entries are as large as AdamW's and both
    share rate and weight decay.
 
 Source  Jordan et al. 2024 (Muon); the scale: Liu et al. 2025, arXiv:2502.16982, equation 4.
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _STEPS = 5
@@ -55,9 +56,13 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -83,13 +88,35 @@ class Muon(torch.optim.Optimizer):
         for i, p in enumerate(params):
             alike[tuple(p.shape[-2:])].append(i)
         for (rows, columns), members in alike.items():
-            whole = [u.full_tensor() if isinstance(u, DTensor) else u for u in (updates[i] for i in members)]
+            whole = [_whole_matrices(updates[i]) for i in members]
             stacked_MRC = torch.cat([u.reshape(-1, rows, columns) for u in whole])
             scale = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
             moved_MRC = orthogonalized(stacked_MRC).mul_(scale)
             counts = [u.numel() // (rows * columns) for u in whole]
             for i, piece in zip(members, torch.split(moved_MRC, counts), strict=True):
-                piece = piece.reshape(params[i].shape)
-                if isinstance(params[i], DTensor):
-                    piece = distribute_tensor(piece, params[i].device_mesh, params[i].placements, src_data_rank=None)
-                params[i].add_(piece)
+                params[i].add_(_spread_like(params[i], piece))
+
+
+def _stacked(tensor: DTensor) -> list[Shard | Replicate]:
+    """Placements under which every matrix of a stack is whole somewhere; a single matrix is whole everywhere."""
+    by_stack = [tensor.ndim > 2 and isinstance(p, Shard) and p.dim == 0 for p in tensor.placements]
+    return [Shard(0) if stays else Replicate() for stays in by_stack]
+
+
+def _whole_matrices(update: Tensor) -> Tensor:
+    """The matrices of an update that this rank has to orthogonalize."""
+    if not isinstance(update, DTensor):
+        return update
+    return update.redistribute(placements=_stacked(update)).to_local()
+
+
+def _spread_like(parameter: Tensor, piece_MRC: Tensor) -> Tensor:
+    """Orthogonalized matrices of `_whole_matrices`, spread as their weight is."""
+    if not isinstance(parameter, DTensor):
+        return piece_MRC.reshape(parameter.shape)
+    mesh, kept = parameter.device_mesh, _stacked(parameter)
+    piece = piece_MRC if parameter.ndim > 2 else piece_MRC[0]
+    whole = DTensor.from_local(
+        piece, mesh, kept, run_check=False, shape=parameter.shape, stride=parameter.stride()
+    )  # fmt: skip
+    return whole.redistribute(placements=parameter.placements)

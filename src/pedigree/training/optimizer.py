@@ -2,7 +2,8 @@
 
 Rules
 1. Norms, gains and biases (all with fewer than two axes) are never decayed; embeddings and head only if asked.
-2. Muon takes the matrices inside the blocks; embeddings, head, routers and vectors stay with AdamW.
+2. A group of weights lies on one mesh.
+3. Muon takes the matrices inside the blocks; embeddings, head, routers and vectors stay with AdamW.
 """
 
 from __future__ import annotations
@@ -33,20 +34,24 @@ class Optimizers:
     def __init__(self, model: Trainable, config: OptimizerConfig) -> None:
         self._names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
         inner = _inner_matrices(model) if config.name == "muon" else set()
-        plain: dict[float, list[nn.Parameter]] = {}
+        plain: dict[tuple[float, Any], list[nn.Parameter]] = {}
         for parameter, name in self._names.items():
             if parameter not in inner:
-                plain.setdefault(_decay(parameter, name, config), []).append(parameter)
+                plain.setdefault((_decay(parameter, name, config), _mesh(parameter)), []).append(parameter)
         self.all: list[torch.optim.Optimizer] = []
         if plain:
-            groups = [{"params": members, "weight_decay": decay} for decay, members in plain.items()]
+            groups = [{"params": members, "weight_decay": decay} for (decay, _), members in plain.items()]
             fused = all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in self._names)
             self.all.append(
                 torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
             )
         if inner:
             rate = config.muon_lr or config.lr
-            matrices = [parameter for parameter in self._names if parameter in inner]
+            alike: dict[Any, list[nn.Parameter]] = {}
+            for parameter in self._names:
+                if parameter in inner:
+                    alike.setdefault(_mesh(parameter), []).append(parameter)
+            matrices = [{"params": members} for members in alike.values()]
             self.all.append(Muon(matrices, rate, config.muon_momentum, config.weight_decay))
         for group in self.groups():
             group[_PEAK] = group["lr"]
@@ -115,6 +120,11 @@ def _fresh(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Ten
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def _mesh(parameter: Tensor) -> Any:
+    """The devices that a weight is spread over; an update of many weights at once wants them alike."""
+    return getattr(parameter, "device_mesh", None)
 
 
 def is_table(name: str) -> bool:

@@ -27,7 +27,10 @@ class Ranks:
     Attributes:
         rank, world: number of this process, and how many there are.
         data_rank, data_world: its place on the data axis, and the length of that axis.
-        mesh: devices by axis; None for one process.
+        mesh: devices by axis, `dp_shard` and `tp`; None for one process.
+        expert_mesh: the same devices by how experts lie on them, `dp_expert` and `expert`, which is ep times tp long;
+            None where experts are not cut.
+        expert_group: the ranks that send each other tokens; None where ep is 1.
         background: a group of its own for what is written while the run goes on: its messages never mix with ours.
     """
 
@@ -36,6 +39,8 @@ class Ranks:
     data_rank: int = 0
     data_world: int = 1
     mesh: DeviceMesh | None = None
+    expert_mesh: DeviceMesh | None = None
+    expert_group: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
 
     @property
@@ -89,11 +94,22 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
     check_mesh(config, world)
     if world == 1:
         return Ranks()
+    tp, ep = config.mesh.tp, config.mesh.ep
+    data = world // tp
     if not dist.is_initialized():
         dist.init_process_group(dist.get_default_backend_for_device(device))
-    axes = init_device_mesh(device.type, (world,), mesh_dim_names=("dp_shard",))
+    mesh = init_device_mesh(device.type, (data, tp), mesh_dim_names=("dp_shard", "tp"))
+    experts, group = None, None
+    if ep * tp > 1:
+        experts = init_device_mesh(device.type, (data // ep, ep * tp), mesh_dim_names=("dp_expert", "expert"))
+    if ep > 1:
+        axes = ("dp_expert", "ep", "tp")
+        group = init_device_mesh(device.type, (data // ep, ep, tp), mesh_dim_names=axes).get_group("ep")
     background = dist.new_group(backend="gloo")
-    return Ranks(rank=rank, world=world, data_rank=rank, data_world=world, mesh=axes, background=background)
+    return Ranks(
+        rank=rank, world=world, data_rank=rank // tp, data_world=data, mesh=mesh, expert_mesh=experts,
+        expert_group=group, background=background,
+    )  # fmt: skip
 
 
 def check_mesh(config: TrainingConfig, world: int) -> None:
@@ -102,18 +118,21 @@ def check_mesh(config: TrainingConfig, world: int) -> None:
     Raises:
         UsageError: the mesh does not fit the number of processes, or the batch not the mesh.
     """
-    mesh = config.mesh
-    if mesh.tp > 1 or mesh.ep > 1:
-        axis, size = ("tp", mesh.tp) if mesh.tp > 1 else ("ep", mesh.ep)
+    tp, ep = config.mesh.tp, config.mesh.ep
+    data = config.mesh.dp_shard or max(1, world // tp)
+    if data * tp != world:
+        wanted = _processes(data * tp)
         raise UsageError(
-            "this axis of the mesh is not there yet", where=f"mesh.{axis}", got=size, expected=1,
-            fix="spread the model with dp_shard",
+            "the mesh does not fit the number of processes", where="mesh.dp_shard" if tp == 1 else "mesh",
+            got=_processes(world), expected=wanted if tp == 1 else f"{wanted}: dp_shard {data} x tp {tp}",
+            fix=f"torchrun --nproc-per-node {data * tp} -m pedigree train ...{', or dp_shard: 0' if tp == 1 else ''}",
         )  # fmt: skip
-    data = mesh.dp_shard or world
-    if data != world:
+    if data % ep:
+        fits = [size for size in range(1, data + 1) if data % size == 0]
         raise UsageError(
-            "the mesh does not fit the number of processes", where="mesh.dp_shard", got=_processes(world),
-            expected=_processes(data), fix=f"torchrun --nproc-per-node {data} -m pedigree train ..., or dp_shard: 0",
+            "the data ranks cannot be grouped for the experts", where="mesh.ep",
+            got=f"{data} ranks by ep {ep} ({world} processes by tp {tp})", expected="ep divides dp_shard",
+            fix=f"ep: {' or '.join(map(str, fits[-3:]))}",
         )  # fmt: skip
     share = config.batch_sequences // config.accumulation
     if share % data:

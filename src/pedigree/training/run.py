@@ -26,7 +26,7 @@ from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
 from pedigree.training.evaluation import Score, arithmetic_accuracy, bits_per_byte, held_out_texts
-from pedigree.training.fit import ModelFacts, check_disk, check_fit
+from pedigree.training.fit import ModelFacts, check_disk, check_fit, check_mesh
 from pedigree.training.freezing import check_still, freeze, frozen_digests, frozen_facts
 from pedigree.training.guard import Decision, Signals, Verdict
 from pedigree.training.guard_rules import make_guard
@@ -81,6 +81,7 @@ class Run:
         origin: Mapping[str, Any] | None = None,
     ) -> None:
         check_fit(config, facts, vocabulary)
+        check_mesh(config, model)
         check_disk(model, config, output)
         self.config, self.facts, self.vocabulary, self.output = config, facts, vocabulary, output
         self.guard = make_guard(config.guard)
@@ -92,6 +93,7 @@ class Run:
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
         self._frozen = freeze(model, config.freeze)
         self._forward = prepare(model, config, device, self.ranks)
+        freeze(model, config.freeze)  # cutting a matrix over ranks makes a new weight of it
         self._held = frozen_digests(model, self._frozen)
         self.model, self._module = cast(Trainable, model), model
         self.optimizers = Optimizers(self.model, config.optimizer)
@@ -182,7 +184,7 @@ class Run:
         config, place = self.config, self._place
         clock.start()
         step, window = place.step, place.past_dropped()
-        batch = self.batches.window(window).part(self.ranks.data_rank, self.ranks.data_world)
+        batch = self.batches.window(window).dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
         signals = self.stepper.measure(batch, step, window, self._update_ratio)
         self._update_ratio = None
         verdict = self.guard.judge(signals)

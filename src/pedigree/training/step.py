@@ -3,7 +3,8 @@
 Rules
 1. The host waits for the device once in a step, for one small tensor with every number that is watched.
 2. Gradient norms, clipping and unscaling run over all the weights at once (foreach), never weight by weight.
-3. Random numbers of a step come from (seed, window, rank): no state of a generator has to be saved.
+3. Random numbers of a step come from (seed, window, place on the data axis): no state of a generator has to be saved,
+   and the ranks of a tensor group, which see the same tokens, drop the same numbers of the stream.
 
 Shapes  B = sequences, T = tokens, P = weights (tensors), K = blocks and, last, everything outside them,
         L = sparse layers, E = experts
@@ -68,7 +69,7 @@ class Stepper:
             step, window: numbers of the step and of its data.
             update_ratio: of the last measured update, for the guard.
         """
-        torch.manual_seed(mix(self.config.seed, window, self._ranks.rank) % 2**63)
+        torch.manual_seed(mix(self.config.seed, window, self._ranks.data_rank) % 2**63)
         self.optimizers.zero_grad()
         self._load_LE = None
         parts, totals = self.config.accumulation, []
