@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ transformers = pytest.importorskip("transformers")
 EXACT = 1e-4
 # One decoder for each native class, and variants of a class that differ in names or mechanisms.
 EXPERTS = {"n_experts": 6, "top_k": 2, "d_expert": 24}
+YARN = {"kind": "yarn", "factor": 4.0, "low": 1.0, "high": 4.0, "original_positions": 32}
 NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM": ("llama-3-8b-pico", {}),
     "LlamaForCausalLM tied": ("llama-3-8b-pico", {"tied": True}),
@@ -34,6 +36,22 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "LlamaForCausalLM scaled": (
         "llama-3-8b-pico",
         {"rope": {"theta": 100.0, "scaling": {"factor": 8.0, "low": 1.0, "high": 4.0, "original_positions": 64}}},
+    ),
+    "LlamaForCausalLM linear": (
+        "llama-3-8b-pico",
+        {"rope": {"theta": 100.0, "scaling": {"kind": "linear", "factor": 4.0}}},
+    ),
+    "LlamaForCausalLM dynamic": (
+        "llama-3-8b-pico",
+        {
+            "n_positions": 8,
+            "rope": {"theta": 100.0, "scaling": {"kind": "dynamic", "factor": 2.0, "original_positions": 8}},
+        },
+    ),
+    "LlamaForCausalLM yarn": ("llama-3-8b-pico", {"rope": {"theta": 100.0, "scaling": YARN}}),
+    "LlamaForCausalLM yarn, whole channels off": (
+        "llama-3-8b-pico",
+        {"rope": {"theta": 100.0, "scaling": {**YARN, "truncate": False, "attention_factor": 1.3}}},
     ),
     "Qwen2ForCausalLM": ("qwen2.5-14b-pico", {}),
     "Qwen3ForCausalLM": ("qwen3-8b-pico", {}),
@@ -54,6 +72,14 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Qwen3MoeForCausalLM": ("qwen3-8b-pico", {"experts": {**EXPERTS, "renormalize": True}}),
     "DeepseekV3ForCausalLM": ("deepseek-v3-pico", {}),
+    "DeepseekV3ForCausalLM yarn": (
+        "deepseek-v3-pico",
+        {"rope": {"theta": 100.0, "layout": "interleaved", "scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}}},
+    ),
+    "DeepseekV3ForCausalLM yarn, two scales": (
+        "deepseek-v3-pico",
+        {"rope": {"theta": 100.0, "layout": "interleaved", "scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.5}}},
+    ),
     "DeepseekV3ForCausalLM without query latent": ("deepseek-v3-pico", {"mtp": None}),
 }
 
@@ -119,6 +145,59 @@ def test_we_compute_what_transformers_saves(case: str, tmp_path: Path) -> None:
         expected = theirs(ids).logits
     assert torch.allclose(logits(back, ids), expected, atol=EXACT)
     assert not torch.allclose(logits(model, ids), expected, atol=1e-3), "other numbers must give other logits"
+
+
+@pytest.mark.parametrize("case", [case for case in NATIVE if set(case.split()) & {"linear", "dynamic", "yarn"}])
+def test_each_part_of_a_scaled_rotation_counts(case: str) -> None:
+    """Without one of its numbers the logits are others: an agreement above is no accident."""
+    model = native(case)
+    ids = tokens(model, 2, 20)
+    whole = logits(model, ids)
+    scaling = model.config.rope.scaling.model_dump(exclude_none=True)
+    changes: list[dict[str, Any] | None] = [None]
+    changes += [{**scaling, "attention_factor": 1.0}] if "yarn" in case else []
+    changes += [{k: v for k, v in scaling.items() if k != "mscale_all_dim"}] if "mscale_all_dim" in scaling else []
+    for changed in changes:
+        rope = {**model.config.rope.model_dump(), "scaling": changed}
+        other = Decoder(model.config.replace(rope=rope))
+        other.load_state_dict(model.state_dict())
+        same = "attention_factor" in (changed or {}) and model.config.rope.scaling.turn_factor == 1
+        assert torch.allclose(logits(other.eval(), ids), whole, atol=1e-3) == same, changed
+
+
+def test_the_old_spelling_of_scaling_is_read() -> None:
+    keys = {
+        "model_type": "deepseek_v3",
+        **config_to_hf(member("deepseek-v3-pico"), choose_dialect(member("deepseek-v3-pico"))),
+        "rope_theta": 10000,
+        "rope_scaling": {
+            "type": "yarn", "factor": 40, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096,
+        },
+    }  # fmt: skip
+    del keys["pedigree"], keys["rope_parameters"]
+    scaling = config_from_hf(keys)[0].rope.scaling
+    assert (scaling.kind, scaling.high, scaling.original_positions, scaling.turn_factor) == ("yarn", 32, 4096, 1.0)
+    assert scaling.softmax_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
+    llama = config_to_hf(member("llama-3-8b-pico"), choose_dialect(member("llama-3-8b-pico")))
+    del llama["pedigree"], llama["rope_parameters"]
+    found = config_from_hf({**llama, "rope_scaling": {"type": "linear", "factor": 2.0}})[0]
+    assert (found.rope.scaling.kind, found.rope.scaling.factor) == ("linear", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "match"),
+    [
+        ({"kind": "yarn", "factor": 4.0}, "original_positions"),
+        ({"kind": "linear", "factor": 4.0, "mscale": 1.0}, "mscale"),
+        ({"kind": "ntk", "factor": 4.0}, "kind"),
+    ],
+)
+def test_scaling_that_cannot_be_is_refused(scaling: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        member("llama-3-8b-pico").replace(rope={"scaling": scaling})
+    with pytest.raises(UsageError, match=r"Rope\.theta"):
+        member("llama-3-8b-pico").replace(rope={"theta": 1.0, "scaling": YARN})
 
 
 @pytest.mark.parametrize("name", MEMBERS)
@@ -315,7 +394,7 @@ def test_the_released_configs_are_read_as_what_they_are() -> None:
     ("change", "match"),
     [
         ({"model_type": "mamba"}, "model type"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_type"),
         ({"hidden_act": "relu2"}, "hidden_act"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ({"use_sliding_window": True}, "sliding_window"),

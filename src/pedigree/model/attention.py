@@ -25,8 +25,10 @@ from pedigree.model.rope import rotate
 _SMALL_HEAD = 64
 
 
-def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, context: Context, dropout: float) -> Tensor:
-    """softmax(q k / sqrt(D)) v under the mask of the context, heads joined: [B, T, H * D]."""
+def attend(
+    q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, context: Context, dropout: float, sharpness: float = 1.0
+) -> Tensor:
+    """softmax(sharpness q k / sqrt(D)) v under the mask of the context, heads joined: [B, T, H * D]."""
     kind = attention_type(q_BTHD)
     with without_autocast(q_BTHD):
         mixed_BHTD = functional.scaled_dot_product_attention(
@@ -36,6 +38,7 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, context: Context, dro
             attn_mask=context.mask_B1TS,
             dropout_p=dropout,
             is_causal=context.is_causal,
+            scale=None if sharpness == 1 else sharpness * q_BTHD.shape[-1] ** -0.5,
             enable_gqa=k_BSKD.shape[2] != q_BTHD.shape[2],
         )
     return mixed_BHTD.transpose(1, 2).flatten(2).to(product_type(q_BTHD))

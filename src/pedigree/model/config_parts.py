@@ -9,6 +9,7 @@ Laws
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -74,19 +75,40 @@ def refuse(what: str, *, where: str, got: object, expected: object, fix: str) ->
 
 
 class RopeScaling(Part):
-    """Slower rotation of the long waves, for contexts beyond the trained one (Llama 3.1, arXiv 2407.21783).
+    """Slower rotation, for contexts beyond the trained one.
 
-    Waves longer than original / low turn `factor` times slower, waves shorter than original / high as before, those
-    between by a share that grows linearly with the number of turns in the original context.
+    `llama3` (arXiv 2407.21783): waves that turn fewer than `low` times in the original context turn `factor` times
+    slower, those that turn more than `high` times as before, those between by a share that grows linearly with the
+    number of turns. `yarn` (arXiv 2309.00071): the share grows linearly with the channel instead, and cosines and sines
+    are multiplied by an attention factor. `linear` (arXiv 2306.15595): all waves turn `factor` times slower.
+    `dynamic`: the base grows with the longest position in the pass, once that leaves the original context; keys in a
+    cache keep the base that they were turned with.
     """
 
+    kind: Literal["llama3", "linear", "dynamic", "yarn"] = "llama3"
     factor: Positive
     low: Positive = 1.0
     high: Positive = 4.0
-    original_positions: Count
+    """Published: 4 for `llama3`, 32 for `yarn`, which are the defaults."""
+    original_positions: Count | None = None
+    """Trained context; `linear` needs none."""
+    truncate: bool = True
+    """`yarn`: whether the edges of the band are whole channels."""
+    attention_factor: Positive | None = None
+    """`yarn`: on cosines and sines; None computes it from `factor`, `mscale` and `mscale_all_dim`."""
+    mscale: Positive | None = None
+    mscale_all_dim: Positive | None = None
+    """`yarn` as in DeepSeek-V3 (arXiv 2412.19437): latent attention also sharpens its softmax by it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _high_of_its_kind(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind") == "yarn":
+            return {"high": 32.0, **given}
+        return given
 
     @model_validator(mode="after")
-    def _band_is_open(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.low >= self.high:
             raise refuse(
                 "The band of scaled waves is empty",
@@ -95,7 +117,43 @@ class RopeScaling(Part):
                 expected=f"more than low, {self.low}",
                 fix="raise high",
             )
+        if self.original_positions is None and self.kind != "linear":
+            raise refuse(
+                "This scaling starts from the trained context",
+                where="RopeScaling.original_positions",
+                got=None,
+                expected=f"a number of positions for {self.kind}",
+                fix="set original_positions",
+            )
+        given = [name for name in ("attention_factor", "mscale", "mscale_all_dim") if getattr(self, name) is not None]
+        if given and self.kind != "yarn":
+            raise refuse(
+                "Only yarn has an attention factor",
+                where=f"RopeScaling.{given[0]}",
+                got=self.kind,
+                expected="kind: yarn",
+                fix=f"remove {given[0]}",
+            )
         return self
+
+    @property
+    def turn_factor(self) -> float:
+        """Factor on cosines and sines."""
+        if self.kind != "yarn":
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale is not None and self.mscale_all_dim is not None:
+            return self._yarn(self.mscale) / self._yarn(self.mscale_all_dim)
+        return self._yarn(1.0)
+
+    @property
+    def softmax_factor(self) -> float:
+        """Factor on the scale of the softmax of latent attention."""
+        return 1.0 if self.mscale_all_dim is None else self._yarn(self.mscale_all_dim) ** 2
+
+    def _yarn(self, weight: float) -> float:
+        return 1.0 if self.factor <= 1 else 0.1 * weight * math.log(self.factor) + 1.0
 
 
 class Rope(Part):
@@ -108,6 +166,18 @@ class Rope(Part):
     layout: Literal["half", "interleaved"] = "half"
     """Whether channel i turns with channel i + half of the turning ones, or with its neighbor."""
     scaling: RopeScaling | None = None
+
+    @model_validator(mode="after")
+    def _yarn_has_waves(self) -> Self:
+        if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
+            raise refuse(
+                "yarn needs waves of several lengths",
+                where="Rope.theta",
+                got=self.theta,
+                expected="more than 1",
+                fix="raise theta",
+            )
+        return self
 
 
 class GroupedAttention(Part):

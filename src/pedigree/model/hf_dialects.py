@@ -19,6 +19,7 @@ from pedigree.model import hf_names
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention
 from pedigree.model.hf_names import Names
+from pedigree.model.hf_rope import KINDS, kind_of, read_scaling, scaling_keys, scaling_reasons, theta_of
 
 OWN_TYPE = "pedigree_decoder"
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh")
@@ -62,6 +63,7 @@ def modern(c: ModelConfig) -> Iterator[str]:
         yield f"norm.kind is {c.norm.kind}, not rms"
     if c.rope is None or c.learned_positions:
         yield "positions are learned"
+    yield from scaling_reasons(c)
     if c.query_layer != "none":
         yield "there is a query layer"
     if c.shortcut is not None:
@@ -137,14 +139,7 @@ def common(c: ModelConfig) -> dict[str, Any]:
         keys["rope_theta"] = rope.theta
         keys["rope_parameters"] = {"rope_type": "default", "rope_theta": rope.theta}
     if rope is not None and rope.scaling is not None:
-        s = rope.scaling
-        keys["rope_parameters"] |= {
-            "rope_type": "llama3",
-            "factor": s.factor,
-            "low_freq_factor": s.low,
-            "high_freq_factor": s.high,
-            "original_max_position_embeddings": s.original_positions,
-        }
+        keys["rope_parameters"] |= scaling_keys(rope.scaling)
     return keys
 
 
@@ -160,7 +155,7 @@ def read_common(h: Mapping[str, Any]) -> dict[str, Any]:
         "tied": bool(h.get("tie_word_embeddings", False)),
         "feed_forward": {"kind": "swiglu", "d_inner": h["intermediate_size"]},
         "norm": {"kind": "rms", "eps": h["rms_norm_eps"]},
-        "rope": {"theta": _theta(h), "scaling": _read_scaling(h)},
+        "rope": {"theta": theta_of(h), "scaling": read_scaling(h)},
         "init": {"kind": "normal", "std": h.get("initializer_range") or 0.02},
         "attention": {
             "kind": "gqa",
@@ -177,12 +172,11 @@ def refuse_unknown_mechanisms(h: Mapping[str, Any], activations: tuple[str, ...]
     Raises:
         UsageError: scaled rotary positions, sliding windows, another activation, quantized weights.
     """
-    rope = h.get("rope_parameters") or h.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = kind_of(h)
     activation = h.get("hidden_act", h.get("activation_function", activations[0]))
     problem: tuple[str, object, str] | None = None
-    if kind not in ("default", "llama3"):
-        problem = ("rope_parameters.rope_type", kind, "default or llama3")
+    if kind not in KINDS:
+        problem = ("rope_parameters.rope_type", kind, " or ".join(KINDS))
     elif h.get("use_sliding_window") or (h.get("sliding_window") and h.get("model_type") in ("mistral", "mixtral")):
         problem = ("sliding_window", h.get("sliding_window"), "null")
     elif activation not in activations:
@@ -192,23 +186,6 @@ def refuse_unknown_mechanisms(h: Mapping[str, Any], activations: tuple[str, ...]
     if problem:
         key, got, expected = problem
         raise UsageError("A checkpoint uses a mechanism that is not built here", where=key, got=got, expected=expected)
-
-
-def _theta(h: Mapping[str, Any]) -> float:
-    rope = h.get("rope_parameters") or {}
-    return float(rope.get("rope_theta") or h.get("rope_theta") or 10000.0)
-
-
-def _read_scaling(h: Mapping[str, Any]) -> dict[str, Any] | None:
-    rope = h.get("rope_parameters") or h.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "llama3":
-        return None
-    return {
-        "factor": rope["factor"],
-        "low": rope["low_freq_factor"],
-        "high": rope["high_freq_factor"],
-        "original_positions": rope["original_max_position_embeddings"],
-    }
 
 
 def with_biases(config: dict[str, Any], letters: str, **attention: Any) -> dict[str, Any]:

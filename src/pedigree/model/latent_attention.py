@@ -2,7 +2,7 @@
 
     q  = q_b(norm(q_a(x)))               each head: nope | rope
     kv = kv_a(x) = latent | rope key     the rope key is one head, shared by all
-    k nope | v = kv_b(norm(latent))      softmax scale 1 / sqrt(nope + rope)
+    k nope | v = kv_b(norm(latent))      softmax scale 1 / sqrt(nope + rope), sharper under yarn
 
 The cache keeps the normalized latent and the turned rope key. Values are padded to the width of the keys, since the
 fused product of a CPU wants both alike and is a third faster with them (docs/LOG.md).
@@ -41,6 +41,8 @@ class MultiHeadLatentAttention(nn.Module):
         if not isinstance(a, LatentAttention):
             raise InternalError("Latent attention was asked to be grouped", got=a.kind)
         d, self.layer, self.shape, self.dropout = config.d_model, layer, a, config.dropout
+        scaling = config.rope.scaling if config.rope is not None else None
+        self.sharpness = 1.0 if scaling is None else scaling.softmax_factor
         if a.q_rank is None:
             self.q = Linear(d, a.n_heads * a.qk_dim, bias=False)
         else:
@@ -73,7 +75,7 @@ class MultiHeadLatentAttention(nn.Module):
         missing = a.qk_dim - a.v_dim
         if missing > 0:
             v_BSHV = functional.pad(v_BSHV, (0, missing))
-        mixed = attend(q_BTHD, k_BSHD, v_BSHV, context, self.dropout if self.training else 0.0)
+        mixed = attend(q_BTHD, k_BSHD, v_BSHV, context, self.dropout if self.training else 0.0, self.sharpness)
         if missing > 0:
             mixed = torch.unflatten(mixed, -1, (-1, a.qk_dim))[..., : a.v_dim].flatten(2)
         out: Tensor = self.o(mixed)

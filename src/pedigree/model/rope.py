@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pedigree.model.config import ModelConfig
-from pedigree.model.config_parts import Rope
+from pedigree.model.config_parts import Rope, RopeScaling
 
 
 class Rotation(NamedTuple):
@@ -33,8 +33,12 @@ def rotation(config: ModelConfig, positions_BT: Tensor) -> Rotation | None:
     if config.rope is None:
         return None
     width, device = config.rotary_dim, positions_BT.device
-    angles_BTP = positions_BT[..., None].float() * frequencies(config.rope, width, device)
+    scaling = config.rope.scaling
+    longest = positions_BT.max() + 1 if scaling is not None and scaling.kind == "dynamic" else None
+    angles_BTP = positions_BT[..., None].float() * frequencies(config.rope, width, device, longest)
     cos, sin = angles_BTP.cos(), angles_BTP.sin()
+    if scaling is not None and scaling.turn_factor != 1:
+        cos, sin = cos * scaling.turn_factor, sin * scaling.turn_factor
     if config.rope.layout == "interleaved":
         cos, sin = torch.stack([cos, cos], -1).flatten(-2), torch.stack([-sin, sin], -1).flatten(-2)
     else:
@@ -42,16 +46,44 @@ def rotation(config: ModelConfig, positions_BT: Tensor) -> Rotation | None:
     return Rotation(cos[:, :, None], sin[:, :, None], config.rope.layout == "interleaved")
 
 
-def frequencies(rope: Rope, width: int, device: torch.device) -> Tensor:
-    """Turns of each channel pair from one token to the next, in radians: [P], float32."""
+def frequencies(rope: Rope, width: int, device: torch.device, longest: Tensor | None = None) -> Tensor:
+    """Turns of each channel pair from one token to the next, in radians: [P], float32.
+
+    Args:
+        rope: base and scaling.
+        width: turning channels, 2P.
+        device: where to compute.
+        longest: positions of this pass, which dynamic scaling grows with; None is the original context.
+    """
     exponents_P = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
-    plain_P = rope.theta**-exponents_P
     s = rope.scaling
-    if s is None:
+    if s is not None and s.kind == "dynamic" and s.original_positions and longest is not None and width > 2:
+        grown = longest.clamp(min=s.original_positions) / s.original_positions
+        return (rope.theta * (s.factor * grown - (s.factor - 1)) ** (width / (width - 2))) ** -exponents_P
+    plain_P = rope.theta**-exponents_P
+    if s is None or s.kind == "dynamic":
         return plain_P
-    turns_P = plain_P * (s.original_positions / (2 * math.pi))
-    kept_P = ((turns_P - s.low) / (s.high - s.low)).clamp(0, 1)
+    kept_P = _kept(s, rope.theta, plain_P, width)
     return plain_P * (kept_P + (1 - kept_P) / s.factor)
+
+
+def _kept(s: RopeScaling, theta: float, plain_P: Tensor, width: int) -> Tensor:
+    """Share of each wave's speed that scaling leaves: 1 for short waves, 0 for long ones; [P]."""
+    if s.kind == "linear" or s.original_positions is None:
+        return torch.zeros_like(plain_P)
+    if s.kind == "llama3":
+        turns_P = plain_P * (s.original_positions / (2 * math.pi))
+        return ((turns_P - s.low) / (s.high - s.low)).clamp(0, 1)
+    # yarn: between the channels whose waves turn `high` and `low` times in the original context
+    first, last = (
+        width * math.log(s.original_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (s.high, s.low)
+    )
+    if s.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    channels_P = torch.arange(width // 2, device=plain_P.device, dtype=torch.float32)
+    return 1 - ((channels_P - first) / (last - first if last != first else 0.001)).clamp(0, 1)
 
 
 def rotate(x_BTHD: Tensor, turn: Rotation | None) -> Tensor:
