@@ -21,7 +21,7 @@ RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML f
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Threads; by default one for each core, 2 to 8.", envvar="PEDIGREE_WORKERS", min=1, max=64,
+        metavar="N", help="Threads; by default two for each core, 4 to 8.", envvar="PEDIGREE_WORKERS", min=1, max=64,
         rich_help_panel=COMPUTE, show_default=False,
     ),
 ]  # fmt: skip
@@ -128,7 +128,9 @@ def verify(
     target: Annotated[Path, typer.Argument(metavar="DST", help="What `run` has made.", show_default=False)],
     source: Annotated[
         str | None,
-        typer.Option(metavar="PLACE", help="The source, where it has moved.", rich_help_panel=INPUT, show_default=False),
+        typer.Option(
+            metavar="PLACE", help="The source, where it has moved.", rich_help_panel=INPUT, show_default=False
+        ),
     ] = None,
     tokens: Annotated[
         int, typer.Option(metavar="N", help="Tokens to compare on.", min=1, max=16384, rich_help_panel=COMPUTE)
