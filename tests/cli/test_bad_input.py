@@ -138,7 +138,7 @@ def test_a_tokenizer_that_does_not_fit_is_told_before_any_work(
     ("word", "what", "fix"),
     [
         ("mesh.dp_shard=3", "got 1 process, expected 3 processes", "torchrun --nproc-per-node 3"),
-        ("mesh.ep=2", "this axis of the mesh is not there yet", "dp_shard"),
+        ("mesh.ep=2", "the data ranks cannot be grouped for the experts", "ep: 1"),
     ],
 )
 def test_an_impossible_mesh_leaves_nothing_behind(
