@@ -136,9 +136,12 @@ def _check_result(symbolic: Symbolic, result: list[Output], recipe: SurgeryRecip
     """
     if not recipe.steps or symbolic.anatomy.inferred:
         return
-    if symbolic.n_heads and symbolic.head_dim and (
-        symbolic.n_heads, symbolic.head_dim, symbolic.d_model
-    ) != (symbolic.anatomy.n_heads, symbolic.anatomy.head_dim, symbolic.anatomy.d_model):
+    if (
+        symbolic.n_heads
+        and symbolic.head_dim
+        and (symbolic.n_heads, symbolic.head_dim, symbolic.d_model)
+        != (symbolic.anatomy.n_heads, symbolic.anatomy.head_dim, symbolic.anatomy.d_model)
+    ):
         symbolic.config.check_heads(symbolic.d_model, symbolic.n_heads, symbolic.head_dim)
     header = _Header(
         {output.name: _Shape(output.dtype, output.shape) for output in result}, symbolic.config.values or None

@@ -73,7 +73,7 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
     shards = tuple(pack(composition.outputs, recipe.shard_bytes, link=recipe.link))
     written = [placed for shard in shards if shard.link is None for placed in shard.tensors]
     statistics = all_statistics([placed.output for placed in written])
-    count = workers or max(2, min(8, os.cpu_count() or 2))
+    count = workers or max(4, min(8, 2 * (os.cpu_count() or 2)))  # twice the cores: some read, some write
     depth = max((_live_tiles(placed.output.node) for placed in written if not placed.output.origin), default=1)
     widest = max((_tile_numbers(placed.output) for placed in written), default=0)
     return Plan(

@@ -64,7 +64,9 @@ class StreamedModel:
                 )
             for layer in range(self.config.n_layers):
                 if progress is not None:
-                    progress("verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}")
+                    progress(
+                        "verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}"
+                    )
                 with torch.device("meta"):
                     block = Block(self.config, layer)
                 self._fill(block, f"layers.{layer}.")

@@ -196,7 +196,9 @@ def grow_head_dim(symbolic: Symbolic, parameters: GrowHeadDimParameters, step: S
         # number for all norms of the config: what remains is at most epsilon / (2 mean square).
         offset = symbolic.anatomy.gain_offset
         for role, factor in (("norm.q", growth / math.sqrt(new / old)), ("norm.k", 1 / math.sqrt(new / old))):
-            change(symbolic, (role,), lambda key, node, f=factor: _spread(scale(node, f, 0, offset), 0, old, new, inside))
+            change(
+                symbolic, (role,), lambda key, node, f=factor: _spread(scale(node, f, 0, offset), 0, old, new, inside)
+            )
         exactness = Exactness.FPE
     symbolic.head_dim = new
     symbolic.config.set_heads(symbolic.d_model, shape.heads, shape.kv_heads, new)

@@ -31,7 +31,6 @@ _READ_BEHIND = {
 }
 
 
-
 class PermuteParameters(Parameters):
     """Which spaces get a random order."""
 

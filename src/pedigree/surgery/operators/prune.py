@@ -69,7 +69,9 @@ def prune_ffn(symbolic: Symbolic, parameters: PruneFfnParameters, step: Step) ->
     keys = list(symbolic.keys("mlp.down"))
     widths = {symbolic.parts[key].shape[1] for key in keys}
     if not keys or not 0 < parameters.to < min(widths):
-        raise step.refuse("this is not narrower", got=f"inner width {sorted(widths)}", expected=f"above {parameters.to}")
+        raise step.refuse(
+            "this is not narrower", got=f"inner width {sorted(widths)}", expected=f"above {parameters.to}"
+        )
     listed = None
     if parameters.keep is not None:
         listed = np.asarray(sorted(set(parameters.keep)), dtype=np.int64)
@@ -100,7 +102,9 @@ def prune_heads(symbolic: Symbolic, parameters: PruneHeadsParameters, step: Step
         raise step.refuse("these query heads do not divide over the key/value heads", got=f"to: {parameters.to}",
                           expected=f"a multiple of {shape.kv_heads} below {shape.heads}")  # fmt: skip
     if shape.group == 1:
-        raise step.refuse("every key/value head has one query head", got=f"{shape.heads} heads", fix="prune.kv takes both")
+        raise step.refuse(
+            "every key/value head has one query head", got=f"{shape.heads} heads", fix="prune.kv takes both"
+        )
     for layer in _layers(symbolic):
         q, o = symbolic.parts["attn.q", layer, None], symbolic.parts["attn.o", layer, None]
         best = Best([SquaresByRow(q), SquaresByColumn(o)], parameters.to, size=shape.dim, groups=shape.kv_heads)

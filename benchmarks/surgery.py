@@ -1,0 +1,275 @@
+"""What `pedigree surgery` costs on checkpoints of real sizes, beside mergekit and the disk itself, measured in one run.
+
+    python benchmarks/surgery.py --size 3b --mergekit VENV/bin/mergekit-yaml      # prints a table
+    python benchmarks/surgery.py --size 3b --size 7b --write                      # and writes benchmarks/surgery.md
+    python benchmarks/surgery.py --size tiny                                      # seconds: does the script still work?
+
+A checkpoint is written to disk (`checkpoints.py`), operated on, and every result is deleted again; a folder that was
+there before (`--workdir`) is used and kept. Every measurement is a process of its own, started after the source was
+dropped from the page cache. Before and after each pair of programs the disk is measured on the same file system, with
+direct reads of the source and direct writes of as much as the programs write; the bound is read time plus write time.
+
+A task is added by one entry of TASKS: a surgery recipe's steps, and what mergekit is told for the same result (None
+where it has no such operation).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from checkpoints import SHAPES, Shape, write_checkpoint
+from measurement import run_cold
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+PAGE = HERE / "surgery.md"
+PROBE_BYTES = 2 << 30
+CHUNK = 8 << 20
+LIMIT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One operation: the steps of our recipe (`allow` as in it), and mergekit's configuration for the same result."""
+
+    name: str
+    steps: Callable[[Shape], list[dict[str, Any]]]
+    mergekit: Callable[[Shape, Path], dict[str, Any]] | None
+
+
+def _inserted(shape: Shape, source: Path) -> dict[str, Any]:
+    """LLaMA-Pro by mergekit: each fourth layer once more with its two output projections scaled by zero."""
+    slices: list[dict[str, Any]] = []
+    zero = [{"filter": "o_proj", "value": 0.0}, {"filter": "down_proj", "value": 0.0}, {"value": 1.0}]
+    for layer in range(shape.layers):
+        slices.append({"sources": [{"model": str(source), "layer_range": [layer, layer + 1]}]})
+        if layer % 4 == 3:
+            again = {"model": str(source), "layer_range": [layer, layer + 1], "parameters": {"scale": zero}}
+            slices.append({"sources": [again]})
+    return {"slices": slices, "merge_method": "passthrough", "dtype": "bfloat16"}
+
+
+def _cast(shape: Shape, source: Path) -> dict[str, Any]:
+    return {
+        "models": [{"model": str(source)}],
+        "merge_method": "passthrough",
+        "dtype": "bfloat16",
+        "out_dtype": "float16",
+    }
+
+
+TASKS = (
+    Task("cast to float16", lambda shape: [{"cast": {"to": "float16"}}], _cast),
+    Task("identity insertion", lambda shape: [{"grow.depth": {"op": "identity", "after": "every 4"}}], _inserted),
+    Task("FFN widening by 1/4", lambda shape: [{"grow.ffn": {"to": shape.ffn + shape.ffn // 4}}], None),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: seconds and memory of a program (or the disk's bound), bytes of its input and output."""
+
+    size: str
+    task: str
+    program: str
+    seconds: float | None
+    peak_bytes: int | None
+    read_bytes: int
+    written_bytes: int
+    note: str = ""
+
+
+# -- the disk ---------------------------------------------------------------------------------------------------------
+
+
+def disk_speed(folder: Path, source: Path) -> tuple[float, float]:
+    """Bytes per second of direct reads of the source and of direct writes beside it, 4 threads, syncing included."""
+    files = sorted(source.glob("*.safetensors"), key=lambda path: -path.stat().st_size)
+    size = min(PROBE_BYTES, files[0].stat().st_size // CHUNK * CHUNK)
+    if size < CHUNK:
+        return float("nan"), float("nan")
+    reading = _through(files[0], os.O_RDONLY | os.O_DIRECT, size, write=False)
+    probe = folder / "probe.bin"
+    handle = os.open(probe, os.O_WRONLY | os.O_CREAT)
+    os.posix_fallocate(handle, 0, size)
+    os.close(handle)
+    try:
+        writing = _through(probe, os.O_WRONLY | os.O_DIRECT, size, write=True)
+    finally:
+        probe.unlink()
+    return size / reading, size / writing
+
+
+def _through(path: Path, flags: int, size: int, *, write: bool) -> float:
+    handle = os.open(path, flags)
+    start = time.monotonic()
+
+    def part(first: int) -> None:
+        buffer = mmap.mmap(-1, CHUNK)
+        for offset in range(first * CHUNK, size, 4 * CHUNK):
+            if write:
+                os.pwrite(handle, buffer, offset)
+            else:
+                os.preadv(handle, [buffer], offset)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(part, range(4)))
+    if write:
+        os.fsync(handle)
+    seconds = time.monotonic() - start
+    os.close(handle)
+    return seconds
+
+
+# -- the programs -----------------------------------------------------------------------------------------------------
+
+
+def measure(size: str, source: Path, folder: Path, mergekit: Path | None, tasks: Sequence[Task]) -> list[Row]:
+    """All tasks on one checkpoint."""
+    shape = SHAPES[size]
+    rows = []
+    total = _weights(source)
+    for task in tasks:
+        speeds = [disk_speed(folder, source)]
+        ours, written = _ours(size, task, shape, source, folder)
+        speeds.append(disk_speed(folder, source))
+        reading, writing = (statistics.mean(speed[n] for speed in speeds) for n in (0, 1))
+        spread = " to ".join(f"{1e-9 * value:.2f}" for value in sorted(speed[1] for speed in speeds))
+        bound = total / reading + written / writing
+        rows.append(
+            Row(size, task.name, "disk", bound, None, total, written,
+                f"reads {reading / 1e9:.2f} GB/s, writes {writing / 1e9:.2f} GB/s ({spread})")
+        )  # fmt: skip
+        rows.append(ours)
+        if task.mergekit is not None and mergekit is not None:
+            rows.append(_theirs(size, task, shape, source, folder, mergekit))
+        for row in rows[-3:]:
+            print(json.dumps(asdict(row)), flush=True)
+    return rows
+
+
+def _ours(size: str, task: Task, shape: Shape, source: Path, folder: Path) -> tuple[Row, int]:
+    target, recipe = folder / "ours", folder / "ours.yaml"
+    recipe.write_text(json.dumps({
+        "surgery": 1, "source": {"model": str(source)}, "target": {"dir": str(target)}, "steps": task.steps(shape),
+    }))  # fmt: skip
+    command = [sys.executable, "-m", "pedigree", "surgery", "run", str(recipe), "--json", "--unrecorded"]
+    cost = run_cold(command, [source], environment=os.environ, limit_s=LIMIT_S)
+    if cost.exit_code != 0:
+        raise SystemExit(f"our own run failed: {cost.failure()}")
+    written = _weights(target)
+    shutil.rmtree(target)
+    return Row(size, task.name, "pedigree", cost.seconds, cost.peak_bytes, _weights(source), written), written
+
+
+def _theirs(size: str, task: Task, shape: Shape, source: Path, folder: Path, mergekit: Path) -> Row:
+    target, recipe = folder / "theirs", folder / "theirs.yaml"
+    told = task.mergekit(shape, source) if task.mergekit is not None else {}
+    recipe.write_text(json.dumps(told))
+    command = [str(mergekit), str(recipe), str(target), "--no-copy-tokenizer", "--quiet"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    cost = run_cold(command, [source], environment=environment, limit_s=LIMIT_S)
+    written = _weights(target) if target.is_dir() else 0
+    shutil.rmtree(target, ignore_errors=True)
+    if cost.exit_code != 0:
+        return Row(size, task.name, "mergekit", None, None, _weights(source), written, cost.failure())
+    return Row(size, task.name, "mergekit", cost.seconds, cost.peak_bytes, _weights(source), written)
+
+
+def _weights(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown."""
+    lines = [
+        "| size | task | program | seconds | GB/s in + out | of the disk's bound | peak memory | times mergekit | note |",
+        "|" + " --- |" * 9,
+    ]
+    for row in rows:
+        same = {other.program: other for other in rows if (other.size, other.task) == (row.size, row.task)}
+        bound, peer = same["disk"].seconds, same.get("mergekit")
+        cells = [row.size, row.task, row.program]
+        if row.seconds is None:
+            cells += ["-", "-", "-", "-", "-"]
+        else:
+            speed = (row.read_bytes + row.written_bytes) / row.seconds / 1e9
+            times = (
+                peer.seconds / row.seconds if peer is not None and peer.seconds and row.program == "pedigree" else None
+            )
+            cells += [
+                f"{row.seconds:.1f}", f"{speed:.2f}", f"{100 * (bound or 0) / row.seconds:.0f} %",
+                f"{row.peak_bytes / 1e9:.2f} GB" if row.peak_bytes else "-", f"{times:.1f}" if times else "-",
+            ]  # fmt: skip
+        lines.append("| " + " | ".join([*cells, row.note.replace("|", "/")]) + " |")
+    return "\n".join(lines)
+
+
+def page(rows: Sequence[Row], load: tuple[float, float]) -> str:
+    """The whole page."""
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"""# What surgery costs
+
+Written by `python benchmarks/surgery.py --write`; not by hand.
+
+Commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}. {os.cpu_count()} cores, {memory:.0f} GB of memory,
+{platform.system()} {platform.release()}, Python {platform.python_version()}. Load average from {load[0]:.1f} to
+{load[1]:.1f} during the run, its own work included; above the number of cores others were using machine and disk, so
+compare the lines of one task, not seconds of two pages.
+
+Synthetic bfloat16 checkpoints with the shapes of Llama-3.2-3B and Llama-2-7B. Each line is a fresh process, imports
+and syncing to disk included, started after the source was dropped from the page cache. *disk* is the bound: reading the
+input and writing the output one after the other, direct and with 4 threads, at the mean of the speeds measured right
+before and right after our run. mergekit is the release on PyPI, in an environment of its own, on the same files; it
+has no operation that widens a feed-forward network.
+
+{table(rows)}
+"""
+
+
+def main() -> None:
+    """Measure, print, and write the page where that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", action="append", choices=sorted(SHAPES), help="may be given again; default tiny")
+    parser.add_argument("--task", action="append", choices=[task.name for task in TASKS], help="default: all")
+    parser.add_argument("--workdir", type=Path, help="folder of checkpoints SIZE that is kept")
+    parser.add_argument("--mergekit", type=Path, help="mergekit-yaml of an environment that has it")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    arguments = parser.parse_args()
+    tasks = [task for task in TASKS if not arguments.task or task.name in arguments.task]
+    loads = [os.getloadavg()[0]]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(dir=arguments.workdir) as temporary:
+        folder = Path(temporary)
+        for size in arguments.size or ["tiny"]:
+            source = (arguments.workdir or folder) / size
+            write_checkpoint(source, SHAPES[size], "parent")
+            rows += measure(size, source, folder, arguments.mergekit, tasks)
+            loads.append(os.getloadavg()[0])
+    print(table(rows))
+    if arguments.write:
+        PAGE.write_text(page(rows, (min(loads), max(loads))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

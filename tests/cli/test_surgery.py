@@ -1,0 +1,65 @@
+"""`pedigree surgery`: what a user types and sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+from tests.surgery.surgery_models import quick_folder, write_model, write_recipe
+
+from pedigree.records.surgery import OperatorList, SurgeryCheck, SurgeryPlan, SurgeryRun
+from pedigree.surgery.catalog import BY_NAME
+
+Pedigree = Callable[..., Ran]
+
+
+@pytest.fixture
+def recipe() -> Iterator[Path]:
+    with quick_folder() as folder:
+        source = write_model(folder / "source", "llama")
+        yield write_recipe(source, folder / "grown", [{"grow.ffn": {"to": 30}}])
+
+
+def test_ops_tells_every_operator(pedigree: Pedigree) -> None:
+    ran = pedigree("surgery", "ops", "--json")
+    assert ran.code == 0
+    told = OperatorList.model_validate_json(ran.out)
+    assert [one.name for one in told.operators] == list(BY_NAME)
+    assert "grow.depth" in pedigree("surgery", "ops").out
+
+
+def test_plan_run_verify(pedigree: Pedigree, recipe: Path) -> None:
+    planned = pedigree("surgery", "plan", str(recipe), "--json")
+    plan = SurgeryPlan.model_validate_json(planned.out)
+    assert (planned.code, plan.exactness) == (0, "FP0")
+    assert plan.config_changes == {"intermediate_size": [24, 30]}
+    assert not (recipe.parent / "grown").exists()
+    ran = pedigree("surgery", "run", str(recipe), "--json")
+    run = SurgeryRun.model_validate_json(ran.out)
+    assert (ran.code, run.plan) == (0, plan.digest)
+    assert {t.name for t in plan.tensors if t.kind != "shared"} == set(run.digests)
+    assert (recipe.parent / "grown.jsonl").exists()
+    checked = pedigree("surgery", "verify", str(recipe.parent / "grown"), "--json")
+    assert (checked.code, SurgeryCheck.model_validate_json(checked.out).verdict) == (0, "pass")
+
+
+def test_words_for_people(pedigree: Pedigree, recipe: Path) -> None:
+    told = pedigree("surgery", "plan", str(recipe)).out
+    assert "exactness  FP0" in told
+    assert "intermediate_size: 24 -> 30" in told
+    assert "wrote " in pedigree("surgery", "run", str(recipe), "--unrecorded").out
+    sidecar = json.loads((recipe.parent / "grown" / "pedigree.json").read_text())
+    assert sidecar["record"] == "unrecorded"
+    again = pedigree("surgery", "run", str(recipe))
+    assert again.code == 2
+    assert "--force" in again.err
+    assert pedigree("surgery", "verify", str(recipe.parent / "grown")).out.startswith("pass")
+
+
+def test_a_verb_is_asked_for(pedigree: Pedigree) -> None:
+    ran = pedigree("surgery")
+    assert ran.code == 2
+    assert "a verb is missing" in ran.err
