@@ -159,7 +159,7 @@ def measure(size: str, source: Path, folder: Path, mergekit: Path | None, tasks:
         rows.append(ours)
         if task.mergekit is not None and mergekit is not None:
             rows.append(_theirs(size, task, shape, source, folder, mergekit))
-        for row in rows[-3:]:
+        for row in [row for row in rows if row.task == task.name]:
             print(json.dumps(asdict(row)), flush=True)
     return rows
 
@@ -202,7 +202,7 @@ def _weights(folder: Path) -> int:
 def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown."""
     lines = [
-        "| size | task | program | seconds | GB/s in + out | of the disk's bound | peak memory | times mergekit | note |",
+        "| size | task | program | seconds | GB/s both ways | of the bound | peak memory | times mergekit | note |",
         "|" + " --- |" * 9,
     ]
     for row in rows:
@@ -254,14 +254,17 @@ def main() -> None:
     parser.add_argument("--task", action="append", choices=[task.name for task in TASKS], help="default: all")
     parser.add_argument("--workdir", type=Path, help="folder of checkpoints SIZE that is kept")
     parser.add_argument("--mergekit", type=Path, help="mergekit-yaml of an environment that has it")
+    parser.add_argument("--rows", type=Path, help="lines that earlier runs printed on this machine; joined with these")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     arguments = parser.parse_args()
     tasks = [task for task in TASKS if not arguments.task or task.name in arguments.task]
     loads = [os.getloadavg()[0]]
     rows: list[Row] = []
+    if arguments.rows is not None:
+        rows = [Row(**json.loads(line)) for line in arguments.rows.read_text().splitlines() if line.startswith("{")]
     with tempfile.TemporaryDirectory(dir=arguments.workdir) as temporary:
         folder = Path(temporary)
-        for size in arguments.size or ["tiny"]:
+        for size in arguments.size or ([] if rows else ["tiny"]):
             source = (arguments.workdir or folder) / size
             write_checkpoint(source, SHAPES[size], "parent")
             rows += measure(size, source, folder, arguments.mergekit, tasks)

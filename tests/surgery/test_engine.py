@@ -10,6 +10,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_large_tensors_begin_at_blocks_and_the_header_is_exact(folder: Path) -> 
     header.pop("__metadata__")
     spans = sorted(entry["data_offsets"] for entry in header.values())
     assert spans[0][0] == 0
-    assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in pairwise(spans))
     assert len(content) == 8 + length + spans[-1][1]
     for entry in header.values():
         first, last = entry["data_offsets"]
@@ -105,12 +106,12 @@ def test_files_that_do_not_change_are_shared(folder: Path) -> None:
     rest = {name: tensor for name, tensor in whole.items() if name not in first}
     save_file(first, source / "a.safetensors")
     save_file(rest, source / "b.safetensors")
-    index = {name: "a.safetensors" for name in first} | {name: "b.safetensors" for name in rest}
+    index = dict.fromkeys(first, "a.safetensors") | dict.fromkeys(rest, "b.safetensors")
     (source / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     outcome, _ = operate(source, folder / "target", [{"grow.depth": {"op": "identity", "after": [1]}}])
     shared = [p for p in (folder / "target").glob("*.safetensors") if p.stat().st_nlink > 1]
-    assert {os.path.samefile(p, source / "a.safetensors") or os.path.samefile(p, source / "b.safetensors")
-            for p in shared} == {True}  # fmt: skip
+    sources = [source / "a.safetensors", source / "b.safetensors"]
+    assert all(any(os.path.samefile(path, old) for old in sources) for path in shared)
     assert len(shared) == 2
     assert outcome.linked_bytes == sum((source / f"{x}.safetensors").stat().st_size for x in "ab")
     assert torch.equal(logits(source), logits(folder / "target"))
@@ -138,7 +139,7 @@ def test_the_target_may_not_be_the_source(folder: Path) -> None:
 
 def test_too_small_a_disk_is_told_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_model(folder / "source", "llama")
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024 - as shutil's
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda _: usage(1, 1, 1000))
     with pytest.raises(UsageError, match="too little room") as caught:
         operate(source, folder / "target", STEPS)
@@ -239,8 +240,9 @@ def test_memory_is_tiles_and_not_the_tensor(folder: Path) -> None:
     """A tensor of 256 MB is widened by a process that never holds a quarter of it."""
     rows, columns = 1 << 15, 1 << 12
     source = folder / "source"
-    write_model(source, "llama", hidden_size=columns, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                num_key_value_heads=1, head_dim=2, vocab_size=64, tie_word_embeddings=True, dtype=torch.bfloat16)  # fmt: skip
+    sizes = {"hidden_size": columns, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    more = {"num_key_value_heads": 1, "head_dim": 2, "tie_word_embeddings": True}
+    write_model(source, "llama", dtype=torch.bfloat16, **sizes, **more)
     whole = tensors(source)
     whole["model.embed_tokens.weight"] = torch.zeros(rows, columns, dtype=torch.bfloat16)
     save_file(whole, source / "model.safetensors", metadata={"format": "pt"})

@@ -54,7 +54,7 @@ def test_nested_configs_are_rewritten_where_they_say_it() -> None:
     ],
 )
 def test_an_order_that_the_config_cannot_say_is_refused(config: dict[str, Any], order: list[int]) -> None:
-    with pytest.raises(UsageError, match="no longer stand first|breaks the pattern"):
+    with pytest.raises(UsageError, match=r"no longer stand first|breaks the pattern"):
         after(config, order, 4)
 
 

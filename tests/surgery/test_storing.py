@@ -18,9 +18,9 @@ from pedigree.weights.layout import half_split_order
 
 K, G, E = 2, 2, 4
 NAMES = {
-    "model.embed_tokens": "model.tok_embeddings", "input_layernorm": "attention_norm", "self_attn.o_proj": "attention.wo",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "feed_forward.w1", "mlp.up_proj": "feed_forward.w3",
-    "mlp.down_proj": "feed_forward.w2", "lm_head": "output",
+    "model.embed_tokens": "model.tok_embeddings", "input_layernorm": "attention_norm",
+    "self_attn.o_proj": "attention.wo", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2", "lm_head": "output",
 }  # fmt: skip
 STEPS = [{"grow.heads": {"to": 8}}, {"grow.hidden": {"to": 24}}, {"grow.depth": {"op": "identity", "after": [1]}}]
 

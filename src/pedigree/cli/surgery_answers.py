@@ -38,10 +38,10 @@ def plan_record(plan: Plan) -> SurgeryPlan:
     return SurgeryPlan(
         recipe=composition.recipe.resolved(),
         target=str(plan.target),
-        exactness=composition.whole.word,  # type: ignore[arg-type]  # the words of the class are these
+        exactness=composition.whole.word,
         steps=[
             SurgeryStep(operator=step.operator.name, parameters=step.parameters.model_dump(mode="json"),
-                        exactness=found.word)  # type: ignore[arg-type]
+                        exactness=found.word)
             for step, found in zip(composition.recipe.steps, composition.exactness, strict=True)
         ],
         bytes=SurgeryBytes(
@@ -62,7 +62,7 @@ def _kind(shared: bool, same: bool) -> Literal["shared", "copied", "computed"]:
 def run_record(plan: Plan, outcome: Outcome, stamp: Mapping[str, Any]) -> SurgeryRun:
     """The record of a run."""
     return SurgeryRun(
-        target=str(outcome.target), exactness=plan.composition.whole.word,  # type: ignore[arg-type]
+        target=str(outcome.target), exactness=plan.composition.whole.word,
         seconds=outcome.seconds, read=outcome.read_bytes, written=outcome.written_bytes, shared=outcome.linked_bytes,
         resumed_tensors=outcome.resumed, digests=outcome.digests, plan=plan.digest, record=dict(stamp),
         warnings=outcome.notes,

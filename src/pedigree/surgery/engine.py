@@ -37,7 +37,7 @@ from pedigree.surgery.writer import ShardFile, TensorOut
 from pedigree.weights.number_types import BITS, torch_type
 
 Progress = Callable[[str, float, str], None]
-RAW_BYTES = 4 << 20
+RAW_BYTES = 16 << 20
 
 
 @dataclass

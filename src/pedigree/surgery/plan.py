@@ -20,8 +20,8 @@ from pedigree.surgery.shards import Placed, Shard, pack
 from pedigree.surgery.storing import Output
 from pedigree.weights.number_types import BITS
 
-TILE_ELEMENTS = 2 << 20
-"""Numbers of one tile: 4 MB in 16 bits, 8 MB while they are computed."""
+TILE_ELEMENTS = 4 << 20
+"""Numbers of one tile, 8 MB in 16 bits; larger tiles wait less for their turn, smaller ones hold less."""
 LEAST_FREE = 16 << 20
 PARTIAL = ".partial"
 

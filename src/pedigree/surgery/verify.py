@@ -2,9 +2,9 @@
 
 The gate follows how exact the recipe claims to be. FP0 and FP1: the largest difference of two logits is at most
 1e-4 x (spread of the logits) x sqrt(layers), which rounding stays below by a factor of ten and every real mistake
-exceeds by three orders. Weights of 16 bits round coarser: for them, and for FP-epsilon, the result may also differ by up to
-three times what computing the source in bfloat16 costs, in nats per token. Loss on a text is never the gate: a wrong
-gain can lower it.
+exceeds by three orders. Weights of 16 bits round coarser: for them, and for FP-epsilon, the result may also differ by
+up to three times what computing the source in bfloat16 costs, in nats per token. Loss on a text is never the gate: a
+wrong gain can lower it.
 """
 
 from __future__ import annotations

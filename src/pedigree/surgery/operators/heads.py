@@ -18,6 +18,7 @@ Shapes  H, K, e, G as in `HeadShape`; R = rotary rows of a head.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -187,7 +188,7 @@ def grow_head_dim(symbolic: Symbolic, parameters: GrowHeadDimParameters, step: S
         (with_bias("attn.k"), inside, 1.0),
         (with_bias("attn.v"), plain, 1.0),
     ):
-        change(symbolic, roles, lambda key, node, p=places, f=factor: scale(_spread(node, 0, old, new, p), f))
+        change(symbolic, roles, _larger(old, new, places, factor))
     change(symbolic, ("attn.o",), lambda key, node: _spread(node, 1, old, new, plain))
     exactness = Exactness.FP1
     if normed:
@@ -196,13 +197,20 @@ def grow_head_dim(symbolic: Symbolic, parameters: GrowHeadDimParameters, step: S
         # number for all norms of the config: what remains is at most epsilon / (2 mean square).
         offset = symbolic.anatomy.gain_offset
         for role, factor in (("norm.q", growth / math.sqrt(new / old)), ("norm.k", 1 / math.sqrt(new / old))):
-            change(
-                symbolic, (role,), lambda key, node, f=factor: _spread(scale(node, f, 0, offset), 0, old, new, inside)
-            )
+            change(symbolic, (role,), _larger(old, new, inside, factor, offset))
         exactness = Exactness.FPE
     symbolic.head_dim = new
     symbolic.config.set_heads(symbolic.d_model, shape.heads, shape.kv_heads, new)
     return exactness
+
+
+def _larger(old: int, new: int, places: Index, factor: float, offset: float = 0.0) -> Callable[[Key, Node], Node]:
+    """Rows of larger heads, times a factor."""
+
+    def changed(key: Key, node: Node) -> Node:
+        return _spread(scale(node, factor, 0, offset), 0, old, new, places)
+
+    return changed
 
 
 def _spread(node: Node, axis: int, old: int, new: int, places: Index) -> Node:
@@ -294,6 +302,6 @@ GROW_KV = Operator(
 GROW_HEAD_DIM = Operator(
     "grow.head_dim",
     "larger heads; rotary pairs keep their frequencies, queries are scaled",
-    {"": Exactness.FP1, "norms of queries": Exactness.FPE}, "plain rotary frequencies", "2104.09864", GrowHeadDimParameters,
-    grow_head_dim, ("pad", "rebase"),
+    {"": Exactness.FP1, "norms of queries": Exactness.FPE}, "plain rotary frequencies", "2104.09864",
+    GrowHeadDimParameters, grow_head_dim, ("pad", "rebase"),
 )  # fmt: skip
