@@ -1,7 +1,7 @@
 """New rows from the old table alone: random, mean, and the mean of old pieces.
 
 Random      the careless swap: normal numbers of the spread of the old table. It is here so that what it costs can be
-            measured; it never catches up (docs/LOG.md).
+            measured (docs/LOG.md).
 Mean        the mean of all old rows that stand for tokens: hard to beat without training, since a new output row of
             middling direction steals no probability.
 SubToken    the (weighted) mean of the old pieces of the token's bytes; the mean row where there are no pieces.

@@ -10,7 +10,7 @@ Pursuit each new token as a combination of k anchors in the donor's space (ortho
 
 Law     a table that is an affine image of the donor is recovered by ridge as lambda goes to 0; a token that is a
         combination of k orthogonal anchors is recovered by pursuit exactly, and with k = 1 an anchor finds itself.
-Source  OMP: arXiv 2506.06607. Closed-form transfer ties with it at a thousandth of the time (docs/LOG.md).
+Source  OMP: arXiv 2506.06607. On pico models ridge does at least as well (docs/LOG.md).
 
 Shapes  V = rows, S = anchors, N = tokens asked for, e = donor width, d = table width, k = atoms
 """
