@@ -81,7 +81,8 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
         shards=shards,
         target=recipe.target,
         workers=count,
-        read_bytes=sum(_reads(placed.output, placed.nbytes) for placed in written),
+        read_bytes=sum(_reads(placed.output, placed.nbytes) for placed in written)
+        + sum(_stored_bytes(node) for statistic in statistics for node in statistic.inputs()),
         write_bytes=sum(shard.size for shard in shards if shard.link is None),
         linked_bytes=sum(shard.size for shard in shards if shard.link is not None),
         peak_bytes=count * widest * 4 * (depth + 2),
@@ -133,10 +134,13 @@ def _live_tiles(node: Node) -> int:
 
 
 def _reads(output: Output, size: int) -> int:
-    if output.origin:
-        return size
+    return size if output.origin else _stored_bytes(output.node)
+
+
+def _stored_bytes(root: Node) -> int:
+    """Bytes of everything stored that a node is computed from."""
     total = 0
-    for node in output.node.walk():
+    for node in root.walk():
         if isinstance(node, Leaf):
             count = 1
             for length in node.shape:

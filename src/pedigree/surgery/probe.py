@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.errors import InternalError
+
 if TYPE_CHECKING:
     import torch
 
@@ -78,6 +80,7 @@ def divergence(before: Decoder, after: Decoder, encoder: Encoder, text: Text) ->
 
 def _logits(model: Decoder, tokens_BT: torch.Tensor) -> torch.Tensor:
     logits = model(tokens_BT, return_logits=True).logits
-    assert logits is not None
+    if logits is None:
+        raise InternalError("a model gave no logits")
     found: torch.Tensor = logits.float()
     return found

@@ -151,3 +151,15 @@ steps:
         assert torch.allclose(found[name][19:], first[19:], atol=1e-6)
     body = "model.layers.0.mlp.up_proj.weight"
     assert torch.allclose(found[body], (MODELS["first"][body] + MODELS["second"][body]) / 2, atol=1e-6)
+
+
+def test_a_trained_tensor_without_a_role_is_refused_not_left_unmerged(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    for name in ("first", "second"):
+        extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+        write_checkpoint(tmp_path / name, MODELS[name] | extra)
+    run_recipe(tmp_path, TINY.RECIPES["linear"], "buffers")
+    for name in ("first", "second"):
+        write_checkpoint(tmp_path / name, MODELS[name] | {"model.layers.0.mystery.weight": torch.ones(8, 8)})
+    with pytest.raises(PedigreeError, match="without a role"):
+        run_recipe(tmp_path, TINY.RECIPES["linear"], "mystery")

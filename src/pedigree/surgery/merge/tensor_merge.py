@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pedigree.errors import InputError
+from pedigree.errors import InputError, InternalError
 
 if TYPE_CHECKING:
     import torch
@@ -72,15 +72,15 @@ class TensorMerge(ABC):
 
     def look(self, tile: Tile) -> Any:
         """Statistics of one tile, for `absorb`."""
-        raise NotImplementedError
+        raise InternalError("this merge has no looks")
 
     def absorb(self, seen: Any) -> None:
         """Take in what was seen of the next tile; memory does not grow with tiles but for a few numbers a row."""
-        raise NotImplementedError
+        raise InternalError("this merge has no looks")
 
     def learn(self) -> None:
         """End a look."""
-        raise NotImplementedError
+        raise InternalError("this merge has no looks")
 
     @abstractmethod
     def compute(self, tile: Tile) -> torch.Tensor:

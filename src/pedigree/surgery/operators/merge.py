@@ -22,13 +22,14 @@ from pedigree.surgery.merge.layering import Origin, layer_origins, outer_origin,
 from pedigree.surgery.merge.matched_rows import MatchedRows, matched_rows
 from pedigree.surgery.merge.merged_node import Merged
 from pedigree.surgery.merge.recipe import MergeRecipe, read_merge
-from pedigree.surgery.nodes import Leaf, Node
+from pedigree.surgery.nodes import FLOATS, Leaf, Node
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.operators import cast
 from pedigree.surgery.operators.depth import take_layers
-from pedigree.surgery.symbolic import Key, Symbolic
+from pedigree.surgery.symbolic import Key, Loose, Symbolic
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.reading import open_encoder
+from pedigree.weights.scales import is_constant
 
 SOURCE = "source"
 """The name of the recipe's own source among the models."""
@@ -59,6 +60,7 @@ def apply(symbolic: Symbolic, parameters: MergeParameters, step: Step) -> Exactn
     _same_kind(models, step)
     if any(_scaled(node) for node in symbolic.parts.values()):
         cast.apply(symbolic, cast.CastParameters(to="bfloat16"), step)
+    _all_have_roles(symbolic, step)
     tables = _tables(recipe, models, step)
 
     def depth_of(name: str) -> int:
@@ -97,6 +99,20 @@ def _same_kind(models: Mapping[str, Symbolic], step: Step) -> None:
                     f"{name} has another shape", got=f"{word} {getattr(other, word)}",
                     expected=f"{word} {getattr(own, word)}, as the source has it",
                 )  # fmt: skip
+
+
+def _all_have_roles(symbolic: Symbolic, step: Step) -> None:
+    """Refuse trained tensors without a role: they would stay the source's, unmerged, and nobody would know."""
+    names = [
+        stored.origin
+        for stored in symbolic.stored
+        if isinstance(stored.loose, Loose) and stored.loose.dtype in FLOATS and not is_constant(stored.origin)
+    ]
+    if names or not symbolic.parts:
+        raise step.refuse(
+            "tensors without a role cannot be merged", got=", ".join(names[:4]) or symbolic.anatomy.architecture,
+            expected="an architecture with a role table",
+        )  # fmt: skip
 
 
 def _scaled(node: Node) -> bool:

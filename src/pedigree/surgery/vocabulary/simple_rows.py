@@ -1,7 +1,7 @@
 """New rows from the old table alone: random, mean, and the mean of old pieces.
 
 Random      the careless swap: normal numbers of the spread of the old table. It is here so that what it costs can be
-            measured; it never catches up (docs/LOG.md).
+            measured (docs/LOG.md).
 Mean        the mean of all old rows that stand for tokens: hard to beat without training, since a new output row of
             middling direction steals no probability.
 SubToken    the (weighted) mean of the old pieces of the token's bytes; the mean row where there are no pieces.
@@ -43,10 +43,7 @@ class Mean:
 
     def make(self, table: RowTable, numbers_N: Numbers) -> torch.Tensor:
         """The same row for every token."""
-        if self.mean_d is None:
-            self.prepare(table)
-        mean_d = self.mean_d
-        assert mean_d is not None
+        mean_d = mean_row(table, self.in_use_N) if self.mean_d is None else self.mean_d
         return mean_d.expand(len(numbers_N), -1).clone()
 
 
@@ -64,16 +61,18 @@ class Random(Mean):
         self._spread_d: torch.Tensor | None = None
 
     def prepare(self, table: RowTable) -> None:
-        """Mean and spread, one pass."""
+        """Mean and spread, two passes."""
+        super().prepare(table)
+        self._spread_d = self._measured(table)
+
+    def _measured(self, table: RowTable) -> torch.Tensor:
         import torch
 
-        super().prepare(table)
+        mean_1d = super().make(table, self.in_use_N[:1])
         square_d = torch.zeros(table.shape[1], dtype=torch.float64)
-        mean_d = self.mean_d
-        assert mean_d is not None
         for part in portions(self.in_use_N):
-            square_d += (table.rows(part) - mean_d).double().square().sum(0)
-        self._spread_d = (square_d / max(1, len(self.in_use_N))).sqrt().float()
+            square_d += (table.rows(part) - mean_1d).double().square().sum(0)
+        return (square_d / max(1, len(self.in_use_N))).sqrt().float()
 
     def make(self, table: RowTable, numbers_N: Numbers) -> torch.Tensor:
         """One draw for each token."""
@@ -88,8 +87,8 @@ class Random(Mean):
             return mean_Nd
         # Half a step away from 0 and 1, where the quantile is infinite.
         share_Nd = torch.cat(shares).reshape(len(numbers_N), width).clamp(2**-33, 1 - 2**-33)
-        assert self._spread_d is not None
-        rows_Nd: torch.Tensor = mean_Nd + torch.special.ndtri(share_Nd).float() * self._spread_d
+        spread_d = self._measured(table) if self._spread_d is None else self._spread_d
+        rows_Nd: torch.Tensor = mean_Nd + torch.special.ndtri(share_Nd).float() * spread_d
         return rows_Nd
 
 

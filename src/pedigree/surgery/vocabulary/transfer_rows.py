@@ -10,7 +10,7 @@ Pursuit each new token as a combination of k anchors in the donor's space (ortho
 
 Law     a table that is an affine image of the donor is recovered by ridge as lambda goes to 0; a token that is a
         combination of k orthogonal anchors is recovered by pursuit exactly, and with k = 1 an anchor finds itself.
-Source  OMP: arXiv 2506.06607. Closed-form transfer ties with it at a thousandth of the time (docs/LOG.md).
+Source  OMP: arXiv 2506.06607. On pico models ridge does at least as well (docs/LOG.md).
 
 Shapes  V = rows, S = anchors, N = tokens asked for, e = donor width, d = table width, k = atoms
 """
@@ -49,6 +49,10 @@ class Ridge:
         self._map: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def prepare(self, table: RowTable) -> None:
+        """Fit the map."""
+        self._map = self._fit(table)
+
+    def _fit(self, table: RowTable) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Two passes over the anchors: means, then products, in float64."""
         import torch
 
@@ -67,14 +71,11 @@ class Ridge:
         # A column that never varies would make the matrix singular at lambda 0.
         gram_ee.diagonal().add_(max(self.strength, 1e-10) * scale + 1e-300)
         solved_ed = torch.linalg.solve(gram_ee, cross_ed)
-        self._map = (mean_e, solved_ed, mean_d)
+        return mean_e, solved_ed, mean_d
 
     def make(self, table: RowTable, numbers_N: Numbers) -> torch.Tensor:
         """The images of the donor's vectors."""
-        if self._map is None:
-            self.prepare(table)
-        assert self._map is not None
-        mean_e, solved_ed, mean_d = self._map
+        mean_e, solved_ed, mean_d = self._map or self._fit(table)
         return ((self.donor.rows(numbers_N).double() - mean_e) @ solved_ed + mean_d).float()
 
 
@@ -99,20 +100,21 @@ class Pursuit:
 
     def prepare(self, table: RowTable) -> None:
         """The anchors' vectors; nothing of the table is read before rows are made."""
+        self._dictionary = self._anchors()
+
+    def _anchors(self) -> torch.Tensor:
         import torch
 
-        self._dictionary = torch.cat([self.donor.rows(part) for part in portions(self.anchors_S)])
+        return torch.cat([self.donor.rows(part) for part in portions(self.anchors_S)])
 
     def make(self, table: RowTable, numbers_N: Numbers) -> torch.Tensor:
         """Combinations of old rows."""
         import torch
 
-        if self._dictionary is None:
-            self.prepare(table)
-        assert self._dictionary is not None
+        dictionary_Se = self._anchors() if self._dictionary is None else self._dictionary
         blocks = []
         for part in portions(numbers_N, 256):
-            chosen_Nk, shares_Nk = pursue(self._dictionary, self.donor.rows(part), self.atoms)
+            chosen_Nk, shares_Nk = pursue(dictionary_Se, self.donor.rows(part), self.atoms)
             unique, inverse = np.unique(self.old_S[chosen_Nk.numpy()], return_inverse=True)
             rows_Ud = table.rows(unique)
             picked_Nkd = rows_Ud[torch.from_numpy(inverse.reshape(chosen_Nk.shape))]
