@@ -16,12 +16,15 @@ from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
+from pedigree.cli.ledger import ledger_app
 from pedigree.cli.options import EXIT_CODES
+from pedigree.cli.origin import import_model
 from pedigree.cli.plan import plan
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
+from pedigree.cli.why import why
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -66,10 +69,12 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train)
-_WITH_ARGUMENTS = (chat, compare, plan, serve, train)
+_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train, why)
+_WITH_ARGUMENTS = (chat, compare, plan, serve, train, why)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
+app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
+app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 
 

@@ -12,6 +12,7 @@ from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
 from pedigree.cli.files import GO_ON
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
+from pedigree.cli.recording import UnrecordedOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,13 +68,6 @@ ResumeOption = Annotated[
         envvar="PEDIGREE_RESUME", rich_help_panel=DANGEROUS, show_default=False,
     ),
 ]  # fmt: skip
-UnrecordedOption = Annotated[
-    bool,
-    typer.Option(
-        "--unrecorded", help="Keep no record of the run; the weights say so.", envvar="PEDIGREE_UNRECORDED",
-        rich_help_panel=DANGEROUS,
-    ),
-]  # fmt: skip
 
 
 def train(
@@ -109,7 +103,7 @@ def train(
     overrides = parse_overrides(settings or [])
     start: Start = "auto" if resume is None else "resume" if resume else "fresh"
     place = Workplace(
-        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, _status(out)
+        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, _status(out), out.warn
     )
     results: list[StepResult] = []
     for name in _wanted(family, only or []):

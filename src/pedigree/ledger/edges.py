@@ -82,7 +82,7 @@ def _weights(entry: Entry) -> list[Parent]:
         return weights
     if entry.leaf.kind == "artifact.import":
         return [Parent("", "origin", str(entry.said.facts.get("origin") or "not told"))]
-    return [Parent("", "start", "random weights")]
+    return [Parent("", "start", "texts" if (entry.said.operation or "").startswith("tokenizer") else "random weights")]
 
 
 def _worth(entry: Entry, spoiled: dict[int, Problem], ring: KeyRing, anchors: Sequence[int]) -> tuple[EdgeVerdict, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pedigree.errors import MalformedFile
 from pedigree.ledger.keys import PrivateKey, PublicKey
-from pedigree.ledger.strict_json import MAX_BYTES, strict_object
+from pedigree.ledger.strict_json import MAX_BYTES, canonical_object, strict_object
 
 STATEMENT_TYPE = "application/vnd.in-toto+json"
 MAX_SIGNATURES = 64
@@ -91,7 +91,9 @@ class Envelope:
         Raises:
             MalformedFile: it is no envelope.
         """
-        value = strict_object(data, where, limit=2 * MAX_BYTES)
+        value = canonical_object(data) if len(data) <= MAX_BYTES else None
+        if value is None:
+            value = strict_object(data, where, limit=2 * MAX_BYTES)
         try:
             items = value["signatures"]
             if not isinstance(items, list) or not 1 <= len(items) <= MAX_SIGNATURES:

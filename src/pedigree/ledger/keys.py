@@ -158,6 +158,10 @@ class KeyFolder:
         """
         return PrivateKey.load(self.path / f"{role}.pem")
 
+    def prepare(self, role: Role, key: PrivateKey) -> None:
+        """Put a key on disk, under its own name, before anything speaks of it."""
+        write_private(self.path / f"{role}-{key.public.id[:16]}.pem", key.to_pem())
+
     def replace(self, role: Role, key: PrivateKey) -> None:
         """Keep another key for a role; the file of the old one is renamed after its id, never removed."""
         path = self.path / f"{role}.pem"

@@ -15,8 +15,8 @@ names nor paths; what the event says lies beside the tree, under the digest `bod
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pedigree.errors import MalformedFile
 
@@ -24,17 +24,14 @@ MAX_LEAF = 60_000  # bytes; C2SP tlog-tiles stops at 65,535
 _HEX = "[0-9a-f]{64}"
 _LIST = f'\\[("{_HEX}"(?:,"{_HEX}")*)\\]'
 _GRAMMAR = re.compile(
-    (
-        f'{{"body":"({_HEX})"(?:,"key":"({_HEX})")?,"kind":"([a-z][a-z.-]{{1,31}})"(?:,"parents":{_LIST})?'
-        f'(?:,"run":"([0-9a-f-]{{36}})")?(?:,"seen":"(0|[1-9][0-9]{{0,18}}) ({_HEX})")?(?:,"sig":"({_HEX})")?'
-        f'(?:,"subjects":{_LIST})?,"time":"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}\\.[0-9]{{3}}Z)"'
-        ',"v":"1"}'
-    ).encode()
+    f'{{"body":"({_HEX})"(?:,"key":"({_HEX})")?,"kind":"([a-z][a-z.-]{{1,31}})"(?:,"parents":{_LIST})?'
+    f'(?:,"run":"([0-9a-f-]{{36}})")?(?:,"seen":"(0|[1-9][0-9]{{0,18}}) ({_HEX})")?(?:,"sig":"({_HEX})")?'
+    f'(?:,"subjects":{_LIST})?,"time":"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}\\.[0-9]{{3}}Z)"'
+    ',"v":"1"}'
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One leaf; see the module."""
 
     kind: str
@@ -66,9 +63,10 @@ class Leaf:
             "time": _quoted(self.time),
             "v": '"1"',
         }
-        data = ("{" + ",".join(f'"{key}":{text}' for key, text in fields.items() if text is not None) + "}").encode()
-        if len(data) > MAX_LEAF or not _GRAMMAR.fullmatch(data):
-            raise MalformedFile("this cannot be a leaf", where=self.kind, got=f"{len(data):,} bytes: {data[:200]!r}")
+        text = "{" + ",".join(f'"{key}":{text}' for key, text in fields.items() if text is not None) + "}"
+        data = text.encode("utf-8", "replace")
+        if len(data) > MAX_LEAF or not _GRAMMAR.fullmatch(text):
+            raise MalformedFile("this cannot be a leaf", where=self.kind, got=f"{len(data):,} bytes: {text[:200]}")
         return data
 
     @classmethod
@@ -78,17 +76,18 @@ class Leaf:
         Raises:
             MalformedFile: it is too long or not in that form.
         """
-        match = _GRAMMAR.fullmatch(data) if len(data) <= MAX_LEAF else None
+        try:
+            match = _GRAMMAR.fullmatch(data.decode("ascii")) if len(data) <= MAX_LEAF else None
+        except UnicodeDecodeError:
+            match = None
         if match is None:
             raise MalformedFile(
                 "this is no leaf", where=where, got=f"{len(data):,} bytes", expected=f"at most {MAX_LEAF:,}"
             )
-        body, key, kind, parents, run, size, root, signature, subjects, time = (
-            None if part is None else part.decode() for part in match.groups()
-        )
+        body, key, kind, parents, run, size, root, signature, subjects, time = match.groups()
         return cls(
-            str(kind), str(body), str(time), key, signature, run, None if size is None else int(size), root,
-            _unlisted(subjects), _unlisted(parents),
+            kind, body, time, key, signature, run, None if size is None else int(size), root, _unlisted(subjects),
+            _unlisted(parents),
         )  # fmt: skip
 
 

@@ -182,6 +182,8 @@ class Ledger:
                 body = (digest, payload)
             data = leaf.to_bytes()
             size, root = self.store.add(head, data, body)
+            for content in draft.attachments:
+                self.store.put_body(sha256(content).hexdigest(), content)
             placed.append((head.size, data))
             head = Head(size, root, "")
         checkpoint = Checkpoint(origin, head.size, head.root).signed(log_keys)

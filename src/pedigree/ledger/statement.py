@@ -10,7 +10,7 @@ before the event: who signs it signs all that came before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -60,6 +60,11 @@ class Draft:
     subjects: tuple[Subject, ...] = ()
     parents: tuple[Parent, ...] = ()
     operation: str | None = None
+    attachments: tuple[bytes, ...] = ()
+
+    def with_attachment(self, data: bytes) -> Draft:
+        """The same with bytes that are kept beside the tree, under their sha256."""
+        return replace(self, attachments=(*self.attachments, data))
 
     @property
     def signed(self) -> bool:

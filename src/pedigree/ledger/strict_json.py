@@ -46,6 +46,19 @@ def strict_object(data: bytes, where: str, *, limit: int = MAX_BYTES, numbers: b
     return value
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def canonical_object(data: bytes) -> dict[str, Any] | None:
+    """The object in `data` where that is its one canonical form, None otherwise: fast, and never read in two ways."""
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text)
+        return value if isinstance(value, dict) and _ENCODER.encode(value) == text else None
+    except (ValueError, RecursionError):
+        return None
+
+
 def _check_depth(data: bytes, where: str) -> None:
     """A bound from above that needs no parser: brackets in texts count as well, and none of ours has so many."""
     depth = 0

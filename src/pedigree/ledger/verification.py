@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pedigree.errors import InputError, MalformedFile
+from pedigree.ledger.credits import release_problems
 from pedigree.ledger.edges import edges_of
 from pedigree.ledger.entry import Entry, apply_key_event, check_entry
 from pedigree.ledger.freshness import age_in_days, stale_problem
@@ -110,13 +111,19 @@ class Regrown:
 
 
 def verify(
-    store: Store, outside: Sequence[Checkpoint] = (), *, max_age_days: float | None = None, pinned: Sequence[str] = ()
+    store: Store,
+    outside: Sequence[Checkpoint] = (),
+    *,
+    seen: Sequence[Checkpoint] = (),
+    max_age_days: float | None = None,
+    pinned: Sequence[str] = (),
 ) -> Verification:
     """Check a ledger.
 
     Args:
         store: where it lies.
-        outside: checkpoints that were kept elsewhere.
+        outside: checkpoints that were kept elsewhere; what they cover counts as anchored.
+        seen: checkpoints met before, which the ledger must be consistent with; they anchor nothing.
         max_age_days: how old the newest entry may be.
         pinned: ids of the root keys that are known for this origin from before; none where it is new.
     """
@@ -143,6 +150,7 @@ def verify(
             Problem("CONTRADICTED", "other-root-keys", f"{ring.origin} was known with other root keys than it has now")
         )
     report.anchored = _hold_against(outside, tree, ring, report)
+    _hold_against([note for note in seen if note.origin == ring.origin], tree, ring, report)
     _judge_edges(report, entries, outside, max_age_days)
     return report
 
@@ -151,7 +159,7 @@ def _judge_edges(
     report: Verification, entries: dict[int, Entry], outside: Sequence[Checkpoint], max_age_days: float | None
 ) -> None:
     ordered = [entries[index] for index in sorted(entries)]
-    report.problems += run_problems(ordered)
+    report.problems += run_problems(ordered) + release_problems(ordered)
     report.age_days = age_in_days(ordered[-1].leaf.time) if ordered else None
     stale = stale_problem(report.age_days, max_age_days)
     if stale:
@@ -201,9 +209,9 @@ class _Bodies:
     def __init__(self, store: Store, leaves: dict[int, Leaf]) -> None:
         self.store, self.found = store, 0
         self.leaves = leaves
-        self._by_digest: dict[str, list[int]] = defaultdict(list)
+        self._by_digest: dict[str, list[int]] = {}
         for index, leaf in leaves.items():
-            self._by_digest[leaf.body].append(index)
+            self._by_digest.setdefault(leaf.body, []).append(index)
 
     def of(self, index: int) -> bytes | None:
         """The body of one entry."""
@@ -211,16 +219,16 @@ class _Bodies:
         return self.store.bodies([digest]).get(digest)
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
-        missing, last = dict.fromkeys(self._by_digest), b""
+        missing, last = set(self._by_digest), b""
         while True:
             rows = self.store.database.run(
                 f"SELECT digest, content FROM ledger_body WHERE digest > ? ORDER BY digest LIMIT {CHUNK}", (last,)
             )
             for digest, content in rows:
                 name = bytes(digest).hex()
+                missing.discard(name)
                 for index in self._by_digest.get(name, ()):
                     self.found += 1
-                    missing.pop(name, None)
                     yield index, bytes(content)
             if len(rows) < CHUNK:
                 break
