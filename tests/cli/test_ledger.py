@@ -165,7 +165,7 @@ def test_show_graph_credits_and_statements(pedigree: Pedigree, models: Path) -> 
 
 def test_keys_are_rotated_and_revoked(pedigree: Pedigree, models: Path) -> None:
     old = next(k for k in json.loads(pedigree("ledger", "key", "list", "--json").out)["result"] if k["role"] == "actor")
-    for role in ("actor", "log", "root"):
+    for role in ("actor", "log", "root", "actor", "log", "root"):
         assert pedigree("ledger", "key", "rotate", role).code == 0
     assert pedigree("ledger", "verify", "--no-memory", "--quiet").out == "UNKNOWN\n"
     ran = pedigree("ledger", "key", "revoke", old["id"][:8], "--last-trusted", "1", "--reason", "lost")

@@ -167,7 +167,8 @@ class KeyFolder:
         path = self.path / f"{role}.pem"
         new = self.path / f".{role}.new"
         write_private(new, key.to_pem())
-        os.link(path, self.path / f"{role}-{self.load(role).public.id[:16]}.pem")
+        with contextlib.suppress(FileExistsError):  # `prepare` put it there
+            os.link(path, self.path / f"{role}-{self.load(role).public.id[:16]}.pem")
         new.replace(path)
 
 
