@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,10 @@ import pytest
 # Set before anybody imports torch or numpy, so that results do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "svg")
+# What tests make is recorded in a folder of its own, never in the ledger of this repository.
+_RECORDS = tempfile.mkdtemp(prefix="pedigree-tests-")
+os.environ["PEDIGREE_LEDGER"] = f"{_RECORDS}/ledger.db"
+os.environ["PEDIGREE_MEMORY"] = f"{_RECORDS}/memory.json"
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -19,6 +25,11 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """One switch that changes the truth, on purpose and visibly."""
     parser.addoption("--update-goldens", action="store_true", help="rewrite the files under tests/golden")
+
+
+def pytest_unconfigure() -> None:
+    """Remove what was recorded."""
+    shutil.rmtree(_RECORDS, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

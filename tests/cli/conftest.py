@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,11 +35,13 @@ class Engine:
 
 
 @pytest.fixture(autouse=True)
-def plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine reaches a test."""
+def plain_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting of the machine reaches a test, and nothing is recorded outside of its folder."""
     for name in [name for name in os.environ if name.startswith("PEDIGREE_")] + ["NO_COLOR", "TERM"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("PEDIGREE_LEDGER", str(tmp_path / "project" / ".pedigree" / "ledger.db"))
+    monkeypatch.setenv("PEDIGREE_MEMORY", str(tmp_path / "project" / "memory.json"))
     monkeypatch.setattr(files, "WRITTEN", [])
     monkeypatch.setattr("pedigree.cli.errors.WRITTEN", files.WRITTEN)
 

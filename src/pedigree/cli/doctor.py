@@ -21,6 +21,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "numpy": ("every comparison", False),
     "scipy": ("every comparison", False),
     "blake3": ("digests of what was read", False),
+    "cryptography": ("signatures of the ledger", False),
     "rfc8785": ("digests of records", False),
     "safetensors": ("writing demo models", False),
     "tokenizers": ("training demo tokenizers", False),

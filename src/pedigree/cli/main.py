@@ -17,7 +17,9 @@ from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.eval import eval as evaluate
+from pedigree.cli.ledger import ledger_app
 from pedigree.cli.options import EXIT_CODES
+from pedigree.cli.origin import import_model
 from pedigree.cli.plan import plan
 from pedigree.cli.run import run
 from pedigree.cli.schema import schema
@@ -25,6 +27,7 @@ from pedigree.cli.serve import serve
 from pedigree.cli.surgery import surgery_app
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
+from pedigree.cli.why import why
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -70,11 +73,13 @@ def _pedigree(
 
 
 _COMMANDS: tuple[Callable[..., int], ...] = (
-    chat, compare, demo, doctor, evaluate, plan, run, schema, serve, train,
+    chat, compare, demo, doctor, evaluate, plan, run, schema, serve, train, why,
 )  # fmt: skip
-_WITH_ARGUMENTS = (chat, compare, evaluate, plan, run, serve, train)
+_WITH_ARGUMENTS = (chat, compare, evaluate, plan, run, serve, train, why)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
+app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
+app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
 

@@ -12,7 +12,8 @@ from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
 from pedigree.cli.files import GO_ON, WRITTEN, write_file
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
-from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, UnrecordedOption, show_step, status
+from pedigree.cli.recording import UnrecordedOption
+from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
 from pedigree.errors import InternalError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run(
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     folder = output or Path("runs") / family.name
     start: Start = "fresh" if fresh else "auto"
-    place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out))
+    place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out), out.warn)
     members, outcome = _make(place, _wanted(family, only or []), out)
     edges: list[EdgeResult] = []
     if compare and outcome == DONE:

@@ -129,8 +129,8 @@ def run(
 
     pedigree surgery run grow.yaml --force --json
     """
+    from pedigree.cli.recording import recorder_for
     from pedigree.cli.surgery_answers import run_lines, run_record
-    from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run as run_plan
     from pedigree.surgery.foreign import read_any_recipe
@@ -145,10 +145,9 @@ def run(
         planned = make_plan(composition, workers=workers)
         check_target(planned, force=force)
         GO_ON.append(f"finished tensors are in {planned.partial}; the same command goes on from there")
-        recorder = (
-            NullRecorder() if unrecorded else JsonlRecorder(planned.target.with_name(planned.target.name + ".jsonl"))
-        )
-        outcome = run_plan(planned, recorder, force=force, progress=out.progress())
+        lines = planned.target.with_name(planned.target.name + ".jsonl")
+        with recorder_for(lines, out.warn, unrecorded=unrecorded) as recorder:
+            outcome = run_plan(planned, recorder, force=force, progress=out.progress())
         GO_ON.pop()
         record = run_record(planned, outcome, recorder.stamp)
     finally:

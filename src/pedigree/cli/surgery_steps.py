@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pedigree.cli.files import write_file
+from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_steps import MODEL
 from pedigree.errors import MissingInput, PedigreeError
 
@@ -42,7 +43,6 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     """
     from pedigree.family.surgery_part import STARTS, surgery_recipe
     from pedigree.records.canonical import canonical_digest
-    from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run
     from pedigree.surgery.plan import make_plan
@@ -64,10 +64,10 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
         step.name, steps, {name: str(folder) for name, folder in places.items()}, output / MODEL, seed=step.seed,
         allow_nfp=step.allow_nfp,
     )  # fmt: skip
-    recorder = NullRecorder() if place.unrecorded else JsonlRecorder(output / "run.jsonl")
     composition = compose(recipe)
     try:
-        run(make_plan(composition), recorder, force=True, progress=out.progress())
+        with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded) as recorder:
+            run(make_plan(composition), recorder, force=True, progress=out.progress())
     finally:
         composition.close()
     scores = _scores(place, step, output / MODEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, write_file
 from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Line, Output
+from pedigree.cli.recording import UnrecordedOption, record_tokenizer
 from pedigree.errors import MissingInput, OutputExists, UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def train(
     quiet: QuietOption = False,
     color: ColorOption = None,
     force: ForceOption = False,
+    unrecorded: UnrecordedOption = False,
 ) -> int:  # fmt: skip
     """Train a tokenizer on texts; the same texts give the same bytes.
 
@@ -128,6 +131,8 @@ def train(
         files=written,
         warnings=_size_warnings(encoder, size),
     )
+    told = {"operation": "tokenizer", "inputs": text_inputs(files), "parameters": record.options}
+    record_tokenizer(out, told, talk.warn, unrecorded=unrecorded)
     return answer(record, talk, training_lines, str(out / "tokenizer.json"), record.warnings)
 
 
@@ -258,6 +263,7 @@ def extend(
     quiet: QuietOption = False,
     color: ColorOption = None,
     force: ForceOption = False,
+    unrecorded: UnrecordedOption = False,
 ) -> int:  # fmt: skip
     """Grow a vocabulary at its end: learn merges on new text, or add tokens; old numbers and merges stand.
 
@@ -285,6 +291,9 @@ def extend(
     record = extension_record(old, grown, measured_on, options, progress=progress, producer=producer())
     written = write_tokenizer(grown.encoder, out, talk, force=force, parent=old.location)
     new = record.tokenizer.model_copy(update={"location": written[0]})
+    inputs = [{"path": base, "role": "init"}, *text_inputs(files or ())]
+    told = {"operation": "tokenizer-extend", "inputs": inputs, "parameters": asdict(options)}
+    record_tokenizer(out, told, talk.warn, unrecorded=unrecorded)
     warnings = _fewer_warnings(record.result.added, add + len(options.tokens) + len(options.specials))
     record = record.model_copy(update={"tokenizer": new, "files": written, "warnings": warnings})
     return answer(record, talk, extension_lines, written[0], warnings)
@@ -303,6 +312,7 @@ def concat(
     quiet: QuietOption = False,
     color: ColorOption = None,
     force: ForceOption = False,
+    unrecorded: UnrecordedOption = False,
 ) -> int:
     """Put two vocabularies into one, and list every conflict between them.
 
@@ -331,7 +341,15 @@ def concat(
     written = write_tokenizer(joined.encoder, out, talk, force=force, parent=first.location, more=more)
     new = record.tokenizer.model_copy(update={"location": written[0]})
     record = record.model_copy(update={"tokenizer": new, "files": written})
+    inputs = [{"path": a, "role": "init"}, {"path": b, "role": "merge-input"}]
+    record_tokenizer(out, {"operation": "tokenizer-concat", "inputs": inputs}, talk.warn, unrecorded=unrecorded)
     return answer(record, talk, concatenation_lines, written[0], record.warnings)
+
+
+def text_inputs(named: Sequence[str]) -> list[dict[str, str]]:
+    """The files of `[NAME=]FILE` words, as a recorder takes them."""
+    paths = [word if Path(word).exists() else word.partition("=")[2] for word in named]
+    return [{"path": path, "role": "dataset"} for path in paths]
 
 
 def read_texts(named: Sequence[str], ntrex: Path | None) -> list[Text]:

@@ -12,6 +12,7 @@ from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
 from pedigree.cli.files import GO_ON
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
+from pedigree.cli.recording import UnrecordedOption
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,13 +76,6 @@ ResumeOption = Annotated[
         envvar="PEDIGREE_RESUME", rich_help_panel=DANGEROUS, show_default=False,
     ),
 ]  # fmt: skip
-UnrecordedOption = Annotated[
-    bool,
-    typer.Option(
-        "--unrecorded", help="Keep no record of the run; the weights say so.", envvar="PEDIGREE_UNRECORDED",
-        rich_help_panel=DANGEROUS,
-    ),
-]  # fmt: skip
 
 
 def train(
@@ -122,7 +116,7 @@ def train(
     resume = False if force else resume
     start: Start = "auto" if resume is None else "resume" if resume else "fresh"
     place = Workplace(
-        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out)
+        read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out), out.warn
     )
     results: list[StepResult] = []
     steps = [family.steps[name] for name in _wanted(family, only or [])]

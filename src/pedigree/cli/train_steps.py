@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import finished_before, keep, made_of
 from pedigree.errors import MalformedFile, MissingInput, UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pedigree.family.recipe import Family, Recipe
     from pedigree.family.steps import Step
     from pedigree.model.decoder import Decoder
+    from pedigree.records.recorder import Recorder
     from pedigree.records.training_run import StepResult
     from pedigree.training.config import TrainingConfig
     from pedigree.training.progress import Beat, Summary
@@ -38,6 +40,7 @@ class Workplace:
         device: name of a device, or None.
         unrecorded: keep no record.
         progress: called with each sign of life.
+        warn: told what could not be recorded.
     """
 
     recipe: Recipe
@@ -48,6 +51,7 @@ class Workplace:
     device: str | None
     unrecorded: bool
     progress: Callable[[str, Beat], None] | None
+    warn: Callable[[str], None] = lambda sentence: None
 
     @property
     def beside(self) -> Path:
@@ -125,16 +129,21 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     Raises:
         PedigreeError: something is missing, malformed or does not fit; before the first step is taken.
     """
+    output = place.output / step.name
+    first = os.environ.get("RANK", "0") == "0"
+    with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
+        return _train_step(place, step, output, recorder)
+
+
+def _train_step(place: Workplace, step: Step, output: Path, recorder: Recorder) -> StepResult:
     from pedigree.family.tokenizer_files import separator_of
     from pedigree.model.sizes import operations
-    from pedigree.records.recorder import JsonlRecorder, NullRecorder
     from pedigree.training.device import find_device
     from pedigree.training.fit import ModelFacts
     from pedigree.training.run import Run
     from pedigree.training.shards import Vocabulary
 
     config = overridden(step.training, place.overrides).beside(place.beside)
-    output = place.output / step.name
     device = find_device(place.device)
     tokenizer = tokenizer_of(place, step)
     parents = {step.parents["from"]: place.output / step.parents["from"] / MODEL} if "from" in step.parents else {}
@@ -152,12 +161,14 @@ def train_step(place: Workplace, step: Step) -> StepResult:
         operations_per_token=operations(step.model, config.sequence_length).training,
     )
     model = starting_model(place, step, config.seed)
-    first = os.environ.get("RANK", "0") == "0"
-    recorder = NullRecorder() if place.unrecorded or not first else JsonlRecorder(output / "run.jsonl")
     show = place.progress
     origin = {
         "recipe": str(place.recipe.path), "recipe_digest": place.recipe.digest, "recipe_step": step.name,
         "step_digest": step.digest, "parents": dict(step.parents), "overrides": dict(place.overrides),
+        "seed": config.seed, "inputs": [
+            {"path": str(place.output / name / MODEL), "role": "init" if key == "from" else key, "name": name}
+            for key, name in step.parents.items()
+        ],
     }  # fmt: skip
     run = Run(
         model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
@@ -167,6 +178,14 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     summary = run.work()
     if summary.outcome == "finished":
         write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
+        parameters = {
+            "step_digest": step.digest, "seed": config.seed, "steps": summary.step, "tokens": summary.tokens,
+            "loss": summary.loss, "floating_point_operations": summary.tokens * facts.operations_per_token,
+        }  # fmt: skip
+        operation = "finetune" if "from" in step.parents else "train"
+        recorder.derive(
+            {"operation": operation, "name": step.name, "outputs": [str(output / MODEL)], "parameters": parameters}
+        )
     experts = None
     if summary.outcome == "finished" and step.model.experts is not None and run.texts and run.ranks.world == 1:
         from pedigree.training.moe_health import moe_health

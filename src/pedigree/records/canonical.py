@@ -116,10 +116,15 @@ def canonical_bytes(value: Any) -> bytes:
     return rfc8785.dumps(plain)
 
 
-def canonical_digest(value: Any) -> str:
-    """`sha256:<hex>` of the canonical JSON of `value` with every number written as a string."""
+def hashed_bytes(value: Any) -> bytes:
+    """`value` as RFC 8785 canonical JSON with every number written as a string: what is hashed and signed."""
     plain, _ = stable(value)
-    return "sha256:" + hashlib.sha256(rfc8785.dumps(_numbers_as_text(plain))).hexdigest()
+    return rfc8785.dumps(_numbers_as_text(plain))
+
+
+def canonical_digest(value: Any) -> str:
+    """`sha256:<hex>` of `hashed_bytes`."""
+    return "sha256:" + hashlib.sha256(hashed_bytes(value)).hexdigest()
 
 
 def readable_json(value: Any, *, indent: int | None = 2) -> str:

@@ -10,12 +10,14 @@ Laws
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -102,6 +104,8 @@ class Run:
         self._device, self._recorder = device, recorder
         self._progress, self._origin = progress, dict(origin or {})
         self._last_beat = 0.0
+        self._data = hashlib.sha256()  # every token that was read since this process began, in order
+        self._resumed_from: Path | None = None
         self._place = Place()
         self._decisions: list[Decision] = []
         self._recent: list[float] = []
@@ -134,6 +138,7 @@ class Run:
         if saved:
             check_same(saved[-1].state["settings"], self._settings(), where=saved[-1].path)
             self._go_to(saved[-1])
+            self._resumed_from = saved[-1].path
         return self._place.step
 
     def work(self) -> Summary:
@@ -164,7 +169,7 @@ class Run:
             tokens_per_second=clock.rate(), utilization=self._utilization(clock.rate()), scores=scores, arithmetic=sums,
             decisions=self._decisions, checkpoint=last,
         )  # fmt: skip
-        self._recorder.run_end(summary.to_dict())
+        self._recorder.run_end({**summary.to_dict(), "data": self._data.hexdigest()})
         return summary
 
     def _is_asked(self, interruption: Interruption) -> bool:
@@ -184,7 +189,10 @@ class Run:
         config, place = self.config, self._place
         clock.start()
         step, window = place.step, place.past_dropped()
-        batch = self.batches.window(window).dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
+        whole = self.batches.window(window)
+        if self.ranks.is_first:
+            self._data.update(window.to_bytes(8, "big") + np.ascontiguousarray(whole.tokens_BT).tobytes())
+        batch = whole.dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
         signals = self.stepper.measure(batch, step, window, self._update_ratio)
         self._update_ratio = None
         verdict = self.guard.judge(signals)
@@ -232,7 +240,9 @@ class Run:
             )  # fmt: skip
         if time.monotonic() - self._last_beat > SECONDS_BETWEEN_BEATS:
             self._last_beat = time.monotonic()
-            self._recorder.beat({"step": step, "tokens": tokens, "loss": signals.cross_entropy})
+            self._recorder.beat(
+                {"step": step, "tokens": tokens, "loss": signals.cross_entropy, "data": self._data.hexdigest()}
+            )
         if self._progress is not None:
             self._progress(beat)
 
@@ -329,6 +339,7 @@ class Run:
     def _start_facts(self) -> dict[str, Any]:
         return {
             **self._origin,
+            "resumed_from": None if self._resumed_from is None else str(self._resumed_from),
             "name": self.config.name, "step": self._place.step, "steps": self.config.steps,
             "digest": self.config.digest(), "settings": self._settings(), "device": str(self._device),
             **({"frozen": frozen_facts(self._held)} if self._held else {}),

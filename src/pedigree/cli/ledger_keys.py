@@ -1,0 +1,118 @@
+"""`pedigree ledger key ...`: list, replace and revoke the keys of a ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+import typer
+
+from pedigree.cli.errors import DONE
+from pedigree.cli.ledger_options import LedgerOption, open_store, print_json
+from pedigree.cli.options import ColorOption, JsonOption, check_word
+from pedigree.cli.output import Output
+
+ROLE_WORDS = ("root", "log", "actor")  # repeated from pedigree.ledger.keys; a test holds them together
+
+
+def list_keys(ledger: LedgerOption = None, json: JsonOption = False, color: ColorOption = None) -> int:
+    """List the keys, what they are for, and for which entries they are good.
+
+    [bold]Examples[/bold]
+
+    pedigree ledger key list
+
+    pedigree ledger key list --json
+    """
+    from pedigree.ledger.note import verifier_key
+    from pedigree.ledger.verification import verify
+
+    out = Output(json=json, color=color)
+    report = verify(open_store(ledger))
+    listed = [
+        {"id": life.key.id, "role": life.role, "since": life.since, "until": life.until,
+         "last_trusted": life.last_trusted, "reason": life.reason,
+         "verifier_key": verifier_key(report.origin, life.key) if life.role == "log" else None}
+        for life in report.ring.lives.values()
+    ]  # fmt: skip
+    if out.mode == "json":
+        print_json(out, "ledger key list", {}, listed)
+        return DONE
+    for item in listed:
+        until = "" if item["until"] is None else f" to {item['until']}"
+        trust = "" if item["last_trusted"] is None else f", revoked: trusted up to entry {item['last_trusted']}"
+        out.result(f"{item['role']:<6} {item['id']}  entries {item['since']}{until or ' on'}{trust}")
+    return DONE
+
+
+def rotate(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="actor, log or root.")] = "actor",
+    ledger: LedgerOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Replace the key of a role by a new one; what the old one signed stays good.
+
+    [bold]Examples[/bold]
+
+    pedigree ledger key rotate
+
+    pedigree ledger key rotate log
+    """
+    from pedigree.ledger.key_events import rotate as rotate_key
+    from pedigree.ledger.keys import Role
+    from pedigree.ledger.log import Ledger, LedgerPlace
+
+    out = Output(json=json)
+    word = cast(Role, check_word(role, ROLE_WORDS, option="ROLE"))
+    open_store(ledger).database.close()
+    done = rotate_key(Ledger(LedgerPlace.find(ledger)), word)
+    if out.mode == "json":
+        print_json(out, "ledger key rotate", {"role": word}, done)
+    else:
+        out.result(f"{word}: {done['new']} signs from entry {int(done['entry']) + 1} on")
+    return DONE
+
+
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key, or its first digits.", show_default=False)],
+    last_trusted: Annotated[
+        int,
+        typer.Option("--last-trusted", metavar="ENTRY", help="The last entry it is trusted for.", show_default=False),
+    ],
+    reason: Annotated[str, typer.Option(help="Why, in a few words.", show_default=False)] = "",
+    ledger: LedgerOption = None,
+    json: JsonOption = False,
+) -> int:  # fmt: skip
+    """Revoke a key: what it signed after an entry is SUSPECT from now on.
+
+    [bold]Examples[/bold]
+
+    pedigree ledger key revoke 4f264b4c --last-trusted 120 --reason "laptop lost"
+    """
+    from pedigree.ledger.key_events import revoke as revoke_key
+    from pedigree.ledger.log import Ledger, LedgerPlace
+
+    out = Output(json=json)
+    open_store(ledger).database.close()
+    done = revoke_key(Ledger(LedgerPlace.find(ledger)), key, last_trusted, reason)
+    if out.mode == "json":
+        print_json(out, "ledger key revoke", {"key": key, "last_trusted": last_trusted}, done)
+    else:
+        out.result(f"{done['key']} is trusted up to entry {last_trusted}; entry {done['entry']} says so")
+        if done["new"]:
+            out.result(f"{done['role']}: {done['new']} takes its place")
+    return DONE
+
+
+COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (("list", list_keys), ("rotate", rotate), ("revoke", revoke))
+
+
+def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
+    """The commands under `pedigree ledger key`."""
+    app = typer.Typer(
+        name="key", no_args_is_help=True, rich_markup_mode="rich", context_settings=settings,
+        help="The keys of a ledger: list, rotate, revoke.",
+    )  # fmt: skip
+    for name, command in COMMANDS:
+        app.command(name, context_settings=settings, epilog=epilog)(command)
+    return app

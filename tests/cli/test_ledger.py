@@ -1,0 +1,202 @@
+"""`pedigree ledger`, `why` and `import`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+
+from pedigree.cli.ledger_keys import ROLE_WORDS
+from pedigree.cli.ledger_options import STYLES, VERDICT_WORDS
+from pedigree.ledger.keys import ROLES
+from pedigree.ledger.verdict import WORST_LAST
+
+Pedigree = Callable[..., Ran]
+
+
+@pytest.fixture
+def models(tmp_path: Path, pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base that came from elsewhere, a tokenizer that was trained, and a tokenizer nobody recorded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model.safetensors").write_text("weights")
+    (tmp_path / "base" / "README.md").write_text("---\nbase_model: [a/b, c/d]\nbase_model_relation: merge\n---\n# hi\n")
+    (tmp_path / "t.txt").write_text("some text to learn from\n" * 30)
+    assert pedigree("import", "base", "--from", "hf://owner/base@1", "--quiet").code == 0
+    assert pedigree("tokenizer", "train", "t.txt", "--size", "280", "--out", "tok", "--quiet").code == 0
+    ran = pedigree("tokenizer", "train", "t.txt", "--size", "265", "--out", "silent", "--no-ledger", "--quiet")
+    assert ran.code == 0, ran.err
+    return tmp_path
+
+
+def test_words_are_those_of_the_ledger() -> None:
+    assert {word.upper() for word in VERDICT_WORDS} == set(WORST_LAST) == set(STYLES)
+    assert set(ROLE_WORDS) == set(ROLES)
+
+
+def test_what_is_made_is_in_the_log_without_an_argument(pedigree: Pedigree, models: Path) -> None:
+    record = json.loads(pedigree("ledger", "log", "--json").out)
+    assert (record["schema"], record["command"]) == ("pedigree/ledger-log", "ledger log")
+    assert [entry["kind"] for entry in record["result"]] == ["genesis", "artifact.import", "derive"]
+    assert record["result"][2]["facts"]["operation"] == "tokenizer"
+    assert "derive" in pedigree("ledger", "log", "-n", "1").out
+    assert json.loads((models / "silent" / "pedigree.json").read_text())["record"] == "unrecorded"
+
+
+def test_verify_says_what_it_checked(pedigree: Pedigree, models: Path) -> None:
+    ran = pedigree("ledger", "verify")
+    assert ran.code == 0, ran.err
+    first, *rest = ran.out.splitlines()
+    assert first.startswith("UNKNOWN")
+    assert any("DECLARED" in line and "tok " in line for line in rest)
+    assert any("unverified origin" in line for line in rest)
+    assert rest[-1].startswith("not checked")
+    assert pedigree("ledger", "verify", "--fail-on", "unknown", "--quiet").code == 1
+    record = json.loads(pedigree("ledger", "verify", "--json").out)["result"]
+    assert (record["tier"], record["verdicts"]) == ("T0", {"UNKNOWN": 1, "DECLARED": 1})
+    assert pedigree("ledger", "verify", "--fail-on", "unknow").code == 2
+
+
+def test_a_checkpoint_kept_elsewhere_makes_the_difference(pedigree: Pedigree, models: Path) -> None:
+    kept = models / "kept.txt"
+    kept.write_text(pedigree("ledger", "checkpoint").out)
+    assert (
+        json.loads(pedigree("ledger", "verify", "tok", "--checkpoint", str(kept), "--json").out)["result"]["tier"]
+        == "T1"
+    )
+    assert pedigree("ledger", "verify", "tok", "--checkpoint", str(kept), "--quiet").out == "VERIFIED\n"
+    shutil.rmtree(models / "project" / ".pedigree")
+    pedigree("import", "base", "--quiet")
+    ran = pedigree("ledger", "verify", "--checkpoint", str(kept))
+    assert "a checkpoint of another ledger" in ran.out
+    ran = pedigree("ledger", "verify", "--checkpoint", "t.txt")
+    assert (ran.code, "no signed checkpoint" in ran.err) == (2, True)
+
+
+def test_this_machine_remembers(pedigree: Pedigree, models: Path) -> None:
+    database = models / "project" / ".pedigree" / "ledger.db"
+    before = models / "before.db"
+    shutil.copy(database, before)
+    pedigree("tokenizer", "train", "t.txt", "--size", "270", "--out", "tok2", "--quiet")
+    assert pedigree("ledger", "verify", "--fail-on", "stale", "--quiet").code == 0
+    shutil.copy(before, database)
+    ran = pedigree("ledger", "verify")
+    assert (ran.code, ran.out.split()[0]) == (1, "CONTRADICTED")
+    assert "a checkpoint over 4 entries is held outside, 3 are stored" in ran.out
+    assert pedigree("ledger", "verify", "--no-memory", "--quiet").code == 0
+
+
+def test_files_are_held_against_their_record(pedigree: Pedigree, models: Path) -> None:
+    assert pedigree("ledger", "verify", "tok").code == 0
+    path = models / "tok" / "tokenizer_config.json"
+    path.write_text(path.read_text() + " ")
+    ran = pedigree("ledger", "verify", "tok")
+    assert ran.code == 1
+    assert "tokenizer_config.json was changed" in ran.out
+    ran = pedigree("why", "tok")
+    assert (ran.code, ran.out.split()[0]) == (1, "CONTRADICTED")
+    ran = pedigree("why", "silent")
+    assert ran.code == 3
+    assert "recording switched off" in ran.out
+
+
+def test_why_tells_a_life_in_ten_lines(pedigree: Pedigree, models: Path) -> None:
+    ran = pedigree("why", "tok")
+    assert ran.code == 0, ran.err
+    assert len(ran.out.splitlines()) <= 10
+    assert "t.txt" in ran.out
+    record = json.loads(pedigree("why", "base", "--json").out)["result"]
+    assert (record["verdict"], record["gaps"]) == ("UNKNOWN", ["base: came from elsewhere: unverified origin"])
+
+
+def test_import_keeps_what_a_card_claims(pedigree: Pedigree, models: Path) -> None:
+    ran = pedigree("import", "base", "--note", "again", "--json")
+    result = json.loads(ran.out)["result"]
+    assert result["claims"] == [{"name": "a/b", "relation": "merge"}, {"name": "c/d", "relation": "merge"}]
+    assert (result["status"], result["known_before"]) == ("unverified origin", 1)
+    assert pedigree("import", "nowhere").code == 2
+
+
+def test_a_released_model_is_verified_without_the_ledger(pedigree: Pedigree, models: Path) -> None:
+    assert pedigree("ledger", "export", "--release", "tok").code == 0
+    shutil.rmtree(models / "project")
+    shutil.copytree(models / "tok", models / "elsewhere" / "model")
+    ran = pedigree("ledger", "verify", "elsewhere/model", "--json")
+    assert ran.code == 0, ran.err
+    record = json.loads(ran.out)
+    assert record["inputs"]["source"] == "proof"
+    assert (record["result"]["verdict"], record["result"]["problems"]) == ("DECLARED", [])
+    assert pedigree("why", "elsewhere/model").code == 0
+    (models / "elsewhere" / "model" / "tokenizer.json").write_text("{}")
+    ran = pedigree("ledger", "verify", "elsewhere/model")
+    assert (ran.code, "another artifact" in ran.out) == (1, True)
+
+
+def test_what_is_not_in_order_is_not_released(pedigree: Pedigree, models: Path) -> None:
+    (models / "tok" / "more.txt").write_text("x")
+    ran = pedigree("ledger", "export", "--release", "tok")
+    assert (ran.code, "not in order" in ran.err) == (2, True)
+    assert "proof" not in json.loads((models / "tok" / "pedigree.json").read_text())
+
+
+def test_show_graph_credits_and_statements(pedigree: Pedigree, models: Path) -> None:
+    artifact = json.loads((models / "tok" / "pedigree.json").read_text())["artifact"]
+    shown = json.loads(pedigree("ledger", "show", artifact[:20], "--json").out)["result"]
+    assert shown["entries"][0]["operation"] == "tokenizer"
+    assert "tok" in pedigree("ledger", "show", "tok").out
+    assert "genesis" in pedigree("ledger", "show", "0").out
+    assert pedigree("ledger", "show", "99").code == 2
+    assert pedigree("ledger", "show", "abcd1234").code == 2
+    edges = json.loads(pedigree("ledger", "graph", "--json").out)["result"]["edges"]
+    assert {edge["child_name"] for edge in edges} == {"base", "tok"}
+    credits_ = json.loads(pedigree("ledger", "credits", "tok", "--json").out)["result"]
+    assert len(credits_["credits"]) == 1
+    assert credits_["credits"][0]["name"]
+    lines = [json.loads(line) for line in pedigree("ledger", "export").out.splitlines()]
+    assert {line["payloadType"] for line in lines} == {"application/vnd.in-toto+json"}
+
+
+def test_keys_are_rotated_and_revoked(pedigree: Pedigree, models: Path) -> None:
+    old = next(k for k in json.loads(pedigree("ledger", "key", "list", "--json").out)["result"] if k["role"] == "actor")
+    for role in ("actor", "log", "root", "actor", "log", "root"):
+        assert pedigree("ledger", "key", "rotate", role).code == 0
+    assert pedigree("ledger", "verify", "--no-memory", "--quiet").out == "UNKNOWN\n"
+    ran = pedigree("ledger", "key", "revoke", old["id"][:8], "--last-trusted", "1", "--reason", "lost")
+    assert ran.code == 0, ran.err
+    assert pedigree("ledger", "verify", "tok").code == 1
+    assert "SUSPECT" in pedigree("ledger", "verify", "tok").out
+    assert pedigree("ledger", "key", "revoke", "0000", "--last-trusted", "1").code == 2
+    assert pedigree("ledger", "key", "rotate", "actr").code == 2
+
+
+def test_an_anchor_is_a_file_that_can_leave(pedigree: Pedigree, models: Path) -> None:
+    assert pedigree("ledger", "anchor", "--to", "anchors.txt").code == 0
+    assert pedigree("ledger", "anchor", "--to", "anchors.txt").code == 0
+    ran = pedigree("ledger", "verify", "--checkpoint", "anchors.txt", "--json")
+    assert json.loads(ran.out)["result"]["checked"]["outside"] >= 2
+
+
+def test_where_there_is_no_ledger(pedigree: Pedigree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (("log",), ("verify",), ("checkpoint",), ("anchor",), ("key", "rotate"), ("graph",)):
+        ran = pedigree("ledger", *words)
+        assert (ran.code, "there is no ledger here" in ran.err) == (2, True), words
+    assert not (tmp_path / "project").exists()
+
+
+def test_verify_starts_without_what_computes(models: Path) -> None:
+    code = (
+        "import sys\nfrom pedigree.cli.main import main\ncode = main(['ledger', 'verify', '--quiet'])\n"
+        "loaded = {'torch', 'numpy', 'scipy', 'safetensors', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(str(loaded) if loaded else code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (0, "UNKNOWN\n"), done.stderr
