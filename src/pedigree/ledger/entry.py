@@ -6,8 +6,9 @@ The same checks serve the whole ledger and a proof that travels with a model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 from pedigree.errors import PedigreeError
 from pedigree.ledger.envelope import STATEMENT_TYPE, Envelope
@@ -19,7 +20,8 @@ from pedigree.ledger.strict_json import canonical_object, strict_object
 from pedigree.ledger.verdict import Problem
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """An entry of a ledger: its place, its leaf, and what it says where that could be read and believed."""
 
     index: int  # type: ignore[assignment]  # the place in the ledger, not the method of tuples

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pedigree.ledger.log import Ledger, Receipt
 from pedigree.ledger.materials import Material
 from pedigree.ledger.statement import MANIFEST, Draft, Subject, hex_digest
-from pedigree.records.artifact import Artifact
+
+if TYPE_CHECKING:
+    from pedigree.records.artifact import Artifact
 
 
 def entry_of(ledger: Ledger, digest: str) -> int | None:

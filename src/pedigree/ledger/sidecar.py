@@ -9,7 +9,6 @@ from typing import Any
 
 from pedigree.errors import PedigreeError
 from pedigree.ledger.strict_json import MAX_BYTES, strict_object
-from pedigree.records.artifact import SIDECAR
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
@@ -18,6 +17,8 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     Raises:
         MalformedFile: it is no strict JSON.
     """
+    from pedigree.records.artifact import SIDECAR
+
     path = folder / SIDECAR
     if not path.is_file():
         return {}
@@ -27,6 +28,8 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
 
 def write_sidecar(folder: Path, fields: dict[str, Any]) -> None:
     """Add fields to the sidecar of a directory; what else it says stays. Never half a file."""
+    from pedigree.records.artifact import SIDECAR
+
     try:
         known = read_sidecar(folder)
     except PedigreeError:
