@@ -29,9 +29,10 @@ COMMANDS = (
     "schema",
     "serve",
     "train",
+    *(f"surgery {verb}" for verb in ("ops", "plan", "run", "verify")),
     *(f"tokenizer {verb}" for verb in VERBS),
 )
-NOUNS = ("tokenizer",)
+NOUNS = ("surgery", "tokenizer")
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 

@@ -56,7 +56,7 @@ steps:
   - grow.depth: {op: solar, times: 2}
   - 7
 """
-    with pytest.raises(ProblemsFound, match="problems") as caught:
+    with pytest.raises(ProblemsFound, match="problems to mend") as caught:
         read_recipe(written(tmp_path, text))
     told = caught.value.problems
     assert all(isinstance(problem, MalformedFile) for problem in told)

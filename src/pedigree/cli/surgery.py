@@ -33,8 +33,11 @@ OutOption = Annotated[
 ]
 UnrecordedOption = Annotated[
     bool,
-    typer.Option("--unrecorded", help="Keep no record, and say so beside the weights.", rich_help_panel=DANGEROUS),
-]
+    typer.Option(
+        "--unrecorded", help="Keep no record, and say so beside the weights.", envvar="PEDIGREE_UNRECORDED",
+        rich_help_panel=DANGEROUS,
+    ),
+]  # fmt: skip
 
 
 def ops(json: JsonOption = False, color: ColorOption = None) -> int:
@@ -163,13 +166,27 @@ def verify(
     source: Annotated[
         str | None,
         typer.Option(
-            metavar="PLACE", help="The source, where it has moved.", rich_help_panel=INPUT, show_default=False
+            metavar="PLACE",
+            help="The source, where it has moved.",
+            envvar="PEDIGREE_SOURCE",
+            rich_help_panel=INPUT,
+            show_default=False,
         ),
     ] = None,
     tokens: Annotated[
-        int, typer.Option(metavar="N", help="Tokens to compare on.", min=1, max=16384, rich_help_panel=COMPUTE)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Tokens to compare on.",
+            envvar="PEDIGREE_TOKENS",
+            min=1,
+            max=16384,
+            rich_help_panel=COMPUTE,
+        ),
     ] = 256,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the random tokens.", rich_help_panel=COMPUTE)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the random tokens.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE)
+    ] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,

@@ -5,7 +5,7 @@ Shapes  B = sequences, T = tokens of one, N = B * T, d = channels, V = vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,29 +53,35 @@ class StreamedModel:
 
     def logits(self, tokens_BT: Tensor, progress: Progress | None = None) -> Tensor:
         """Logits of all places, float32 [N, V]."""
+        x_BTd = tokens_BT
+        for layer, states_BTd in enumerate(self.states(tokens_BT)):
+            x_BTd = states_BTd
+            if progress is not None:
+                progress("verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}")
+        with torch.device("meta"):
+            norm = build_norm(self.config)
         with torch.no_grad():
-            context = build_context(
-                self.config, tokens_BT, document_BT=None, domain_BT=None, cache=None, restart_positions=True
-            )
-            x_BTd = self._rows("embed.weight", tokens_BT.reshape(-1)).reshape(*tokens_BT.shape, -1)
-            if self.config.learned_positions:
-                x_BTd = x_BTd + self._rows("positions.weight", context.positions_BT.reshape(-1)).reshape(
-                    *context.positions_BT.shape, -1
-                )
-            for layer in range(self.config.n_layers):
-                if progress is not None:
-                    progress(
-                        "verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}"
-                    )
-                with torch.device("meta"):
-                    block = Block(self.config, layer)
-                self._fill(block, f"layers.{layer}.")
-                x_BTd, _ = block(x_BTd, context)
-                del block
-            with torch.device("meta"):
-                norm = build_norm(self.config)
             self._fill(norm, "norm.")
             return self._head(norm(x_BTd).reshape(-1, x_BTd.shape[-1]))
+
+    def states(self, tokens_BT: Tensor) -> Iterator[Tensor]:
+        """The stream in front of the first layer and behind each, [B, T, d]."""
+        context = build_context(
+            self.config, tokens_BT, document_BT=None, domain_BT=None, cache=None, restart_positions=True
+        )
+        x_BTd = self._rows("embed.weight", tokens_BT.reshape(-1)).reshape(*tokens_BT.shape, -1)
+        if self.config.learned_positions:
+            places_BT = context.positions_BT
+            x_BTd = x_BTd + self._rows("positions.weight", places_BT.reshape(-1)).reshape(*places_BT.shape, -1)
+        yield x_BTd
+        for layer in range(self.config.n_layers):
+            with torch.device("meta"):
+                block = Block(self.config, layer)
+            with torch.no_grad():
+                self._fill(block, f"layers.{layer}.")
+                x_BTd, _ = block(x_BTd, context)
+            del block
+            yield x_BTd
 
     def _fill(self, module: nn.Module, prefix: str) -> None:
         """Give a module its weights."""

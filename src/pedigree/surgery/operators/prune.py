@@ -9,8 +9,11 @@ Source  Minitron 2407.14679 (what is cut together), ShortGPT 2403.03853 (layers)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.importance import Best, SquaresByColumn, SquaresByRow
@@ -24,9 +27,22 @@ from pedigree.weights.roles import MTP
 
 
 class PruneDepthParameters(Parameters):
-    """Layers to leave out, by number."""
+    """Layers to leave out: by number, or `count` of them that change the states of a `text` least.
 
-    drop: tuple[int, ...]
+    by: influence (each layer for itself) or block (neighbors together).
+    """
+
+    drop: tuple[int, ...] | None = None
+    count: int | None = None
+    text: str | None = None
+    by: Literal["influence", "block"] = "influence"
+    tokens: int = 2048
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PruneDepthParameters:
+        if (self.drop is None) == (self.count is None) or (self.count is None) != (self.text is None):
+            raise ValueError("give drop, or count with text")
+        return self
 
 
 class PruneFfnParameters(Parameters):
@@ -56,12 +72,34 @@ class PruneHiddenParameters(Parameters):
 
 def prune_depth(symbolic: Symbolic, parameters: PruneDepthParameters, step: Step) -> Exactness:
     """Leave layers out."""
-    check_layers(symbolic.n_layers, parameters.drop, step)
-    order = [layer for layer in range(symbolic.n_layers) if layer not in parameters.drop]
+    drop = parameters.drop if parameters.drop is not None else _least_influence(symbolic, parameters, step)
+    check_layers(symbolic.n_layers, drop, step)
+    order = [layer for layer in range(symbolic.n_layers) if layer not in drop]
     if not order:
         raise step.refuse("no layer would be left", got=f"{symbolic.n_layers} layers")
     take_layers(symbolic, order, step)
-    return Exactness.NFP if parameters.drop else Exactness.FP0
+    return Exactness.NFP if drop else Exactness.FP0
+
+
+def _least_influence(symbolic: Symbolic, parameters: PruneDepthParameters, step: Step) -> tuple[int, ...]:
+    """Layers that change the states of a text least. The source is run for it, one layer at a time."""
+    from pedigree.surgery.influence import influences, least, tokens_of
+
+    count = parameters.count or 0
+    if step.number:
+        raise step.refuse("influence is measured on the source", got=f"step {step.number + 1}",
+                          expected="the first step", fix="put it first, or give drop")  # fmt: skip
+    if not 0 < count < symbolic.n_layers:
+        raise step.refuse("so many layers cannot be left out", got=count, expected=f"1 to {symbolic.n_layers - 1}")
+    place = Path(step.folder, parameters.text or "").expanduser()
+    tokens_BT = tokens_of(symbolic.checkpoint, place, parameters.tokens)
+    span = count if parameters.by == "block" else 1
+    scores = influences(symbolic.checkpoint, tokens_BT, span)
+    first = least(scores, 1)[0]
+    drop = list(range(first, first + count)) if parameters.by == "block" else least(scores, count)
+    told = ", ".join(f"{layer} ({scores[first if span > 1 else layer]:.4f})" for layer in drop)
+    symbolic.notes.append(f"layers left out, by influence on {tokens_BT.numel()} tokens: {told}")
+    return tuple(drop)
 
 
 def prune_ffn(symbolic: Symbolic, parameters: PruneFfnParameters, step: Step) -> Exactness:
@@ -193,7 +231,14 @@ def prune_hidden(symbolic: Symbolic, parameters: PruneHiddenParameters, step: St
 
 _NFP = {"": Exactness.NFP}
 PRUNE_DEPTH = Operator(
-    "prune.depth", "leave layers out, by number", _NFP, "", "2403.03853", PruneDepthParameters, prune_depth, ("index",)
+    "prune.depth",
+    "leave layers out, by number or by influence on a text",
+    _NFP,
+    "",
+    "2403.03853, 2403.17887",
+    PruneDepthParameters,
+    prune_depth,
+    ("index",),
 )
 PRUNE_FFN = Operator(
     "prune.ffn", "a narrower feed-forward network: the units with the largest weights stay", _NFP, "", "2407.14679",
