@@ -28,6 +28,7 @@ COMMANDS = (
     "schema",
     "serve",
     "train",
+    "unmerge",
     *(f"tokenizer {verb}" for verb in VERBS),
 )
 NOUNS = ("tokenizer",)

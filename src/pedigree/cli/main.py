@@ -22,6 +22,7 @@ from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
+from pedigree.cli.unmerge import unmerge
 
 _SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -66,8 +67,8 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train)
-_WITH_ARGUMENTS = (chat, compare, plan, serve, train)
+_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train, unmerge)
+_WITH_ARGUMENTS = (chat, compare, plan, serve, train, unmerge)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)

@@ -17,6 +17,7 @@ from pedigree.records.tokenizer import (
     TokenizerTraining,
 )
 from pedigree.records.training_run import TrainingRun
+from pedigree.records.unmerging import Unmerging
 
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "tokenizer-conflicts": ConflictList,
     "tokenizer-extension": TokenizerExtension,
     "tokenizer-training": TokenizerTraining,
+    "unmerging": Unmerging,
 }
 
 
