@@ -24,14 +24,19 @@ COMMANDS = (
     "compare",
     "demo",
     "doctor",
+    "explain",
+    "fingerprint",
     "plan",
+    "scan",
     "schema",
     "serve",
     "train",
+    "tree",
     "unmerge",
     *(f"tokenizer {verb}" for verb in VERBS),
+    *(f"library {verb}" for verb in ("add", "list", "export")),
 )
-NOUNS = ("tokenizer",)
+NOUNS = ("tokenizer", "library")
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 

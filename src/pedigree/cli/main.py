@@ -16,12 +16,17 @@ from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
+from pedigree.cli.explain import explain
+from pedigree.cli.fingerprint import fingerprint
+from pedigree.cli.library import library_app
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.plan import plan
+from pedigree.cli.scan import scan
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
+from pedigree.cli.tree import tree
 from pedigree.cli.unmerge import unmerge
 
 _SETTINGS = {
@@ -67,11 +72,26 @@ def _pedigree(
     """
 
 
-_COMMANDS: tuple[Callable[..., int], ...] = (chat, compare, demo, doctor, plan, schema, serve, train, unmerge)
-_WITH_ARGUMENTS = (chat, compare, plan, serve, train, unmerge)
+_COMMANDS: tuple[Callable[..., int], ...] = (
+    chat,
+    compare,
+    demo,
+    doctor,
+    explain,
+    fingerprint,
+    plan,
+    scan,
+    schema,
+    serve,
+    train,
+    tree,
+    unmerge,
+)
+_WITH_ARGUMENTS = (chat, compare, fingerprint, plan, scan, serve, train, tree, unmerge)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
+app.add_typer(library_app(_SETTINGS, EXIT_CODES), name="library", epilog=EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,12 +11,12 @@ from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, check_there, write_file
 from pedigree.cli.options import (
     COMPUTE,
-    DANGEROUS,
     INPUT,
     OUTPUT,
     ColorOption,
     ForceOption,
     JsonOption,
+    PickleOption,
     QuietOption,
     check_word,
 )
@@ -73,13 +73,7 @@ def unmerge(
         str, typer.Option(metavar="DEPTH", help="standard or full.", envvar="PEDIGREE_DEPTH", rich_help_panel=COMPUTE)
     ] = "standard",
     force: ForceOption = False,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option(
-            "--allow-pickle", help="Read .bin, .pt and .pth files too (weights only, no code is run).",
-            envvar="PEDIGREE_ALLOW_PICKLE", rich_help_panel=DANGEROUS,
-        ),
-    ] = False,
+    allow_pickle: PickleOption = False,
 ) -> int:  # fmt: skip
     """Take a merged model apart: which parents, at which weights, by which method.
 

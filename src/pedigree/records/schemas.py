@@ -6,8 +6,11 @@ from typing import Any
 
 from pedigree.records.answer import Answer
 from pedigree.records.comparison import Comparison, Record
+from pedigree.records.family_tree import FamilyTree
+from pedigree.records.fingerprint import FingerprintMade
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.scan import LibraryListing, Scan
 from pedigree.records.tokenizer import (
     ConflictList,
     TokenizerAudit,
@@ -22,8 +25,12 @@ from pedigree.records.unmerging import Unmerging
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
     "comparison": Comparison,
+    "family-tree": FamilyTree,
+    "fingerprint-made": FingerprintMade,
+    "library": LibraryListing,
     "machine": Machine,
     "plan": Plan,
+    "scan": Scan,
     "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,
     "tokenizer-comparison": TokenizerComparison,
