@@ -48,5 +48,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), Pedigree needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "Building .venv with the versions of constraints.txt; this takes a few minutes, once." >&2
 	@$(PYTHON) -m venv .venv || { echo "error: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[hf,web,team,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[hf,library,web,team,dev]'
 	@touch $@

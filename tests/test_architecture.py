@@ -51,7 +51,10 @@ BLIND_EXCEPT_ALLOWED = {"src/pedigree/cli/": "the one place where any error beco
 # Rooms that must import without torch; forensics and benchmark compute with it.
 WITHOUT_TORCH = ("errors", "records", "weights", "tokenizers", "report", "family", "ledger", "cli")
 # Import name -> the declared distribution that brings it, where the two differ.
-DISTRIBUTIONS = {"yaml": "pyyaml", "lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub", "markupsafe": "jinja2"}
+DISTRIBUTIONS = {
+    "faiss": "faiss-cpu", "yaml": "pyyaml", "lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub",
+    "markupsafe": "jinja2",
+}  # fmt: skip
 
 
 # -- sizes and names --------------------------------------------------------------------------------------------------

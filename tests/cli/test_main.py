@@ -19,20 +19,33 @@ from pedigree.cli.main import app
 Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
+LEDGER = (
+    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list", "key rotate", "key revoke",
+)  # fmt: skip
 COMMANDS = (
     "chat",
     "compare",
     "demo",
     "doctor",
     "eval",
+    "explain",
+    "fingerprint",
+    "import",
     "plan",
+    "run",
+    "scan",
     "schema",
     "serve",
     "train",
     *(f"surgery {verb}" for verb in ("ops", "plan", "run", "verify")),
+    "tree",
+    "unmerge",
+    "why",
     *(f"tokenizer {verb}" for verb in VERBS),
+    *(f"library {verb}" for verb in ("add", "list", "export")),
+    *(f"ledger {verb}" for verb in LEDGER),
 )
-NOUNS = ("surgery", "tokenizer")
+NOUNS = ("surgery", "tokenizer", "library", "ledger", "ledger key")
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 
@@ -50,10 +63,16 @@ def parameters() -> Iterator[tuple[str, Any]]:
 
 
 def _commands() -> Iterator[tuple[str, Any]]:
-    """All commands, those of a noun as `noun verb`."""
-    for name, command in vars(typer.main.get_command(app))["commands"].items():
+    """All commands, those of a noun as `noun verb`, those of a noun below it as `noun noun verb`."""
+
+    def below(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         verbs = vars(command).get("commands")
-        yield from {f"{name} {verb}": leaf for verb, leaf in verbs.items()}.items() if verbs else [(name, command)]
+        if not verbs:
+            yield name, command
+        for verb, leaf in (verbs or {}).items():
+            yield from below(leaf, f"{name} {verb}".strip())
+
+    yield from below(typer.main.get_command(app), "")
 
 
 def test_the_commands_are_these_and_no_others() -> None:
@@ -62,7 +81,7 @@ def test_the_commands_are_these_and_no_others() -> None:
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_a_noun_without_a_verb_could_not_run(pedigree: Pedigree, noun: str) -> None:
-    ran = pedigree(noun)
+    ran = pedigree(*noun.split())
     assert ran.code == 2
     assert ran.err == f"error: a verb is missing\n  in: pedigree {noun}\n  fix: pedigree {noun} --help\n"
 

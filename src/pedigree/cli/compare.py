@@ -12,13 +12,14 @@ from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, check_there, write_file
 from pedigree.cli.options import (
     COMPUTE,
-    DANGEROUS,
     INPUT,
     OUTPUT,
     ColorOption,
     ForceOption,
     JsonOption,
+    PickleOption,
     QuietOption,
+    SaltOption,
     check_word,
     parse_size,
 )
@@ -39,7 +40,7 @@ VERDICT_WORDS = (
 )
 DEPTH_WORDS = ("glance", "standard", "full")
 
-LOCATION = "a directory, .safetensors, index or .gguf file, hf://org/name@revision, https://..."
+LOCATION = "a directory, .safetensors, index or .gguf file, hf://org/name@revision, https://..., a fingerprint"
 
 
 def compare(
@@ -83,14 +84,9 @@ def compare(
             rich_help_panel=COMPUTE, show_default=False,
         ),
     ] = None,
+    salt: SaltOption = "",
     force: ForceOption = False,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option(
-            "--allow-pickle", help="Read .bin, .pt and .pth files too (weights only, no code is run).",
-            envvar="PEDIGREE_ALLOW_PICKLE", rich_help_panel=DANGEROUS,
-        ),
-    ] = False,
+    allow_pickle: PickleOption = False,
 ) -> int:  # fmt: skip
     """Compare two models by their weights: related or not, how sure, and what was done in between.
 
@@ -113,7 +109,7 @@ def compare(
     for place in decoy or ():
         check_there(place, option="--decoy")
     comparison = run_compare(
-        a, b, out, depth=chosen, budget_bytes=budget_bytes, decoys=decoy or (), allow_pickle=allow_pickle
+        a, b, out, depth=chosen, budget_bytes=budget_bytes, decoys=decoy or (), allow_pickle=allow_pickle, salt=salt
     )
     show(comparison, out)
     if report is not None:
@@ -132,6 +128,7 @@ def run_compare(
     budget_bytes: int | None = None,
     decoys: Sequence[str] = (),
     allow_pickle: bool = False,
+    salt: str = "",
 ) -> Comparison:
     """The comparison itself, with a status line while it runs."""
     from typing import cast
@@ -146,6 +143,7 @@ def run_compare(
         decoys=tuple(decoys),
         allow_pickle=allow_pickle,
         progress=out.progress(),
+        **({"salt": salt} if salt else {}),
     )
     out.clear_status()
     return comparison

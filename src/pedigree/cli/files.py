@@ -45,8 +45,8 @@ def check_there(location: str, *, option: str) -> None:
         raise MissingInput(f"no such file or directory for {option}", where=location)
 
 
-def write_file(path: Path, text: str, *, force: bool) -> str:
-    """Write `text` under a temporary name, flush it to disk, rename it.
+def write_file(path: Path, content: str | bytes, *, force: bool) -> str:
+    """Write text or bytes under a temporary name, flush them to disk, rename.
 
     Returns:
         A sentence with name and size of what was written.
@@ -55,12 +55,12 @@ def write_file(path: Path, text: str, *, force: bool) -> str:
         OutputExists, MissingInput: as `check_free`.
     """
     check_free(path, force=force)
-    content = text.encode("utf-8")
+    data = content.encode("utf-8") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644 & ~_umask())
@@ -71,7 +71,7 @@ def write_file(path: Path, text: str, *, force: bool) -> str:
     finally:
         temporary.unlink(missing_ok=True)
     WRITTEN.append(path)
-    return f"wrote {path} ({len(content):,} bytes)"
+    return f"wrote {path} ({len(data):,} bytes)"
 
 
 def _rename_to_free_name(temporary: Path, path: Path) -> None:

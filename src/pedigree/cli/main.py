@@ -17,16 +17,22 @@ from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
 from pedigree.cli.errors import COULD_NOT_RUN, guarded
 from pedigree.cli.eval import eval as evaluate
+from pedigree.cli.explain import explain
+from pedigree.cli.fingerprint import fingerprint
 from pedigree.cli.ledger import ledger_app
+from pedigree.cli.library import library_app
 from pedigree.cli.options import EXIT_CODES
 from pedigree.cli.origin import import_model
 from pedigree.cli.plan import plan
 from pedigree.cli.run import run
+from pedigree.cli.scan import scan
 from pedigree.cli.schema import schema
 from pedigree.cli.serve import serve
 from pedigree.cli.surgery import surgery_app
 from pedigree.cli.tokenizer import tokenizer_app
 from pedigree.cli.train import train
+from pedigree.cli.tree import tree
+from pedigree.cli.unmerge import unmerge
 from pedigree.cli.why import why
 
 _SETTINGS = {
@@ -73,15 +79,17 @@ def _pedigree(
 
 
 _COMMANDS: tuple[Callable[..., int], ...] = (
-    chat, compare, demo, doctor, evaluate, plan, run, schema, serve, train, why,
+    chat, compare, demo, doctor, evaluate, explain, fingerprint, plan, run, scan, schema, serve, train, tree, unmerge,
+    why,
 )  # fmt: skip
-_WITH_ARGUMENTS = (chat, compare, evaluate, plan, run, serve, train, why)
+_WITH_ARGUMENTS = (chat, compare, evaluate, fingerprint, plan, run, scan, serve, train, tree, unmerge, why)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
 app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)
+app.add_typer(library_app(_SETTINGS, EXIT_CODES), name="library", epilog=EXIT_CODES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,6 +49,21 @@ ForceOption = Annotated[
     ),
 ]
 
+SaltOption = Annotated[
+    str,
+    typer.Option(
+        metavar="WORDS", help="Secret of a private exchange of fingerprints; the same on all sides.",
+        envvar="PEDIGREE_SALT", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
+PickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Read .bin, .pt and .pth files too (weights only, no code is run).",
+        envvar="PEDIGREE_ALLOW_PICKLE", rich_help_panel=DANGEROUS,
+    ),
+]  # fmt: skip
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]i?)?B?\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1_000, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 

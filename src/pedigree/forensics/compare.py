@@ -17,6 +17,8 @@ from pathlib import Path
 from pedigree.errors import BudgetExceeded
 from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.fingerprint import is_fingerprint
+from pedigree.forensics.fingerprint_compare import compare_with_fingerprint
 from pedigree.forensics.measure import Progress, measure, single_thread
 from pedigree.forensics.record import build_record, unseen
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
@@ -34,16 +36,18 @@ def compare(
     budget_bytes: int | None = None,
     decoys: Sequence[str | Path] = (),
     allow_pickle: bool = False,
+    salt: str = "",
     progress: Progress | None = None,
 ) -> Comparison:
     """Decide whether the weights of B share ancestry with those of A, and what was done.
 
     Args:
-        a, b: locations (directory, file, hf://, http://); B is the one explained in terms of A.
+        a, b: locations (directory, file, hf://, http://, fingerprint); B is the one explained in terms of A.
         depth: one fixed depth, or None to climb until certain.
         budget_bytes: most weight bytes to read from each side; reaching it ends the climb with what is known.
         decoys: models that are not the suspected parent; B is compared with each at the final depth.
         allow_pickle: read torch files (weights only).
+        salt: what fingerprints among the inputs were made with.
         progress: called with (stage, fraction, message).
 
     Returns:
@@ -53,6 +57,8 @@ def compare(
         InputError, SourceError: an input cannot be read.
         BudgetExceeded: the budget does not even cover a glance.
     """
+    if is_fingerprint(a) or is_fingerprint(b):
+        return compare_with_fingerprint(a, b, salt=salt, allow_pickle=allow_pickle)
     start = time.monotonic()
     with ExitStack() as stack, single_thread():
         left = stack.enter_context(open_checkpoint(a, allow_pickle=allow_pickle, budget_bytes=budget_bytes))

@@ -42,7 +42,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
     has_map = any(i is not None for i in found.layer_map) and judgment.verdict not in ("unrelated", "inconclusive")
     gauge = found.evidence.gauge
     return Comparison(
-        producer=Producer(version=_version()),
+        producer=producer(),
         inputs=Inputs(a=describe(a), b=describe(b)),
         result=Result(
             verdict=judgment.verdict,
@@ -223,8 +223,9 @@ def detection_limit(found: Findings) -> float:
     return min(1.0, limit)
 
 
-def _version() -> str:
+def producer() -> Producer:
+    """This program and its version."""
     try:
-        return version("llm-pedigree")
+        return Producer(version=version("llm-pedigree"))
     except PackageNotFoundError:
-        return "0+unknown"
+        return Producer(version="0+unknown")

@@ -128,7 +128,7 @@ def _finish(w_UD: Tensor, sample: Sample) -> Tensor:
 
 
 def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
-    groups = _ffn_groups(anatomy, layer)
+    groups = ffn_groups(anatomy, layer)
     if not groups:
         return None
     per_group = sample.units(sum(g["up"].shape[0] for _, g in groups)) // len(groups)
@@ -149,7 +149,7 @@ def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     return UnitSet("ffn", views, torch.cat(index), torch.cat(label), total)
 
 
-def _ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]]:
+def ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]]:
     """Parts of each expert of the layer: (label, {"gate", "up", "down"}); dense layers are one group labeled 0."""
     found: list[tuple[int, dict[str, Part]]] = []
     prefixes: list[tuple[int, str, int | None]] = [(0, "mlp.", None)]

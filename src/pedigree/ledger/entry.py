@@ -24,7 +24,7 @@ from pedigree.ledger.verdict import Problem
 class Entry:
     """An entry of a ledger: its place, its leaf, and what it says where that could be read and believed."""
 
-    index: int  # type: ignore[assignment]  # the place in the ledger, not the method of tuples
+    index: int
     leaf: Leaf
     said: Said | None = None
     envelope: Envelope | None = None

@@ -9,8 +9,11 @@ from pedigree.records.artifact import Artifact, Manifest, TensorManifest
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
+from pedigree.records.family_tree import FamilyTree
+from pedigree.records.fingerprint import FingerprintMade
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.scan import LibraryListing, Scan
 from pedigree.records.surgery import OperatorList, SurgeryCheck, SurgeryPlan, SurgeryRun
 from pedigree.records.tokenizer import (
     ConflictList,
@@ -21,6 +24,7 @@ from pedigree.records.tokenizer import (
     TokenizerTraining,
 )
 from pedigree.records.training_run import TrainingRun
+from pedigree.records.unmerging import Unmerging
 
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
@@ -28,21 +32,26 @@ SCHEMAS: dict[str, type[Record]] = {
     "comparison": Comparison,
     "evaluation": Evaluation,
     "family-run": FamilyRun,
+    "family-tree": FamilyTree,
+    "fingerprint-made": FingerprintMade,
+    "library": LibraryListing,
     "machine": Machine,
     "manifest": Manifest,
     "plan": Plan,
+    "scan": Scan,
     "surgery-check": SurgeryCheck,
     "surgery-operators": OperatorList,
     "surgery-plan": SurgeryPlan,
     "surgery-run": SurgeryRun,
     "tensors": TensorManifest,
-    "training-run": TrainingRun,
     "tokenizer-audit": TokenizerAudit,
     "tokenizer-comparison": TokenizerComparison,
     "tokenizer-concatenation": TokenizerConcatenation,
     "tokenizer-conflicts": ConflictList,
     "tokenizer-extension": TokenizerExtension,
     "tokenizer-training": TokenizerTraining,
+    "training-run": TrainingRun,
+    "unmerging": Unmerging,
 }
 
 

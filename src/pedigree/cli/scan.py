@@ -1,0 +1,133 @@
+"""`pedigree scan MODEL --against LIBRARY`: nearest relatives among many."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
+from pedigree.cli.options import (
+    COMPUTE,
+    INPUT,
+    OUTPUT,
+    ColorOption,
+    JsonOption,
+    PickleOption,
+    QuietOption,
+    SaltOption,
+    check_word,
+)
+from pedigree.cli.output import Line, Output, Span, shorten
+from pedigree.errors import UsageError
+
+if TYPE_CHECKING:
+    from pedigree.records.scan import Candidate, Scan
+
+WORDS = ("relatives-found", "none-found", "inconclusive")
+STYLES = {"relatives-found": "bold blue", "none-found": "bold green", "inconclusive": "bold magenta"}
+
+
+def scan(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="The model, or its fingerprint.", show_default=False)
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIBRARY", help="The library to search.", envvar="PEDIGREE_LIBRARY", rich_help_panel=INPUT,
+            show_default=False,
+        ),
+    ] = None,
+    salt: SaltOption = "",
+    candidates: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Best-ranked models to compare on fingerprints.", min=1, envvar="PEDIGREE_CANDIDATES",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = 16,
+    confirm: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="First of them to compare on weights, where those are on this machine.", min=0,
+            envvar="PEDIGREE_CONFIRM", rich_help_panel=COMPUTE,
+        ),
+    ] = 3,
+    json: JsonOption = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help=f"Exit with 1 on this verdict; may be given again: {', '.join(WORDS)}.",
+            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+        ),
+    ] = None,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    allow_pickle: PickleOption = False,
+) -> int:  # fmt: skip
+    """Find the nearest relatives of a model in a library, corrected for the number of models tried.
+
+    [bold]Examples[/bold]
+
+    pedigree scan path/to/MODEL --against my-library
+
+    pedigree scan path/to/MODEL --against my-library --json --fail-on relatives-found
+    """
+    out = Output(json=json, quiet=quiet, color=color)
+    words = [check_word(word, WORDS, option="--fail-on") for word in fail_on or ()]
+    if against is None:
+        raise UsageError("no library was named", expected="--against LIBRARY", fix="pedigree library add DIR MODEL...")
+    from pedigree.forensics.library import open_library
+    from pedigree.forensics.scan import scan as scan_library
+
+    with open_library(against, salt=salt) as library:
+        record = scan_library(
+            model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle, progress=out.progress()
+        )
+    out.clear_status()
+    if out.mode == "json":
+        out.result(record.to_json())
+    elif out.mode == "quiet":
+        for relative in record.result.relatives:
+            out.result(relative.location)
+    else:
+        out.lines(answer_lines(record, out.width))
+    for other in record.result.others:
+        if other.error is not None:
+            out.warn(f"{other.location} was not compared: {other.error}")
+    verdict = record.result.verdict
+    if verdict in words:
+        return SAYS_NO
+    return CANNOT_SAY if verdict == "inconclusive" else DONE
+
+
+def answer_lines(record: Scan, width: int) -> list[Line]:
+    """Verdict, one line for each relative, how many were tried, what was not checked."""
+    result = record.result
+    tried = f"   {result.multiplicity.tried} models tried, {result.multiplicity.compared} compared"
+    lines: list[Line] = [[Span(result.verdict.upper(), STYLES[result.verdict]), Span(tried)]]
+    if result.relatives:
+        lines.append([Span("")])
+        lines += [[Span(_line(relative, width))] for relative in result.relatives]
+    lines.append([Span("")])
+    lines += [
+        [Span(f"  {label:<13}{words}")]
+        for label, words in zip(["correction", ""], textwrap.wrap(result.multiplicity.rule, width - 15), strict=False)
+    ]
+    if result.multiplicity.any_false_upper_95 is not None:
+        bound = f"{result.multiplicity.any_false_upper_95:.2g}"
+        words = f"chance that any of so many independent models is called related: at most {bound}"
+        lines.append([Span(f"  {'error rate':<13}{words}")])
+    lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
+    return lines
+
+
+def _line(candidate: Candidate, width: int) -> str:
+    p = candidate.log10_p_corrected
+    exact = f"p <= 10^{p:.0f}" if p is not None and p < -1 else ""
+    direction = candidate.direction.verdict if candidate.direction is not None else ""
+    way = {"a-to-b": "came first", "b-to-a": "came later"}.get(direction, "")
+    text = f"  {candidate.verdict or '':<21} {exact:<13} {way:<11} on {candidate.compared:<12} {candidate.location}"
+    return shorten(text, width)

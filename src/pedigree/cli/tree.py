@@ -1,0 +1,92 @@
+"""`pedigree tree MODEL...`: who descends from whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pedigree.cli.errors import CANNOT_SAY, DONE
+from pedigree.cli.files import check_free, check_there, write_file
+from pedigree.cli.options import OUTPUT, ColorOption, ForceOption, JsonOption, PickleOption, QuietOption
+from pedigree.cli.output import Line, Output, Span
+from pedigree.errors import UsageError
+
+if TYPE_CHECKING:
+    from pedigree.records.family_tree import FamilyTree, TreeEdge
+
+
+def tree(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Two or more models.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write the tree as a picture (SVG).", envvar="PEDIGREE_OUTPUT",
+            rich_help_panel=OUTPUT, show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+    color: ColorOption = None,
+    force: ForceOption = False,
+    allow_pickle: PickleOption = False,
+) -> int:  # fmt: skip
+    """Draw the family tree of several models: ancestors, siblings, merges, and ancestors that are not among them.
+
+    [bold]Examples[/bold]
+
+    pedigree tree path/to/A path/to/B path/to/C
+
+    pedigree tree models/* -o tree.svg --json
+    """
+    out = Output(json=json, quiet=quiet, color=color)
+    places = list(dict.fromkeys(models or ()))
+    if len(places) < 2:
+        raise UsageError("a tree takes two models or more", got=f"{len(places)}", fix="pedigree tree A B C")
+    for place in places:
+        check_there(place, option="MODEL")
+    if output is not None:
+        check_free(output, force=force)
+    from pedigree.forensics.family_tree import grow_tree
+
+    record = grow_tree(places, allow_pickle=allow_pickle, progress=out.progress())
+    out.clear_status()
+    if out.mode == "json":
+        out.result(record.to_json())
+    else:
+        out.lines(answer_lines(record))
+    for words in record.result.not_compared:
+        out.warn(f"not compared: {words}")
+    if output is not None:
+        from pedigree.report.tree_figure import tree_svg
+
+        out.note(write_file(output, tree_svg(record), force=force))
+    return DONE if record.result.pairs_compared else CANNOT_SAY
+
+
+def answer_lines(record: FamilyTree) -> list[Line]:
+    """One line for each edge, then siblings, models without relatives, and what was not checked."""
+    result = record.result
+    names = {node.id: _name(node.locations) for node in result.nodes}
+    lines: list[Line] = [[Span(_edge_line(edge, names))] for edge in result.edges]
+    linked = {end for edge in result.edges for end in (edge.source, edge.target)}
+    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in result.nodes if node.id not in linked]
+    lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
+    lines.append([Span("")])
+    lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
+    return lines
+
+
+def _name(locations: list[str]) -> str:
+    return locations[0].rstrip("/").rsplit("/", maxsplit=1)[-1] if locations else "(an ancestor that is not among them)"
+
+
+def _edge_line(edge: TreeEdge, names: dict[str, str]) -> str:
+    arrow = "->" if edge.directed else "--"
+    what = {"merge": "  (merge)", "same-weights": "  (same weights)"}.get(edge.kind, "")
+    odds = "" if edge.log_odds is None else f", log odds {edge.log_odds:.1f}"
+    length = "" if edge.length is None else f"   distance {edge.length:.3g}{odds}"
+    return f"{names[edge.source]} {arrow} {names[edge.target]}{what}{length}"

@@ -1,0 +1,79 @@
+"""A decomposition as a YAML file for mergekit, so that anybody can make the merge again and compare.
+
+Source  the configuration format of mergekit (merge_method, models, parameters with filters and gradients).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pedigree.weights.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    from pedigree.forensics.unmerge import Decomposition
+
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+FILTERS = (("attn", "self_attn"), ("mlp", "mlp"))
+DIGITS = 4
+
+
+def write_recipe(found: Decomposition, anatomy: Anatomy, dtype: str) -> str:
+    """The YAML text of a decomposition that is a merge."""
+    recipe: dict[str, Any] = {"merge_method": found.method}
+    base = next((s.location for s in found.sources if s.role == "base"), None)
+    active = [(n, s) for n, s in enumerate(found.sources, start=1) if s.role == "parent" and s.weight]
+    if found.method == "passthrough":
+        return _slices(found, anatomy, dtype)
+    if found.method == "slerp":
+        recipe["base_model"] = active[0][1].location
+        recipe["models"] = [{"model": s.location} for _, s in active]
+        second = active[1][0]
+        recipe["parameters"] = {"t": _values(found, anatomy, second, active[1][1].weight)}
+    else:
+        if base is not None:
+            recipe["base_model"] = base
+        recipe["models"] = []
+        for number, source in active:
+            parameters: dict[str, Any] = {"weight": _values(found, anatomy, number, source.weight)}
+            if source.density is not None:
+                parameters["density"] = round(source.density, DIGITS)
+            recipe["models"].append({"model": source.location, "parameters": parameters})
+        recipe["parameters"] = {"normalize": found.method in ("linear", "ties")}
+    if dtype in DTYPES:
+        recipe["dtype"] = DTYPES[dtype]
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _values(found: Decomposition, anatomy: Anatomy, number: int, overall: float) -> Any:
+    """One number, or for each component a list over the layers with the overall number for all else."""
+    if not found.groups:
+        return round(overall, DIGITS)
+    out: list[dict[str, Any]] = []
+    for component, name in FILTERS:
+        by_layer = {g.layer: g.mixture.weight(number) for g in found.groups if g.component == component}
+        if set(by_layer) >= set(range(anatomy.n_layers)):
+            out.append({"filter": name, "value": [round(by_layer[j], DIGITS) for j in range(anatomy.n_layers)]})
+    out.append({"value": round(overall, DIGITS)})
+    return out
+
+
+def _slices(found: Decomposition, anatomy: Anatomy, dtype: str) -> str:
+    """Whole layers from one parent each; where attention and feed-forward disagree the larger one decides."""
+    slices: list[dict[str, Any]] = []
+    for layer in range(anatomy.n_layers):
+        mine = [g for g in found.groups if g.layer == layer]
+        if not mine:
+            continue
+        number = max(mine, key=lambda g: g.energy).mixture.sources[0]
+        where = found.sources[number - 1].location
+        last = slices[-1]["sources"][0] if slices else None
+        if last is not None and last["model"] == where and last["layer_range"][1] == layer:
+            last["layer_range"][1] = layer + 1
+        else:
+            slices.append({"sources": [{"model": where, "layer_range": [layer, layer + 1]}]})
+    recipe: dict[str, Any] = {"merge_method": "passthrough", "slices": slices}
+    if dtype in DTYPES:
+        recipe["dtype"] = DTYPES[dtype]
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,60 @@
+"""The record of a family tree: what `pedigree tree MODEL... --json` prints."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pedigree.records.comparison import Producer, Record
+
+
+class TreeNode(Record):
+    """A model, several models of equal weights, or an ancestor that is not among the given models (`hidden`)."""
+
+    id: str
+    kind: Literal["model", "hidden"] = "model"
+    locations: list[str] = Field(default_factory=list)
+    family: int = 0
+
+
+class TreeEdge(Record):
+    """A line of the tree. `from` is the ancestor where `directed`; else the order says nothing.
+
+    `log_odds` is natural, in favor of `from` as the ancestor. `length` is the squared distance over the squared length
+    of the weights, which adds along branches.
+    """
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    kind: Literal["descent", "merge", "same-weights"] = "descent"
+    directed: bool = False
+    log_odds: float | None = None
+    length: float | None = None
+    reasons: list[str] = Field(default_factory=list)
+
+
+class TreeResult(Record):
+    """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent."""
+
+    families: list[list[str]] = Field(default_factory=list)
+    nodes: list[TreeNode] = Field(default_factory=list)
+    edges: list[TreeEdge] = Field(default_factory=list)
+    siblings: list[list[str]] = Field(default_factory=list)
+    pairs_compared: int = 0
+    not_compared: list[str] = Field(default_factory=list)
+    not_checked: list[str] = Field(default_factory=list)
+    seconds: float = 0.0
+
+
+class FamilyTree(Record):
+    """The family tree of several models."""
+
+    schema_name: Literal["pedigree/family-tree"] = Field(default="pedigree/family-tree", alias="schema")
+    version: Literal[1] = 1
+    producer: Producer = Field(default_factory=Producer)
+    created: str | None = None
+    inputs: dict[str, list[str]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    result: TreeResult
+    warnings: list[str] = Field(default_factory=list)

@@ -1,0 +1,112 @@
+"""`fingerprint`, `library`, `scan`, `tree`, `explain`: what a user types and sees, and the environment they obey."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+from tests.forensics.merges import Shop, linear, tuned
+
+Pedigree = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    shop.add("child", tuned(shop["A"], 0.2, 50))
+    shop.add("merge", linear((0.6, shop["A"]), (0.4, shop["B"])))
+    for name in ("base", "A", "B", "stranger"):
+        shop.path(name)
+    return shop
+
+
+def where(shop: Shop, name: str) -> str:
+    return str(shop.folder / name)
+
+
+def test_a_fingerprint_stands_for_its_model(pedigree: Pedigree, shop: Shop, tmp_path: Path) -> None:
+    file = tmp_path / "a.fingerprint"
+    made = pedigree("fingerprint", where(shop, "A"), "-o", str(file), "--json")
+    record = json.loads(made.out)
+    assert (made.code, record["schema"]) == (0, "pedigree/fingerprint-made")
+    assert record["result"]["bytes"] == file.stat().st_size
+    assert pedigree("compare", str(file), where(shop, "child"), "--quiet").out == "related\n"
+    away = pedigree("compare", str(file), where(shop, "stranger"), "--quiet")
+    assert (away.code, away.out) == (3, "inconclusive\n")
+    again = pedigree("fingerprint", where(shop, "A"), "-o", str(file))
+    assert (again.code, "is there already" in again.err) == (2, True)
+
+
+def test_a_salt_that_is_missing_is_named(
+    pedigree: Pedigree, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.fingerprint"
+    monkeypatch.setenv("PEDIGREE_OUTPUT", str(file))
+    monkeypatch.setenv("PEDIGREE_SALT", "word")
+    assert pedigree("fingerprint", where(shop, "A")).code == 0
+    assert pedigree("compare", str(file), where(shop, "child"), "--quiet").out == "related\n"
+    monkeypatch.delenv("PEDIGREE_SALT")
+    ran = pedigree("compare", str(file), where(shop, "child"))
+    assert (ran.code, "another salt" in ran.err) == (2, True)
+
+
+def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(tmp_path / "lib")
+    monkeypatch.setenv("PEDIGREE_RETRY", "1")
+    ran = pedigree("library", "add", folder, where(shop, "A"), where(shop, "stranger"), "nowhere")
+    assert ran.code == 0
+    assert "nowhere was left out: no such file or directory" in ran.err
+    listed = json.loads(pedigree("library", "list", folder, "--json").out)
+    assert [bool(model["error"]) for model in listed["result"]] == [False, False, True]
+    monkeypatch.setenv("PEDIGREE_LIBRARY", folder)
+    monkeypatch.setenv("PEDIGREE_CANDIDATES", "2")
+    monkeypatch.setenv("PEDIGREE_CONFIRM", "0")
+    ran = pedigree("scan", where(shop, "child"))
+    assert ran.out.startswith("RELATIVES-FOUND   2 models tried, 2 compared\n")
+    assert pedigree("scan", where(shop, "child"), "--quiet").out == where(shop, "A") + "\n"
+    ran = pedigree("scan", where(shop, "child"), "--json", "--fail-on", "relatives-found")
+    assert (ran.code, json.loads(ran.out)["result"]["multiplicity"]["tried"]) == (1, 2)
+    shared = tmp_path / "shared"
+    assert pedigree("library", "export", folder, "-o", str(shared)).code == 0
+    other = str(tmp_path / "other")
+    files = sorted(map(str, shared.glob("*.fingerprint")))
+    assert len(files) == 2
+    assert pedigree("library", "add", other, *files).code == 0
+    assert json.loads(pedigree("scan", where(shop, "child"), "--against", other, "--json").out)["result"]["relatives"]
+
+
+def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_path: Path) -> None:
+    picture = tmp_path / "tree.svg"
+    models = [where(shop, name) for name in ("A", "base", "child", "stranger")]
+    ran = pedigree("tree", *models, "-o", str(picture))
+    assert ran.code == 0
+    assert "base -> A " in ran.out
+    assert "A -> child " in ran.out
+    assert "stranger   no relative among them" in ran.out
+    root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert {element.text for element in root.iter() if element.tag.endswith("}text")} >= {"A", "base", "child"}
+    assert pedigree("tree", models[0]).code == 2
+
+
+def test_unmerge_listens_to_the_environment(pedigree: Pedigree, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEDIGREE_PARENTS", f"{where(shop, 'A')} {where(shop, 'B')}")
+    monkeypatch.setenv("PEDIGREE_BASE", where(shop, "base"))
+    assert pedigree("unmerge", where(shop, "merge"), "--quiet").out == "merge\n"
+
+
+def test_explain(pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "sign-flip" in pedigree("explain").out
+    short = pedigree("explain", "sign-flip", "--length", "paragraph").out
+    page = pedigree("explain", "sign-flip, body-signs").out
+    monkeypatch.setenv("PEDIGREE_LENGTH", "full")
+    full = pedigree("explain", "sign-flip").out
+    assert len(short) < len(page) < len(full)
+    assert "exp(-s^2 / (2 sum a_b^2))" in full
+    record = json.loads(pedigree("explain", "sign-flip", "--json").out)
+    assert set(record["result"]) == {"name", "title", "paragraph", "page", "mathematics"}
+    ran = pedigree("explain", "sign")
+    assert (ran.code, "pedigree explain sign-flip" in ran.err) == (2, True)

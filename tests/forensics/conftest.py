@@ -1,0 +1,5 @@
+"""The trained mini families, for the tests here that need learned weights."""
+
+from mini_zoo import compared, derive, zoo
+
+__all__ = ["compared", "derive", "zoo"]

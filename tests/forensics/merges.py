@@ -1,0 +1,111 @@
+"""Merges of tiny tuned models with known weights, as merge tools compute them.
+
+Shapes: K = parents.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tests.forensics.tiny_models import Sizes, Tensors, llama
+from torch import Tensor
+
+SIZES = Sizes(d=64, layers=4, heads=4, kv_heads=2, head_dim=16, inner=160, vocab=300)
+
+
+def rounded(tensors: Tensors) -> Tensors:
+    """Through bfloat16 and back."""
+    return {name: t.bfloat16().float() for name, t in tensors.items()}
+
+
+def tuned(tensors: Tensors, strength: float, seed: int) -> Tensors:
+    """Every matrix with a change of that share of its size."""
+    g = torch.Generator().manual_seed(seed)
+    return {n: t + strength * 0.1 * torch.randn(t.shape, generator=g) if t.ndim == 2 else t for n, t in tensors.items()}
+
+
+def linear(*terms: tuple[float, Tensors]) -> Tensors:
+    return {name: sum(w * model[name] for w, model in terms) for name in terms[0][1]}  # type: ignore[misc]
+
+
+def spherical(a: Tensors, b: Tensors, t_of: Callable[[str], float]) -> Tensors:
+    def one(name: str) -> Tensor:
+        if a[name].ndim != 2:
+            return a[name]
+        x, y = a[name].double(), b[name].double()
+        angle = math.acos(float((x * y).sum() / x.norm() / y.norm()))
+        t = t_of(name)
+        return ((math.sin((1 - t) * angle) * x + math.sin(t * angle) * y) / math.sin(angle)).float()
+
+    return {name: one(name) for name in a}
+
+
+def layer_of(name: str) -> int | None:
+    found = re.search(r"layers\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def masked(base: Tensors, change: Callable[[list[Tensor]], Tensor], parents: Sequence[Tensors]) -> Tensors:
+    """Base plus a function of the parents' changes, matrix by matrix."""
+    return {n: t + change([p[n] - t for p in parents]) if t.ndim == 2 else t for n, t in base.items()}
+
+
+def dare(weights: Sequence[float], densities: Sequence[float], seed: int) -> Callable[[list[Tensor]], Tensor]:
+    g = torch.Generator().manual_seed(seed)
+
+    def change(deltas: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(deltas[0])
+        for delta, w, p in zip(deltas, weights, densities, strict=True):
+            total += w * delta * (torch.rand(delta.shape, generator=g) < p) / p
+        return total
+
+    return change
+
+
+def ties(weights: Sequence[float], density: float) -> Callable[[list[Tensor]], Tensor]:
+    w_K = torch.tensor(weights)[:, None, None]
+
+    def change(deltas: list[Tensor]) -> Tensor:
+        kept = []
+        for delta in deltas:
+            smallest = delta.abs().flatten().kthvalue(round(delta.numel() * (1 - density)) + 1).values
+            kept.append(delta * (delta.abs() >= smallest))
+        weighted = torch.stack(kept) * w_K
+        agree = (torch.sign(weighted) == torch.sign(weighted.sum(0))) & (weighted != 0)
+        return (weighted * agree).sum(0) / (agree * w_K).sum(0).clamp_min(1e-9)
+
+    return change
+
+
+def write(folder: Path, tensors: Tensors, dtype: torch.dtype = torch.bfloat16) -> Path:
+    folder.mkdir(parents=True)
+    save_file({name: t.to(dtype).contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(SIZES.config()))
+    return folder
+
+
+class Shop:
+    """A base, four tuned models, a stranger, and merges of them on disk, made on demand."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = {"base": rounded(llama(1, SIZES)), "stranger": rounded(llama(9, SIZES))}
+        for seed, name in enumerate("ABCD"):
+            self.models[name] = rounded(tuned(self.models["base"], 0.3, seed))
+
+    def __getitem__(self, name: str) -> Tensors:
+        return self.models[name]
+
+    def path(self, name: str) -> Path:
+        there = self.folder / name
+        return there if there.exists() else write(there, self.models[name])
+
+    def add(self, name: str, tensors: Tensors) -> Path:
+        self.models[name] = tensors
+        return self.path(name)

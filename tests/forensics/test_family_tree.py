@@ -1,0 +1,156 @@
+"""Family trees: edges, directions, siblings, hidden ancestors; on points of known descent and on trained families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pedigree.benchmark.zoo import Zoo
+from pedigree.forensics.family_tree import build_tree, grow_tree
+from pedigree.forensics.joining import neighbor_joining
+from pedigree.forensics.kinship import Kinship
+from pedigree.records.family_tree import FamilyTree, TreeResult
+
+DIMENSIONS = 100_000
+
+
+def points(parents: list[int | None], seed: int, steps: list[float] | None = None) -> list[np.ndarray]:
+    """Models as points: each its parent plus an independent change."""
+    g = np.random.default_rng(seed)
+    out: list[np.ndarray] = []
+    for k, parent in enumerate(parents):
+        step = steps[k] if steps else g.uniform(0.1, 0.4)
+        start = np.zeros(DIMENSIONS) if parent is None else out[parent]
+        out.append(start + (1.0 if parent is None else step) * g.standard_normal(DIMENSIONS))
+    return out
+
+
+def line_of(parents: list[int | None], k: int) -> list[int]:
+    """Ancestors of a model, itself first."""
+    out = [k]
+    while (parent := parents[out[-1]]) is not None:
+        out.append(parent)
+    return out
+
+
+def pairs_of(parents: list[int | None], seed: int, shown: list[int]) -> dict[tuple[int, int], Kinship]:
+    """Pairs as comparisons find them: an ancestor is named at 4, of siblings the one that drifted less at 2."""
+    at = points(parents, seed)
+    out = {}
+    for x, i in enumerate(shown):
+        for y, j in enumerate(shown):
+            if x < y:
+                up, down = line_of(parents, i), line_of(parents, j)
+                if up[-1] != down[-1]:
+                    out[x, y] = Kinship("unrelated")
+                    continue
+                length2 = float(np.sqrt((at[i] ** 2).sum() * (at[j] ** 2).sum()))
+                d2 = float(((at[i] - at[j]) ** 2).sum()) / length2
+                root = at[up[-1]]
+                less = np.linalg.norm(at[j] - root) - np.linalg.norm(at[i] - root)
+                odds = 4.0 if i in down else -4.0 if j in up else 2.0 * float(np.sign(less))
+                out[x, y] = Kinship("related", odds, 0.0, d2, length2 / DIMENSIONS)
+    return out
+
+
+def arrows(result: TreeResult) -> set[tuple[str, str]]:
+    names = {node.id: node.locations[0] if node.locations else "?" for node in result.nodes}
+    return {(names[e.source], names[e.target]) for e in result.edges if e.directed}
+
+
+def tree_of(parents: list[int | None], seed: int = 0, shown: list[int] | None = None) -> TreeResult:
+    chosen = shown if shown is not None else list(range(len(parents)))
+    return build_tree([str(k) for k in chosen], pairs_of(parents, seed, chosen))
+
+
+def test_neighbor_joining_gives_back_additive_distances() -> None:
+    # Leaves 0, 1 below one point, 2, 3 below another; the points are 3 apart.
+    d = np.array([[0, 3, 6, 8], [3, 0, 7, 9], [6, 7, 0, 6], [8, 9, 6, 0]], float)
+    graph = neighbor_joining(d)
+    lengths = {leaf: next(iter(graph.edges[leaf].values())) for leaf in range(4)}
+    assert lengths == pytest.approx({0: 1, 1: 2, 2: 2, 3: 4})
+
+
+def test_every_edge_of_twenty_models_and_every_arrow_is_right() -> None:
+    for seed in range(6):
+        g = np.random.default_rng(seed)
+        parents: list[int | None] = [None, *(int(g.integers(0, k)) for k in range(1, 20))]
+        result = tree_of(parents, seed)
+        assert arrows(result) == {(str(p), str(k)) for k, p in enumerate(parents) if p is not None}, seed
+        assert not [node for node in result.nodes if node.kind == "hidden"]
+
+
+def test_siblings_without_their_parent_have_a_hidden_one_and_no_arrows() -> None:
+    result = tree_of([None, 0, 0, 0], shown=[1, 2, 3])
+    assert [node.kind for node in result.nodes] == ["model", "model", "model", "hidden"]
+    assert arrows(result) == set()
+    assert result.siblings == [["1", "2", "3"]]
+
+
+def test_a_third_model_tells_siblings_from_ancestors() -> None:
+    """1 and 2 are siblings, 1 drifted less: the pair alone would call it the ancestor."""
+    parents: list[int | None] = [None, 0, 0, 2]
+    at = pairs_of(parents, 0, [1, 2, 3])
+    assert abs(at[0, 1].log_odds) == 2.0
+    result = build_tree(["1", "2", "3"], at)
+    assert arrows(result) == {("2", "3")}
+    assert ("1", "2") not in arrows(result)
+
+
+def test_a_hidden_ancestor_between_known_ones() -> None:
+    # 0 -> 1(hidden) -> 2, 3, 4; all others shown.
+    result = tree_of([None, 0, 1, 1, 1], shown=[0, 2, 3, 4])
+    hidden = [node.id for node in result.nodes if node.kind == "hidden"]
+    assert len(hidden) == 1
+    assert {e.target if e.source == hidden[0] else e.source for e in result.edges} == {"m0", "m1", "m2", "m3"}
+
+
+def test_strangers_stay_apart_and_a_merge_hangs_from_both() -> None:
+    parents: list[int | None] = [None, 0, None, 2]
+    pairs = pairs_of(parents, 0, [0, 1, 2, 3])
+    pairs |= {(k, 4): Kinship("related", 3.5, 0.0, 0.2 + 0.1 * k) for k in range(4)}
+    result = build_tree(["0", "1", "2", "3", "merged"], pairs)
+    assert result.families == [["0", "1"], ["2", "3"]]
+    assert {(e.source, e.target) for e in result.edges if e.kind == "merge"} == {("m0", "m4"), ("m2", "m4")}
+
+
+def test_equal_weights_share_a_place() -> None:
+    pairs = {(0, 1): Kinship("identical", 0.0, 0.0, 0.0), (0, 2): Kinship("related", 4.0, 0.0, 0.1),
+             (1, 2): Kinship("related", 4.0, 0.0, 0.1)}  # fmt: skip
+    result = build_tree(["a", "copy", "child"], pairs)
+    assert [(e.source, e.target, e.kind, e.directed) for e in result.edges] == [
+        ("m0", "m1", "same-weights", False),
+        ("m0", "m2", "descent", True),
+    ]
+
+
+def test_a_pair_that_cannot_be_compared_is_said() -> None:
+    result = build_tree(["a", "b"], {(0, 1): Kinship("inconclusive", error="no such file")})
+    assert result.not_compared == ["a and b: no such file"]
+    assert result.pairs_compared == 0
+
+
+TRAINED = ("base0", "base1", "continued", "disguised+", "inserted+", "noisy", "stacked", "retokenized+", "merged-20")
+
+
+@pytest.fixture(scope="module")
+def trained(zoo: Zoo) -> FamilyTree:
+    return grow_tree([zoo.models[name] for name in TRAINED])
+
+
+@pytest.mark.slow
+def test_trained_families(trained: FamilyTree) -> None:
+    result = trained.result
+    names = {node.id: Path(node.locations[0]).name if node.locations else "?" for node in result.nodes}
+    families = [{Path(place).name for place in family} for family in result.families]
+    assert {"base1"} in families
+    assert {"base0", "continued", "disguised+", "inserted+", "noisy", "stacked", "retokenized+"} in families
+    merges = {(names[e.source], names[e.target]) for e in result.edges if e.kind == "merge"}
+    assert {target for _, target in merges} == {"merged-20"}
+    assert ("base1", "merged-20") in merges
+    directed = {(names[e.source], names[e.target]) for e in result.edges if e.directed and e.kind != "merge"}
+    wrong = {(u, v) for u, v in directed if v == "base0"}
+    assert not wrong
+    assert ("base0", "continued") in directed
