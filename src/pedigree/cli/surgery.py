@@ -10,7 +10,7 @@ import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import GO_ON
-from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, ColorOption, ForceOption, JsonOption, QuietOption
+from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption
 from pedigree.cli.output import Output
 from pedigree.errors import UsageError
 
@@ -28,7 +28,12 @@ WorkersOption = Annotated[
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="DIR", help="Where the result goes, in place of what the recipe says.", show_default=False
+        "--out",
+        metavar="DIR",
+        help="Where the result goes, in place of what the recipe says.",
+        envvar="PEDIGREE_OUT",
+        rich_help_panel=OUTPUT,
+        show_default=False,
     ),
 ]
 UnrecordedOption = Annotated[
@@ -71,6 +76,7 @@ def plan(
         typer.Option(
             metavar="FILE",
             help="Text to forecast the damage on, with its name as the domain; may be repeated.",
+            envvar="PEDIGREE_PROBE",
             rich_help_panel=INPUT,
             show_default=False,
         ),
