@@ -25,7 +25,16 @@ OptimizerName = Literal["adamw", "muon"]
 ScheduleName = Literal["cosine", "wsd", "constant"]
 
 # Fields of TrainingConfig that change neither the tokens nor the steps.
-WATCHING = ("name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh")
+WATCHING = (
+    "name",
+    "checkpoint",
+    "evaluation",
+    "log_every",
+    "compile",
+    "activation_checkpointing",
+    "mesh",
+    "tensorboard",
+)
 NEEDS_PATH = ("text", "jsonl", "parquet", "hf")
 
 
@@ -216,6 +225,7 @@ class TrainingConfig(Settings):
     compile: bool = False
     mesh: MeshConfig = MeshConfig()
     log_every: int = Field(default=10, ge=1, description="steps between lines of the status and of the metrics")
+    tensorboard: bool = Field(default=False, description="TensorBoard events beside metrics.jsonl; extra `log`")
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
