@@ -109,7 +109,7 @@ def test_a_disk_that_is_too_small_is_said_before_training(tmp_path: Path, monkey
 
 
 def test_an_impossible_mesh_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"does not fit the number of processes, in mesh\.dp_shard, got 1 processes"):
+    with pytest.raises(UsageError, match=r"does not fit the number of processes, in mesh\.dp_shard, got 1 process,"):
         make_run(tmp_path, tmp_path / "out", settings(tmp_path, mesh={"dp_shard": 4}))
 
 
