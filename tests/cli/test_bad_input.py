@@ -259,3 +259,16 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(
     assert ran.code == 2
     assert "got (300, 64), expected (301, 64)" in ran.err
     assert "fix: take config.json and weights of one model" in ran.err
+
+
+def test_tensorboard_without_its_library_is_told_before_any_work(
+    pedigree: Pedigree, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    write()
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    ran = pedigree("train", "tiny.yaml", "--set", "tensorboard=true")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1] == "  fix: pip install 'llm-pedigree[log]'"
+    assert not (tmp_path / "runs").exists()

@@ -49,7 +49,7 @@ def test_what_is_absent_is_named_with_what_is_skipped_and_the_cure(
     assert "skipped here quantized GGUF files: gguf is not installed; pip install gguf" in ran.out
 
 
-@pytest.mark.parametrize("extra", ["hf", "web", "data", "eval"])
+@pytest.mark.parametrize("extra", ["hf", "web", "data", "eval", "log"])
 def test_every_extra_is_listed_and_the_cure_is_the_extra(
     pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch, extra: str
 ) -> None:

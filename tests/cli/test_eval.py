@@ -190,4 +190,7 @@ def test_every_option_has_its_variable(
     }  # fmt: skip
     assert [score["domain"] for score in record["result"]["scores"]] == ["moon", "sums"]
     assert record["result"]["tasks"] == {"moons": {"acc,none": 0.5}}
-    assert asked == {"tasks": ["moons"], "task_folder": tmp_path, "limit": 3, "device": "cpu", "network": True}
+    assert asked == {
+        "tasks": ["moons"], "task_folder": tmp_path, "limit": 3, "device": "cpu", "network": True, "timeout": 90.0,
+        "beat": None,
+    }  # fmt: skip

@@ -163,13 +163,17 @@ def test_show_graph_credits_and_statements(pedigree: Pedigree, models: Path) -> 
     assert {line["payloadType"] for line in lines} == {"application/vnd.in-toto+json"}
 
 
-def test_keys_are_rotated_and_revoked(pedigree: Pedigree, models: Path) -> None:
+def test_keys_are_rotated_and_revoked(
+    pedigree: Pedigree, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     old = next(k for k in json.loads(pedigree("ledger", "key", "list", "--json").out)["result"] if k["role"] == "actor")
     for role in ("actor", "log", "root", "actor", "log", "root"):
         assert pedigree("ledger", "key", "rotate", role).code == 0
     assert pedigree("ledger", "verify", "--no-memory", "--quiet").out == "UNKNOWN\n"
-    ran = pedigree("ledger", "key", "revoke", old["id"][:8], "--last-trusted", "1", "--reason", "lost")
+    monkeypatch.setenv("PEDIGREE_REASON", "lost")
+    ran = pedigree("ledger", "key", "revoke", old["id"][:8], "--last-trusted", "1")
     assert ran.code == 0, ran.err
+    assert "lost" in pedigree("ledger", "log", "--json").out
     assert pedigree("ledger", "verify", "tok").code == 1
     assert "SUSPECT" in pedigree("ledger", "verify", "tok").out
     assert pedigree("ledger", "key", "revoke", "0000", "--last-trusted", "1").code == 2

@@ -20,7 +20,8 @@ Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
 LEDGER = (
-    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list", "key rotate", "key revoke",
+    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list",
+    "key rotate", "key revoke",
 )  # fmt: skip
 COMMANDS = (
     "chat",

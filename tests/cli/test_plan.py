@@ -196,7 +196,7 @@ def test_the_processor_is_measured_on_request(pedigree: Pedigree, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("absent.yaml",), "error: there is no such recipe\n  in: absent.yaml\n"),
+        (("absent.yaml",), "error: there is no such recipe - got no file, expected a YAML file\n  in: absent.yaml\n"),
         ((recipe("llama"), "--size", "pica"), "fix: did you mean --size pico?"),
         ((recipe("llama"), "--only", "llama-3-8"), "fix: did you mean 'llama-3-8b'?"),
         ((recipe("llama"), "--device", "h10"), "fix: did you mean 'h100'?"),

@@ -32,13 +32,14 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
     "transformers": ("pedigree demo", True),
-    # The extras: web, data, eval.
+    # The extras: web, data, eval, log.
     "fastapi": ("pedigree serve", True),
     "starlette": ("pedigree serve", True),
     "uvicorn": ("pedigree serve", True),
     "pyarrow": ("corpora in Parquet files", True),
     "datasets": ("corpora of the Hub", True),
     "lm-eval": ("pedigree eval --tasks", True),
+    "tensorboard": ("TensorBoard events of a training run", True),
 }
 # Libraries that an extra brings, so that the right version comes.
 EXTRAS = {
@@ -46,6 +47,7 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "'llm-pedigree[web]'"),
     **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
     "lm-eval": "'llm-pedigree[eval]'",
+    "tensorboard": "'llm-pedigree[log]'",
 }
 
 

@@ -83,7 +83,9 @@ def revoke(
             envvar="PEDIGREE_LAST_TRUSTED", show_default=False,
         ),
     ],
-    reason: Annotated[str, typer.Option(help="Why, in a few words.", envvar="PEDIGREE_REASON", show_default=False)] = "",
+    reason: Annotated[
+        str, typer.Option(help="Why, in a few words.", envvar="PEDIGREE_REASON", show_default=False)
+    ] = "",
     ledger: LedgerOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip

@@ -31,6 +31,7 @@ def check_steps(place: Workplace, steps: Sequence[Step]) -> None:
         PedigreeError: a setting, a device, a corpus, a tokenizer or the step before is not what it must be.
     """
     from pedigree.training.device import find_device
+    from pedigree.training.metrics import check_tensorboard
     from pedigree.training.ranks import check_mesh
     from pedigree.training.sources import check_source
 
@@ -40,6 +41,8 @@ def check_steps(place: Workplace, steps: Sequence[Step]) -> None:
     for step in steps:
         config = overridden(step.training, place.overrides).beside(place.beside)
         check_mesh(config, world)
+        if config.tensorboard:
+            check_tensorboard()
         check_memory(step, device.type)
         parent = step.parents.get("from")
         folder = place.output / str(parent) / MODEL

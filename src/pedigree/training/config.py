@@ -30,7 +30,9 @@ FrozenRole = Literal[
 
 # Fields of TrainingConfig that change neither the tokens nor the steps; `mesh` does where a model balances the loads of
 # each expert group by itself (scope `group`), as it says.
-WATCHING = ("name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh")
+WATCHING = (
+    "name", "checkpoint", "evaluation", "log_every", "compile", "activation_checkpointing", "mesh", "tensorboard",
+)  # fmt: skip
 NEEDS_PATH = ("text", "jsonl", "parquet", "hf")
 
 
@@ -241,6 +243,7 @@ class TrainingConfig(Settings):
     compile: bool = False
     mesh: MeshConfig = MeshConfig()
     log_every: int = Field(default=10, ge=1, description="steps between lines of the status and of the metrics")
+    tensorboard: bool = Field(default=False, description="TensorBoard events beside metrics.jsonl; extra `log`")
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -146,7 +146,7 @@ class Run:
         begin, first = time.monotonic(), self._place.step
         self._rate = matmul_rate(self._device, self.config.precision) if self.facts.operations_per_token else 0.0
         self._recorder.run_start(self._start_facts())
-        metrics = Metrics(self.output, first) if self.ranks.is_first else None
+        metrics = Metrics(self.output, first, tensorboard=self.config.tensorboard) if self.ranks.is_first else None
         outcome: Outcome = "finished"
         clock = Clock(self.config.tokens_per_step)
         with noticed() as interruption, closing(metrics) if metrics else nullcontext():
