@@ -63,3 +63,17 @@ def test_a_verb_is_asked_for(pedigree: Pedigree) -> None:
     ran = pedigree("surgery")
     assert ran.code == 2
     assert "a verb is missing" in ran.err
+
+
+def test_variables_stand_for_flags(pedigree: Pedigree, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEDIGREE_WORKERS", "1")
+    monkeypatch.setenv("PEDIGREE_UNRECORDED", "1")
+    assert pedigree("surgery", "run", str(recipe), "--quiet").code == 0
+    assert not (recipe.parent / "grown.jsonl").exists()
+    moved = recipe.parent / "source"
+    moved = moved.rename(recipe.parent / "moved")
+    assert pedigree("surgery", "verify", str(recipe.parent / "grown")).code == 2
+    monkeypatch.setenv("PEDIGREE_SOURCE", str(moved))
+    monkeypatch.setenv("PEDIGREE_TOKENS", "32")
+    checked = pedigree("surgery", "verify", str(recipe.parent / "grown"), "--json")
+    assert SurgeryCheck.model_validate_json(checked.out).tokens == 32
