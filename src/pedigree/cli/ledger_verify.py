@@ -44,7 +44,7 @@ def verify(
         list[str] | None,
         typer.Option(
             metavar="VERDICT", help="Exit with 1 on this verdict as well; STALE, SUSPECT and CONTRADICTED always do.",
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            envvar="PEDIGREE_LEDGER_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
     forget: Annotated[
