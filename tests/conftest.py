@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "svg")
 # What tests make is recorded in a folder of its own, never in the ledger of this repository.
 _RECORDS = tempfile.mkdtemp(prefix="pedigree-tests-")
 os.environ["PEDIGREE_LEDGER"] = f"{_RECORDS}/ledger.db"
-os.environ["PEDIGREE_MEMORY"] = f"{_RECORDS}/memory.json"
+os.environ["PEDIGREE_SEEN"] = f"{_RECORDS}/memory.json"
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"

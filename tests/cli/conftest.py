@@ -41,7 +41,7 @@ def plain_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("PEDIGREE_LEDGER", str(tmp_path / "project" / ".pedigree" / "ledger.db"))
-    monkeypatch.setenv("PEDIGREE_MEMORY", str(tmp_path / "project" / "memory.json"))
+    monkeypatch.setenv("PEDIGREE_SEEN", str(tmp_path / "project" / "memory.json"))
     monkeypatch.setattr(files, "WRITTEN", [])
     monkeypatch.setattr("pedigree.cli.errors.WRITTEN", files.WRITTEN)
 

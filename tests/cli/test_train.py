@@ -79,6 +79,14 @@ def test_a_recipe_is_trained_step_by_step(pedigree: Pedigree, recipe: Path, tmp_
     start = json.loads((folder / "run.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (start["recipe_step"], start["overrides"]) == ("base", {"seed": 3})
     assert start["recipe_digest"] == record["inputs"]["recipe"]["digest"]
+    recorded = json.loads(pedigree("ledger", "verify", str(folder.parent / "more" / "model"), "--json").out)["result"]
+    assert (recorded["verdict"], recorded["problems"]) == ("DECLARED", [])
+    edges = [(edge["child_name"], edge["operation"], edge["parent_name"]) for edge in recorded["edges"]]
+    assert edges == [("base", "train", "random weights"), ("more", "finetune", "base")]
+    beats = [entry for entry in json.loads(pedigree("ledger", "log", "--all", "-n", "0", "--json").out)["result"]
+             if entry["kind"] == "run.beat"]  # fmt: skip
+    assert beats
+    assert all(len(beat["facts"]["data"]) == 64 for beat in beats)  # the order of the data so far
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 3
     again = pedigree("train", "tiny.yaml", "--set", "seed=3", "--only", "base")

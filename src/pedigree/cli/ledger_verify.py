@@ -44,7 +44,7 @@ def verify(
         list[str] | None,
         typer.Option(
             metavar="VERDICT", help="Exit with 1 on this verdict as well; STALE, SUSPECT and CONTRADICTED always do.",
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            envvar="PEDIGREE_LEDGER_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
     forget: Annotated[
@@ -178,7 +178,7 @@ def verification_lines(report: Verification, found: Found | None, source: str) -
     lines += [edge_line(edge) for edge in report.edges[-SHOWN:]]
     if len(report.edges) > SHOWN:
         lines.append(_row("", f"and {len(report.edges) - SHOWN} edges before these (--json has all)"))
-    lines.append(_row("not checked", "; ".join(report.not_checked)))
+    lines += [_row("" if i else "not checked", sentence) for i, sentence in enumerate(report.not_checked)]
     return lines
 
 

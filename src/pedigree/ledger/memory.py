@@ -1,7 +1,7 @@
 """What this verifier has seen before: of each ledger the newest good checkpoint and its root keys.
 
 A history that was rewritten or rolled back after it was seen here does not meet it again (trust on first use). The
-file lies outside of every project, in PEDIGREE_MEMORY or the state folder of the user.
+file lies outside of every project, in PEDIGREE_SEEN or the state folder of the user.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pedigree.errors import PedigreeError
 from pedigree.ledger.note import Checkpoint
 from pedigree.ledger.strict_json import MAX_BYTES, strict_object
 
-VARIABLE = "PEDIGREE_MEMORY"
+VARIABLE = "PEDIGREE_SEEN"
 
 
 @dataclass(frozen=True)
