@@ -50,8 +50,9 @@ def test_a_relative_is_found_and_an_order_of_units_is_what_makes_it_exact(shop: 
     file = tmp_path / "a.fingerprint"
     file.write_bytes(make_fingerprint(shop.path("A")).to_bytes())
     assert is_fingerprint(file)
-    found = compare(file, shop.path("B"))
+    found = compare(file, shop.path("B"), decoys=[shop.path("stranger")])
     assert found.result.verdict == "related"
+    assert [decoy.verdict for decoy in found.result.controls.decoys] == ["inconclusive"]
     assert found.result.log10_p is not None
     assert found.result.log10_p < -50
     assert found.result.error_rate is None

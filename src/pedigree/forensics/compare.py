@@ -58,7 +58,9 @@ def compare(
         BudgetExceeded: the budget does not even cover a glance.
     """
     if is_fingerprint(a) or is_fingerprint(b):
-        return compare_with_fingerprint(a, b, salt=salt, allow_pickle=allow_pickle)
+        return compare_with_fingerprint(
+            a, b, salt=salt, decoys=decoys, budget_bytes=budget_bytes, allow_pickle=allow_pickle
+        )
     start = time.monotonic()
     with ExitStack() as stack, single_thread():
         left = stack.enter_context(open_checkpoint(a, allow_pickle=allow_pickle, budget_bytes=budget_bytes))

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
 from pedigree.forensics.joining import Graph, collapse, neighbor_joining
 from pedigree.forensics.kinship import Kinship, compare_all
 from pedigree.forensics.measure import Progress
+from pedigree.forensics.mixture import select_sources
 from pedigree.forensics.record import producer
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
@@ -90,7 +92,7 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
         not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
         not_checked=[
             "ancestors of the roots, and models that are not among the given ones but for the branch points they leave",
-            "merges inside one family show as a place between their parents; pedigree unmerge tells",
+            "whether a model between others is their merge; pedigree unmerge MODEL --parents A B tells",
         ],
     )
 
@@ -138,7 +140,7 @@ def _distance(pairs: Pairs, i: int, j: int) -> float:
 def _distances(pairs: Pairs, heads: Sequence[int]) -> npt.NDArray[np.float64]:
     """Squared distances of a family on one scale, since lengths grow along branches and only differences add up."""
     scales = [kinship(pairs, i, j).mean_square for i in heads for j in heads if i < j]
-    scale = float(np.median(scales)) or 1.0
+    scale = float(np.median(scales or [1.0])) or 1.0
     out = np.zeros((len(heads), len(heads)))
     for x, i in enumerate(heads):
         for y, j in enumerate(heads):
@@ -168,15 +170,56 @@ def _add_family(
             if k != head:
                 odds = kinship(pairs, head, k).log_odds
                 edges.append(_edge(place[head], place[k], odds, 0.0, "same-weights", kinship(pairs, head, k).reasons))
+    distances = _distances(pairs, heads)
+    between = find_between(distances)
+    for x, sources in between.items():
+        edges += [_between_edge(place[heads[s]], place[heads[x]], kinship(pairs, heads[s], heads[x])) for s in sources]
+    stay = [x for x in range(len(heads)) if x not in between]
+    heads, groups = [heads[x] for x in stay], [groups[x] for x in stay]
     if len(heads) < 2:
         return
-    graph = neighbor_joining(_distances(pairs, heads))
+    graph = neighbor_joining(distances[np.ix_(stay, stay)])
     collapse(graph)
     ids = {v: place[heads[v]] if v < graph.n else f"h{number}.{v - graph.n}" for v in graph.edges}
     nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in graph.edges if v >= graph.n]
     for u, v, odds in oriented_edges(graph, heads, groups, pairs):
         reasons = kinship(pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
         edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
+
+
+STRAIGHT = 0.25
+"""Branch ratio (see `mixture`) below which a model lies between relatives rather than on branches of a tree."""
+
+
+def find_between(distance_NN: npt.NDArray[np.float64]) -> dict[int, list[int]]:
+    """Models that lie between others in a straight line, with those others; what a merge inside a family looks like.
+
+    A tree has no place for them, and would turn them into ancestors of what they were merged from.
+    """
+    found: dict[int, list[int]] = {}
+    while True:
+        best: tuple[float, int, list[int]] | None = None
+        for x in range(len(distance_NN)):
+            others = [k for k in range(len(distance_NN)) if k != x and k not in found]
+            if x in found or len(others) < 2:
+                continue
+            d = torch.from_numpy(distance_NN[np.ix_([x, *others], [x, *others])])
+            gram = 0.5 * (d[0, :, None] + d[0, None, :] - d)  # inner products, counted from x
+            mixture = select_sources([gram, gram, gram], list(range(1, len(others) + 1)))
+            ratio = max(mixture.branch_ratios)
+            is_between = len(mixture.sources) > 1 and min(mixture.weights) > 0 and ratio < STRAIGHT
+            if is_between and (best is None or ratio < best[0]):
+                best = (ratio, x, [others[s - 1] for s in mixture.sources])
+        if best is None:
+            return found
+        found[best[1]] = best[2]
+
+
+def _between_edge(source: str, child: str, pair: Kinship) -> TreeEdge:
+    return TreeEdge(
+        **{"from": source, "to": child}, kind="between", directed=False, length=pair.distance2,
+        reasons=["it lies between its neighbors: a merge of them, or a step on the way from one to the other"],
+    )  # fmt: skip
 
 
 def _edge(u: str, v: str, odds: float, length: float, kind: str, reasons: Sequence[str]) -> TreeEdge:

@@ -73,19 +73,25 @@ class Fingerprint:
         return "sha256:" + hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def make_fingerprint(location: str | Path, *, salt: str = "", allow_pickle: bool = False) -> Fingerprint:
+def make_fingerprint(
+    location: str | Path, *, salt: str = "", allow_pickle: bool = False, budget_bytes: int | None = None
+) -> Fingerprint:
     """Read what a fingerprint holds from a model.
 
     Args:
         location: the model, as `pedigree compare` takes it.
         salt: secret shared by those who shall be able to compare; empty for everybody.
         allow_pickle: read torch files (weights only).
+        budget_bytes: most bytes to read.
 
     Raises:
         UsageError: nothing of the model has a known role.
         InputError, SourceError: it cannot be read.
     """
-    with open_checkpoint(location, allow_pickle=allow_pickle) as checkpoint, single_thread():
+    with (
+        open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as checkpoint,
+        single_thread(),
+    ):
         anatomy = read_anatomy(checkpoint)
         if not anatomy.n_layers or not anatomy.d_model:
             raise UsageError("no layer of the model could be read", where=str(location), fix="pedigree doctor")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from pedigree.forensics.sampling import Sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.thin_model import ThinModel
 from pedigree.forensics.verdict import judge
-from pedigree.records.comparison import Comparison, InputRecord
+from pedigree.records.comparison import Comparison, Decoy, InputRecord
 from pedigree.tokenizers.vocabulary import Vocabulary
 from pedigree.weights.anatomy import read_anatomy
 from pedigree.weights.checkpoint import Checkpoint
@@ -47,21 +47,56 @@ NOT_CHECKED = (
 )
 
 
-def compare_with_fingerprint(a: str | Path, b: str | Path, *, salt: str = "", allow_pickle: bool = False) -> Comparison:
+def compare_with_fingerprint(
+    a: str | Path,
+    b: str | Path,
+    *,
+    salt: str = "",
+    decoys: Sequence[str | Path] = (),
+    budget_bytes: int | None = None,
+    allow_pickle: bool = False,
+) -> Comparison:
     """Compare two locations of which at least one is a fingerprint; the other is thinned in the same way first."""
     start = time.monotonic()
-    left, right = (load(place, salt=salt, allow_pickle=allow_pickle) for place in (a, b))
+
+    def get(place: str | Path) -> Fingerprint:
+        return load(place, salt=salt, allow_pickle=allow_pickle, budget_bytes=budget_bytes)
+
+    left, right = get(a), get(b)
     record = compare_fingerprints(left, right, start)
-    options = {"depth": "fingerprint", "allow_pickle": allow_pickle, "salted": bool(salt)}
+    seen = [_decoy(place, compare_fingerprints(get(place), right)) for place in decoys]
+    controls = record.result.controls.model_copy(update={"decoys": seen})
+    record = record.model_copy(update={"result": record.result.model_copy(update={"controls": controls})})
+    options = {
+        "depth": "fingerprint",
+        "budget_bytes": budget_bytes,
+        "decoys": [str(place) for place in decoys],
+        "allow_pickle": allow_pickle,
+        "salted": bool(salt),
+    }
     created = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
     return record.model_copy(update={"options": options, "created": created})
 
 
-def load(location: str | Path, *, salt: str = "", allow_pickle: bool = False) -> Fingerprint:
+def _decoy(location: str | Path, record: Comparison) -> Decoy:
+    z = record.evidence_map.z if record.evidence_map is not None else []
+    return Decoy(
+        location=str(location),
+        verdict=record.result.verdict,
+        log10_p=record.result.log10_p,
+        score=max((value for row in z for value in row if value is not None), default=None),
+        strength=record.result.strength,
+        architecture=record.inputs.a.architecture,
+    )
+
+
+def load(
+    location: str | Path, *, salt: str = "", allow_pickle: bool = False, budget_bytes: int | None = None
+) -> Fingerprint:
     """The fingerprint in a file, or that of a model."""
     if is_fingerprint(location):
         return read_fingerprint(location, salt=salt)
-    return make_fingerprint(location, salt=salt, allow_pickle=allow_pickle)
+    return make_fingerprint(location, salt=salt, allow_pickle=allow_pickle, budget_bytes=budget_bytes)
 
 
 def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | None = None) -> Comparison:

@@ -22,12 +22,13 @@ class TreeEdge(Record):
     """A line of the tree. `from` is the ancestor where `directed`; else the order says nothing.
 
     `log_odds` is natural, in favor of `from` as the ancestor. `length` is the squared distance over the squared length
-    of the weights, which adds along branches.
+    of the weights, which adds along branches. `between` joins a model to those it lies between in a straight line: it
+    is a merge of them, or one of them was trained on through it to another.
     """
 
     source: str = Field(alias="from")
     target: str = Field(alias="to")
-    kind: Literal["descent", "merge", "same-weights"] = "descent"
+    kind: Literal["descent", "merge", "between", "same-weights"] = "descent"
     directed: bool = False
     log_odds: float | None = None
     length: float | None = None

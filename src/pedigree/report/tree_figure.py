@@ -11,6 +11,7 @@ from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode
 from pedigree.report.plain_text import printable
 
 WIDE, HIGH, GAP_X, GAP_Y, MARGIN = 168, 34, 20, 64, 24
+_CLASSES = {"merge": "merge", "between": "merge", "same-weights": "same"}
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1b1f24 } .small { font-size: 10px; fill: #57606a }
 rect { fill: #f6f8fa; stroke: #57606a } .hidden { fill: #fff; stroke: #57606a; stroke-dasharray: 3 3 }
@@ -34,7 +35,7 @@ def tree_svg(tree: FamilyTree) -> str:
         *(_line(edge, places) for edge in tree.result.edges),
         *(_box(node, *places[node.id]) for node in nodes.values()),
         f'<text class="small" x="{MARGIN}" y="{height - 14}">arrow: ancestor to descendant; dashed: direction open; '
-        "ring: ancestor that is not among the models; purple: merge; blue: same weights</text>",
+        "ring: ancestor that is not among the models; purple: merge, or between; blue: same weights</text>",
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -72,8 +73,7 @@ def _is_above(above: dict[str, str], high: str, low: str) -> bool:
 
 
 def _put(root: str, depth: int, column: int, below: dict[str, list[str]], places: dict[str, tuple[int, int]]) -> int:
-    """Place a node and what hangs below it from a column on; returns the next free column. Without recursion limits:
-    a tree of n models is at most 2 n deep."""
+    """Place a node and what hangs below it from a column on; returns the next free column."""
     first = column
     for child in below[root]:
         column = _put(child, depth + 1, column, below, places)
@@ -91,7 +91,8 @@ def _line(edge: TreeEdge, places: dict[str, tuple[int, int]]) -> str:
     elif y1 == y2:
         start, end = (x1 + WIDE // 2, y1), (x2 + WIDE // 2, y2)
     middle = (start[1] + end[1]) // 2 - (GAP_Y // 2 if y1 == y2 else 0)
-    kinds = {"merge": ["merge"], "same-weights": ["same"]}.get(edge.kind, []) + ([] if edge.directed else ["open"])
+    kinds = [_CLASSES[edge.kind]] if edge.kind in _CLASSES else []
+    kinds += [] if edge.directed else ["open"]
     tip = ' marker-end="url(#tip)"' if edge.directed else ""
     told = "" if edge.length is None else f"distance {edge.length:.3g}"
     if edge.log_odds is not None:
