@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pedigree.errors import MissingInput, OutputExists
 from pedigree.records.recorder import Recorder
+from pedigree.training.allocator import keep_pages
 from pedigree.training.batches import open_batches
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
@@ -88,6 +89,8 @@ class Run:
         self.ranks.wait()  # the others find the tokens in the cache
         self.batches = open_batches(config, vocabulary, cache)
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
+        if device.type == "cpu":
+            keep_pages()
         self._forward = prepare(model, config, device, self.ranks)
         self.model = cast(Trainable, model)
         self.optimizers = Optimizers(self.model, config.optimizer)
