@@ -155,9 +155,9 @@ def loops(name: str, precision: str, place: Path, options: argparse.Namespace) -
         wanted += [
             (f"transformers' Trainer, Mixtral, {label}", options.peers, "trainer", {"implementation": implementation})
             for implementation, label in (
-                (None, "as it comes (grouped_mm)"), ("eager", "eager experts"),
-                ("batched_mm", "batched_mm experts"),
+                (None, "as it comes (grouped_mm)"), ("eager", "eager experts"), ("batched_mm", "batched_mm experts"),
             )
+            if options.slow or implementation != "batched_mm"
         ]  # fmt: skip
     elif not size.experts:
         unmasked = settings(size, precision, masked=False).model_dump(mode="json")
@@ -170,7 +170,7 @@ def loops(name: str, precision: str, place: Path, options: argparse.Namespace) -
                 ("transformers' Trainer, Llama", options.peers, "trainer", {}),
                 ("litgpt, not compiled", options.peers, "litgpt", {"compiled": False}),
             ]
-        if options.peers and options.compiled:
+        if options.peers and options.slow:
             wanted.append(("litgpt, compiled (its default)", options.peers, "litgpt", {}))
     made = []
     environment = {
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--precisions", nargs="*", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with litgpt and accelerate")
-    parser.add_argument("--compiled", action="store_true", help="litgpt compiled as well: its start takes minutes")
+    parser.add_argument("--slow", action="store_true", help="litgpt compiled and batched_mm experts as well")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
