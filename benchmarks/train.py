@@ -240,30 +240,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     load, rows = os.getloadavg()[0], []
+    page = ""
     for size in options.sizes:
         for precision in options.precisions:
             rows += measure(size, precision, options)
-            print(*rows[-7:], sep="\n", file=sys.stderr, flush=True)
+            page = _page(rows, load, options)
+            if options.write:  # after every size: what was measured outlives an interruption
+                options.write.write_text(page, encoding="utf-8")
+    print(page)
+    return 0
+
+
+def _page(rows: Sequence[str], load: float, options: argparse.Namespace) -> str:
     words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(words, check=False, capture_output=True, text=True).stdout.strip() or "unknown"
-    sizes = [
+    shapes = [
         f"`{name}` {s.vocabulary} tokens, {s.layers} layers of {s.width}, {s.heads} heads, inner width {s.inner}"
         + (f", {s.experts} experts, {s.chosen} chosen" if s.experts else "")
         + f", {s.batch} x {s.length} tokens a step"
         for name, s in SIZES.items()
         if name in options.sizes
     ]
-    page = PAGE.format(
+    return PAGE.format(
         rows="\n".join(rows), commit=commit, date=datetime.now(UTC).date(), cpu=_processor(), cores=os.cpu_count(),
-        load=load, after=os.getloadavg()[0], torch=torch.__version__, sizes=";\n".join(sizes),
-        versions=_versions(options.peers), **vars(options),
+        load=load, after=os.getloadavg()[0], torch=torch.__version__, shapes=";\n".join(shapes),
+        versions=_versions(options.peers), rounds=options.rounds, steps=options.steps, threads=options.threads,
     )  # fmt: skip
-    print(page)
-    if options.write:
-        notes = options.write.with_suffix(".notes.md")
-        page += notes.read_text(encoding="utf-8") if notes.exists() else ""
-        options.write.write_text(page, encoding="utf-8")
-    return 0
 
 
 def _versions(python: str | None) -> str:
@@ -288,7 +290,7 @@ Commit {commit}, {date}. {cpu}, {cores} cores, {threads} of them used, torch {to
 {load:.1f} to {after:.1f}: where it is above the number of cores others were using the machine. Rates and ratios are
 therefore in processor time, and wall time stands beside it; compare lines of one size only.
 
-Sizes: {sizes}.
+Sizes: {shapes}.
 
 Every loop has a process of its own and takes {steps} steps when it is its turn, {rounds} times, in an order that turns
 round; a line is the median over these steps, data and clipping included. `pedigree` is a whole step of `pedigree train`
