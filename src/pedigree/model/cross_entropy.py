@@ -22,11 +22,15 @@ IGNORED = -100
 CHUNK_BYTES = {"cpu": 8 * 2**20}
 """Float32 logits that exist at one time, by device type: a CPU is quickest with what fits its cache (docs/LOG.md)."""
 CHUNK_BYTES_ELSEWHERE = 512 * 2**20
+LEAST_TOKENS = 256
+"""Tokens of a chunk at least: with fewer, adding to a large weight's gradient costs more than its product."""
+LINE_BYTES = 2**20
+"""Float32 logits that a CPU turns into slopes together: of half types no larger copy in float32 exists."""
 
 
 def chunk_tokens(vocab_size: int, device_type: str) -> int:
-    """Tokens whose logits are made together; at least 16, so that a large vocabulary still fills a product."""
-    return max(16, CHUNK_BYTES.get(device_type, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
+    """Tokens whose logits are made together."""
+    return max(LEAST_TOKENS, CHUNK_BYTES.get(device_type, CHUNK_BYTES_ELSEWHERE) // (4 * vocab_size))
 
 
 class _ChunkedSum(torch.autograd.Function):
@@ -38,21 +42,21 @@ class _ChunkedSum(torch.autograd.Function):
         dx_Nd = torch.empty_like(x_Nd) if wants else None
         dw_Vd = torch.zeros_like(weight_Vd, dtype=torch.float32) if wants else None
         total = torch.zeros((), dtype=torch.float32, device=x_Nd.device)
-        size = chunk_tokens(weight_Vd.shape[0], x_Nd.device.type)
+        vocab_size = weight_Vd.shape[0]
+        size = min(chunk_tokens(vocab_size, x_Nd.device.type), x_Nd.shape[0])
+        in_lines = x_Nd.device.type == "cpu" and not torch.compiler.is_compiling()  # a compiler would unroll them
+        lines = max(1, LINE_BYTES // (4 * vocab_size)) if in_lines else size
+        buffer_CV = x_Nd.new_empty(size, vocab_size)  # one for all chunks: fresh pages cost more than they seem to
         for start in range(0, x_Nd.shape[0], size):
             x_Cd, targets_C1 = x_Nd[start : start + size], targets_N[start : start + size, None]
             counts_C1 = targets_C1 != IGNORED
             safe_C1 = targets_C1.masked_fill(~counts_C1, 0)
-            logits_CV = (x_Cd @ weight_Vd.T).float()
-            aimed_C1 = logits_CV.gather(-1, safe_C1)
-            top_C1 = logits_CV.amax(-1, keepdim=True)
-            slope_CV = logits_CV.sub_(top_C1).exp_()  # in place from here on: one buffer a chunk
-            sum_C1 = slope_CV.sum(-1, keepdim=True)
-            total += ((sum_C1.log() + top_C1 - aimed_C1) * counts_C1).sum()
+            slope_CV = buffer_CV[: x_Cd.shape[0]]
+            torch.mm(x_Cd, weight_Vd.T, out=slope_CV)
+            for rows in zip(*(torch.split(t, lines) for t in (slope_CV, safe_C1, counts_C1)), strict=True):
+                total += _turned_to_slopes(*rows, slopes=wants)
             if dx_Nd is None or dw_Vd is None:
                 continue
-            slope_CV.mul_(counts_C1 / sum_C1).scatter_add_(-1, safe_C1, -counts_C1.float())
-            slope_CV = slope_CV.to(x_Nd.dtype)
             torch.mm(slope_CV, weight_Vd, out=dx_Nd[start : start + size])
             if dw_Vd.dtype == x_Nd.dtype:
                 dw_Vd.addmm_(slope_CV.T, x_Cd)
@@ -69,6 +73,21 @@ class _ChunkedSum(torch.autograd.Function):
         x_kind, weight_kind = ctx.kinds
         dx_Nd = (dx_Nd * scale) if dx_Nd.dtype == torch.float32 else (dx_Nd.float() * scale).to(x_kind)
         return dx_Nd, (dw_Vd * scale).to(weight_kind), None, None
+
+
+def _turned_to_slopes(logits_RV: Tensor, targets_R1: Tensor, counts_R1: Tensor, *, slopes: bool) -> Tensor:
+    """Sum of the cross-entropies of some rows; their logits become, in place, softmax minus the target."""
+    slope_RV = logits_RV.float()  # the logits themselves, where they are float32
+    aimed_R1 = slope_RV.gather(-1, targets_R1)  # before they are overwritten
+    top_R1 = slope_RV.amax(-1, keepdim=True)
+    slope_RV.sub_(top_R1).exp_()
+    sum_R1 = slope_RV.sum(-1, keepdim=True)
+    loss = ((sum_R1.log() + top_R1 - aimed_R1) * counts_R1).sum()
+    if slopes:
+        slope_RV.mul_(counts_R1 / sum_R1).scatter_add_(-1, targets_R1, -counts_R1.float())
+        if slope_RV.dtype != logits_RV.dtype:
+            logits_RV.copy_(slope_RV)
+    return loss
 
 
 _chunked_sum: Callable[..., Tensor] = _ChunkedSum.apply

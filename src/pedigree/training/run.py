@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pedigree.errors import MissingInput, OutputExists
 from pedigree.records.recorder import Recorder
+from pedigree.training.allocator import keep_pages
 from pedigree.training.batches import open_batches
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
@@ -94,6 +95,8 @@ class Run:
         self.batches = open_batches(config, vocabulary, cache)
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
         self._frozen = freeze(model, config.freeze)
+        if device.type == "cpu":
+            keep_pages()
         self._forward = prepare(model, config, device, self.ranks)
         freeze(model, config.freeze)  # cutting a matrix over ranks makes a new weight of it
         self._held = frozen_digests(model, self._frozen)
