@@ -69,7 +69,7 @@ def test_copies_and_shards_keep_the_function_under_any_router(
     assert difference(model, made) < 2e-5
 
 
-@pytest.mark.parametrize("padding", [0, 8])
+@pytest.mark.parametrize("padding", [0, 6, 8])
 def test_grouped_experts_with_a_silent_router_are_the_dense_network(tmp_path: Path, padding: int) -> None:
     model = dense_model("qwen2.5-14b")
     inner = model.config.feed_forward.d_inner

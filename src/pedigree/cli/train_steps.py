@@ -132,10 +132,17 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     output = place.output / step.name
     first = os.environ.get("RANK", "0") == "0"
     with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
-        return _train_step(place, step, output, recorder)
+        result, config, digest = _train_step(place, step, output, recorder)
+    # Only now: until the record is whole it is being written beside the weights.
+    if first and result.outcome == "finished" and not result.skipped:
+        keep(result, config, output, MODEL, digest)
+    return result
 
 
-def _train_step(place: Workplace, step: Step, output: Path, recorder: Recorder) -> StepResult:
+def _train_step(
+    place: Workplace, step: Step, output: Path, recorder: Recorder
+) -> tuple[StepResult, TrainingConfig, str]:
+    """The step, its settings, and the digest of all that decides its weights."""
     from pedigree.family.tokenizer_files import separator_of
     from pedigree.model.sizes import operations
     from pedigree.training.device import find_device
@@ -151,7 +158,7 @@ def _train_step(place: Workplace, step: Step, output: Path, recorder: Recorder) 
     digest = "" if missing else made_of(step, config, tokenizer, parents)  # starting_model says what is missing
     done = finished_before(output, MODEL, digest) if place.start != "fresh" else None
     if done is not None:
-        return done
+        return done, config, digest
     vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
     facts = ModelFacts(
         config=step.model.to_dict()
@@ -191,7 +198,7 @@ def _train_step(place: Workplace, step: Step, output: Path, recorder: Recorder) 
         from pedigree.training.moe_health import moe_health
 
         experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
-    return _result(step, config, summary, output, run.ranks, experts, digest)
+    return _result(step, config, summary, output, run.ranks, experts), config, digest
 
 
 def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
@@ -255,7 +262,6 @@ def _result(
     output: Path,
     ranks: Ranks,
     experts: dict[str, Any] | None,
-    digest: str,
 ) -> StepResult:
     """The record of a step, and its page."""
     from dataclasses import asdict
@@ -279,6 +285,4 @@ def _result(
         report.write_text(render_run(result, read_metrics(output / "metrics.jsonl")), encoding="utf-8")
         (output / "training.json").write_text(config.model_dump_json(indent=1) + "\n", encoding="utf-8")
         WRITTEN.append(report)
-        if finished:
-            keep(result, config, output, MODEL, digest)
     return result

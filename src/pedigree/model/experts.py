@@ -26,12 +26,18 @@ _GROUPED: Callable[..., Tensor] | None = getattr(functional, "grouped_mm", None)
 
 def grouped_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """Each block of rows times the transposed matrix of its expert: [M, o]."""
-    if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED:
+    if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED or not _aligned(x_Mi, weight_Eoi):
         return padded_product(x_Mi, weight_Eoi, load_E)
     ends_E = load_E.cumsum(0).to(torch.int32)
     if torch.compiler.is_compiling() and x_Mi.dtype != torch.bfloat16:  # the compiler knows it in bfloat16 only
         return _uncompiled(x_Mi, weight_Eoi, ends_E)
     return _GROUPED(x_Mi, weight_Eoi.transpose(1, 2), offs=ends_E)
+
+
+def _aligned(x_Mi: Tensor, weight_Eoi: Tensor) -> bool:
+    """Whether all rows begin at multiples of 16 bytes, as the grouped product of torch demands."""
+    n_out, n_in = weight_Eoi.shape[1:]
+    return n_in * x_Mi.element_size() % 16 == 0 and n_out * x_Mi.element_size() % 16 == 0
 
 
 def _outside(x_Mi: Tensor, weight_Eoi: Tensor, ends_E: Tensor) -> Tensor:

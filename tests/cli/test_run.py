@@ -1,0 +1,135 @@
+"""`pedigree run`: a family is made, grown, compared; what is unchanged is kept; claims are held against the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Ran
+
+Pedigree = Callable[..., Ran]
+
+RECIPE = """
+recipe: 1
+family: tiny
+seed: 3
+corpora:
+  code: {kind: python-stdlib, domain: code, max_documents: 6, held_out: 0.3}
+tokenizers:
+  own: {kind: byte-level, corpus: code, vocabulary: 300}
+models:
+  first:
+    kind: train
+    model: {member: llama-3-8b}
+    tokenizer: own
+    corpus: code
+    claims: scratch
+    training: {tokens: 4000, sequence_length: 64, batch_sequences: 8, evaluation: {max_tokens: 300}}
+    at: {real: {model: {vocab_size: 300}}}
+  second:
+    kind: train
+    model: {member: llama-3-8b}
+    tokenizer: own
+    corpus: code
+    training: {tokens: 4000, sequence_length: 64, batch_sequences: 8, seed: 9, evaluation: {max_tokens: 300}}
+    at: {real: {model: {vocab_size: 300}}}
+  grown:
+    kind: surgery
+    from: first
+    claims: scratch
+    steps:
+      - grow.depth: {op: identity, after: [1]}
+      - grow.ffn: {to: 256}
+    at: {real: {steps: [{grow.depth: {op: identity, after: [1]}}]}}
+compare: {roots: true}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tmp_path: Path) -> None:
+    ran = pedigree("run", "tiny.yaml", "--json")
+    assert ran.code == 0, ran.err
+    result = json.loads(ran.out)["result"]
+    members = {member["name"]: member for member in result["members"]}
+    assert {name: member["outcome"] for name, member in members.items()} == dict.fromkeys(members, "made")
+    assert members["grown"]["operators"] == ["grow.depth", "grow.ffn"]
+    # The grown model is the old one bit for bit, so its text is predicted as well.
+    scores = [members[name]["scores"][0]["bits_per_byte"] for name in ("first", "grown")]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    edges = {(edge["a"], edge["b"]): edge for edge in result["edges"]}
+    assert edges["first", "grown"]["verdict"] == "related"
+    assert edges["first", "second"]["finding"] == "corroborated"
+    assert edges["first", "second"]["kin"] is False
+    assert (members["grown"]["claim"], members["first"]["claim"]) == ("contradicted", "corroborated")
+    assert "first" in members["grown"]["claim_because"]
+    assert members["second"]["claims"] is None
+    page = (tmp_path / "runs" / "tiny" / "family.html").read_text(encoding="utf-8")
+    assert "the weights disagree" in page
+    assert page.count("<rect") == 3
+    assert (tmp_path / "runs" / "tiny" / edges["first", "grown"]["report"]).is_file()
+    record = json.loads((tmp_path / "runs" / "tiny" / "family.json").read_text(encoding="utf-8"))
+    assert record["result"]["members"] == result["members"]
+
+    again = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare").out)["result"]
+    assert {member["outcome"] for member in again["members"]} == {"unchanged"}
+    assert again["edges"] == []
+    recipe.write_text(RECIPE.replace("to: 256", "to: 240"), encoding="utf-8")
+    third = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare", "--only", "grown").out)["result"]
+    assert [(m["name"], m["outcome"]) for m in third["members"]] == [("first", "unchanged"), ("grown", "made")]
+
+
+def test_what_is_asked_by_variables_is_done(pedigree: Pedigree, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEDIGREE_COMPARE", "no-value")
+    assert pedigree("run", "tiny.yaml").code == 2
+    monkeypatch.delenv("PEDIGREE_COMPARE")
+    monkeypatch.setenv("PEDIGREE_FRESH", "no-value")
+    assert pedigree("run", "tiny.yaml").code == 2
+
+
+def test_a_step_that_does_not_fit_is_refused_before_anything_is_made(
+    pedigree: Pedigree, recipe: Path, tmp_path: Path
+) -> None:
+    recipe.write_text(RECIPE.replace("to: 256", "to: 8"), encoding="utf-8")
+    ran = pedigree("run", "tiny.yaml")
+    assert ran.code == 2
+    assert "this is not wider" in ran.err
+    assert "models.grown" in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_tells_what_operators_make_at_both_sizes(pedigree: Pedigree, recipe: Path) -> None:
+    for size, layers, exactness in (("pico", 5, "FP0"), ("real", 33, "FP0")):
+        result = json.loads(pedigree("plan", "tiny.yaml", "--size", size, "--json").out)["result"]
+        (operation,) = result["operations"]
+        assert operation["config"]["n_layers"] == layers
+        assert operation["exactness"] == exactness
+    assert "grown from first: grow.depth FP0, grow.ffn FP0; FP0 in all" in pedigree("plan", "tiny.yaml").out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("grow.depth: {op: identity", "grow.dept: {op: identity", "no such operator"),
+        ("from: first\n    claims", "from: frist\n    claims", "no step of this name"),
+        ("grow.depth: {op: identity, after: [1]}\n", "grow.depth: {op: stack, times: 2}\n", "function of the model"),
+        ("claims: scratch\n    steps", "claims: [nobody]\n    steps", "no step of this name"),
+        ("compare: {roots: true}", "compare: {pairs: [[first, thrid]]}", "no step of this name"),
+    ],
+)
+def test_what_is_wrong_with_surgery_is_told_with_its_place(
+    pedigree: Pedigree, recipe: Path, old: str, new: str, words: str
+) -> None:
+    assert old in RECIPE
+    recipe.write_text(RECIPE.replace(old, new, 1), encoding="utf-8")
+    ran = pedigree("plan", "tiny.yaml")
+    assert ran.code == 2
+    assert words in ran.err
