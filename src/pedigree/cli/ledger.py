@@ -29,10 +29,14 @@ ArtifactArgument = Annotated[
 
 def log(
     number: Annotated[
-        int, typer.Option("--number", "-n", help="How many entries; 0 for all.", rich_help_panel=OUTPUT)
+        int,
+        typer.Option(
+            "--number", "-n", help="How many entries; 0 for all.", envvar="PEDIGREE_NUMBER", rich_help_panel=OUTPUT
+        ),
     ] = 20,
     everything: Annotated[
-        bool, typer.Option("--all", help="Signs of life of runs as well.", rich_help_panel=OUTPUT)
+        bool,
+        typer.Option("--all", help="Signs of life of runs as well.", envvar="PEDIGREE_ALL", rich_help_panel=OUTPUT),
     ] = False,
     ledger: LedgerOption = None,
     json: JsonOption = False,
@@ -373,11 +377,23 @@ COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
 
 def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
     """The commands under `pedigree ledger`."""
-    app = typer.Typer(
-        name="ledger", no_args_is_help=True, rich_markup_mode="rich", context_settings=settings,
-        help="What is recorded of weights: signed, in one tree, checked edge by edge.",
-    )  # fmt: skip
+    group = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog)
+
+    @group.callback(invoke_without_command=True)
+    def ledger(context: typer.Context) -> None:
+        """Read, check and export what is recorded of weights: signed, in one tree, judged edge by edge.
+
+        [bold]Examples[/bold]
+
+        pedigree ledger log
+
+        pedigree ledger verify
+        """
+        if context.invoked_subcommand is None:
+            raise UsageError("a verb is missing", where="pedigree ledger", fix="pedigree ledger --help")
+
     for name, command in COMMANDS:
-        app.command(name, context_settings=settings, epilog=epilog)(command)
-    app.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
-    return app
+        wants_words = name in ("show", "credits")
+        group.command(name, context_settings=settings, epilog=epilog, no_args_is_help=wants_words)(command)
+    group.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
+    return group

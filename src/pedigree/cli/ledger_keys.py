@@ -11,6 +11,7 @@ from pedigree.cli.errors import DONE
 from pedigree.cli.ledger_options import LedgerOption, open_store, print_json
 from pedigree.cli.options import ColorOption, JsonOption, check_word
 from pedigree.cli.output import Output
+from pedigree.errors import UsageError
 
 ROLE_WORDS = ("root", "log", "actor")  # repeated from pedigree.ledger.keys; a test holds them together
 
@@ -77,9 +78,14 @@ def revoke(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key, or its first digits.", show_default=False)],
     last_trusted: Annotated[
         int,
-        typer.Option("--last-trusted", metavar="ENTRY", help="The last entry it is trusted for.", show_default=False),
+        typer.Option(
+            metavar="ENTRY", help="The last entry it is trusted for.", envvar="PEDIGREE_LAST_TRUSTED",
+            show_default=False,
+        ),
     ],
-    reason: Annotated[str, typer.Option(help="Why, in a few words.", show_default=False)] = "",
+    reason: Annotated[
+        str, typer.Option(help="Why, in a few words.", envvar="PEDIGREE_REASON", show_default=False)
+    ] = "",
     ledger: LedgerOption = None,
     json: JsonOption = False,
 ) -> int:  # fmt: skip
@@ -109,10 +115,21 @@ COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (("list", list_keys), ("r
 
 def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
     """The commands under `pedigree ledger key`."""
-    app = typer.Typer(
-        name="key", no_args_is_help=True, rich_markup_mode="rich", context_settings=settings,
-        help="The keys of a ledger: list, rotate, revoke.",
-    )  # fmt: skip
+    group = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog)
+
+    @group.callback(invoke_without_command=True)
+    def key(context: typer.Context) -> None:
+        """The keys of a ledger: list, rotate, revoke.
+
+        [bold]Examples[/bold]
+
+        pedigree ledger key list
+
+        pedigree ledger key rotate
+        """
+        if context.invoked_subcommand is None:
+            raise UsageError("a verb is missing", where="pedigree ledger key", fix="pedigree ledger key --help")
+
     for name, command in COMMANDS:
-        app.command(name, context_settings=settings, epilog=epilog)(command)
-    return app
+        group.command(name, context_settings=settings, epilog=epilog)(command)
+    return group
