@@ -204,3 +204,30 @@ def test_verify_starts_without_what_computes(models: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout) == (0, "UNKNOWN\n"), done.stderr
+
+
+def test_every_option_can_be_set_by_the_environment(
+    pedigree: Pedigree, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = models / "kept.txt"
+    kept.write_text(pedigree("ledger", "checkpoint").out)
+
+    def under(variables: dict[str, str], *words: str) -> Ran:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return pedigree(*words)
+
+    assert len(under({"PEDIGREE_NUMBER": "1", "PEDIGREE_ALL": "1"}, "ledger", "log").out.splitlines()) == 1
+    assert under({"PEDIGREE_CHECKPOINT": str(kept)}, "ledger", "verify", "tok", "-q").out == "VERIFIED\n"
+    assert under({"PEDIGREE_MAX_AGE": "-1", "PEDIGREE_NO_MEMORY": "1"}, "ledger", "verify", "-q").out == "STALE\n"
+    assert under({"PEDIGREE_LEDGER_FAIL_ON": "unknown"}, "ledger", "verify", "-q").code == 1
+    assert under({"PEDIGREE_LEDGER": str(models / "none.db")}, "ledger", "verify").code == 2
+    assert under({"PEDIGREE_TO": str(models / "anchors.txt")}, "ledger", "anchor").code == 0
+    assert (models / "anchors.txt").is_file()
+    ran = under({"PEDIGREE_FROM": "hf://x/y", "PEDIGREE_NOTE": "by hand"}, "import", "base", "--json")
+    assert json.loads(ran.out)["result"]["origin"] == "hf://x/y"
+    assert under({"PEDIGREE_RELEASE": "tok"}, "ledger", "export").code == 0
+    key = json.loads(pedigree("ledger", "key", "list", "--json").out)["result"][2]["id"]
+    ran = under({"PEDIGREE_LAST_TRUSTED": "0", "PEDIGREE_REASON": "lost"}, "ledger", "key", "revoke", key, "--json")
+    assert json.loads(ran.out)["result"]["last_trusted"] == 0

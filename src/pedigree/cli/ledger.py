@@ -377,13 +377,11 @@ COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
 
 def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
     """The commands under `pedigree ledger`."""
-    app = typer.Typer(
-        name="ledger", add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog
-    )
+    group = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog)
 
-    @app.callback(invoke_without_command=True)
+    @group.callback(invoke_without_command=True)
     def ledger(context: typer.Context) -> None:
-        """What is recorded of weights: signed, in one tree, checked edge by edge.
+        """Read, check and export what is recorded of weights: signed, in one tree, judged edge by edge.
 
         [bold]Examples[/bold]
 
@@ -395,6 +393,7 @@ def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
             raise UsageError("a verb is missing", where="pedigree ledger", fix="pedigree ledger --help")
 
     for name, command in COMMANDS:
-        app.command(name, context_settings=settings, epilog=epilog)(command)
-    app.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
-    return app
+        wants_words = name in ("show", "credits")
+        group.command(name, context_settings=settings, epilog=epilog, no_args_is_help=wants_words)(command)
+    group.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
+    return group

@@ -79,8 +79,8 @@ def revoke(
     last_trusted: Annotated[
         int,
         typer.Option(
-            "--last-trusted", metavar="ENTRY", help="The last entry it is trusted for.",
-            envvar="PEDIGREE_LAST_TRUSTED", show_default=False,
+            metavar="ENTRY", help="The last entry it is trusted for.", envvar="PEDIGREE_LAST_TRUSTED",
+            show_default=False,
         ),
     ],
     reason: Annotated[
@@ -115,11 +115,9 @@ COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (("list", list_keys), ("r
 
 def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
     """The commands under `pedigree ledger key`."""
-    app = typer.Typer(
-        name="key", add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog
-    )
+    group = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=settings, epilog=epilog)
 
-    @app.callback(invoke_without_command=True)
+    @group.callback(invoke_without_command=True)
     def key(context: typer.Context) -> None:
         """The keys of a ledger: list, rotate, revoke.
 
@@ -133,5 +131,5 @@ def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
             raise UsageError("a verb is missing", where="pedigree ledger key", fix="pedigree ledger key --help")
 
     for name, command in COMMANDS:
-        app.command(name, context_settings=settings, epilog=epilog)(command)
-    return app
+        group.command(name, context_settings=settings, epilog=epilog)(command)
+    return group
