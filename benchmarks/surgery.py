@@ -224,18 +224,20 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], load: tuple[float, float]) -> str:
+def page(rows: Sequence[Row], load: tuple[float, float] | None) -> str:
     """The whole page."""
     commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    told = "Lines were joined from several runs of one day; their load was not kept." if load is None else (
+        f"Load average from {load[0]:.1f} to {load[1]:.1f} during the run, its own work included."
+    )  # fmt: skip
     return f"""# What surgery costs
 
 Written by `python benchmarks/surgery.py --write`; not by hand.
 
 Commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}. {os.cpu_count()} cores, {memory:.0f} GB of memory,
-{platform.system()} {platform.release()}, Python {platform.python_version()}. Load average from {load[0]:.1f} to
-{load[1]:.1f} during the run, its own work included; above the number of cores others were using machine and disk, so
-compare the lines of one task, not seconds of two pages.
+{platform.system()} {platform.release()}, Python {platform.python_version()}. {told}
+Above the number of cores others were using machine and disk: compare the lines of one task, not seconds of two pages.
 
 Synthetic bfloat16 checkpoints with the shapes of Llama-3.2-3B and Llama-2-7B. Each line is a fresh process, imports
 and syncing to disk included, started after the source was dropped from the page cache. *disk* is the bound: reading the
@@ -271,7 +273,7 @@ def main() -> None:
             loads.append(os.getloadavg()[0])
     print(table(rows))
     if arguments.write:
-        PAGE.write_text(page(rows, (min(loads), max(loads))), encoding="utf-8")
+        PAGE.write_text(page(rows, None if arguments.rows is not None else (min(loads), max(loads))), encoding="utf-8")
 
 
 if __name__ == "__main__":
