@@ -295,7 +295,7 @@ Sizes: {shapes}.
 Every loop has a process of its own and takes {steps} steps when it is its turn, {rounds} times, in an order that turns
 round; a line is the median over these steps, data and clipping included. `pedigree` is a whole step of `pedigree train`
 as it comes: packed documents that do not see each other, gradient norms by block, the guard with all its rules. The
-others draw windows and do none of this.
+others draw windows and do none of this; where a turn has one step, the Trainer's reading of data falls between turns.
 *Start* is seconds to the end of the second step, imports and compilation included. Memory is the most that the process
 held. The last share is that of the rate of a large square product, measured here in the same precision.
 

@@ -281,3 +281,22 @@ def test_random_tables_differ_from_layer_to_layer_and_are_saved() -> None:
     tables = [m.router.table for m in model.mixtures()]
     assert not torch.equal(tables[0], tables[1])
     assert any(name.endswith("router.table") for name in model.state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("load", [[60, 64, 70, 62], [250, 0, 3, 3]], ids=["even", "skewed"])
+def test_half_types_multiply_the_same_whatever_the_load(kind: torch.dtype, load: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(256, 48, generator=generator).to(kind).requires_grad_()
+    weight = torch.randn(4, 32, 48, generator=generator).to(kind).requires_grad_()
+    out = grouped_product(rows, weight, torch.tensor(load))
+    assert out.dtype == kind
+    wide, heavy = (t.detach().double().requires_grad_() for t in (rows, weight))
+    expected = torch.cat([part @ w.T for part, w in zip(wide.split(load), heavy, strict=True)])
+    out.float().square().sum().backward()
+    expected.square().sum().backward()
+    pairs = [(out, expected), (rows.grad, wide.grad), (weight.grad, heavy.grad)]
+    for mine, theirs in pairs:
+        assert mine is not None
+        assert theirs is not None
+        assert (mine - theirs).norm() < 1e-2 * theirs.norm()

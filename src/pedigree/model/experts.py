@@ -1,7 +1,8 @@
 """Expert weights, stacked, and their computation as grouped matrix products.
 
 `torch.nn.functional.grouped_mm` multiplies each block of rows with its own matrix. Where torch or the device has none,
-blocks are padded to the longest and multiplied as one batch. Both beat a loop over experts (docs/LOG.md).
+blocks are padded to the longest and multiplied as one batch. Both beat a loop over experts (docs/LOG.md). On a CPU a
+half type makes a program for every new length of a block, in time and memory: blocks are padded to few lengths there.
 
 Shapes: M = rows sorted by expert, E = experts, L = longest load, d = channels, f = inner channels (F = f or 2f).
 """
@@ -22,12 +23,21 @@ from pedigree.model.precision import product_type
 
 _HAVE_GROUPED = ("cpu", "cuda", "meta")
 _GROUPED: Callable[..., Tensor] | None = getattr(functional, "grouped_mm", None)
+_HALF = (torch.bfloat16, torch.float16)
+_STRIDE = 32
+"""Padded lengths are multiples of this, so that there are few of them."""
+_MOST_PADDING = 2
+"""Padded rows over rows: beyond, float32 without padding costs no more than a half type with it."""
 
 
 def grouped_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """Each block of rows times the transposed matrix of its expert: [M, o]."""
     if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED or not _aligned(x_Mi, weight_Eoi):
         return padded_product(x_Mi, weight_Eoi, load_E)
+    if x_Mi.device.type == "cpu" and x_Mi.dtype in _HALF and not torch.compiler.is_compiling():
+        if _padded_length(load_E) * load_E.numel() <= _MOST_PADDING * x_Mi.shape[0]:
+            return padded_product(x_Mi, weight_Eoi, load_E)
+        return grouped_product(x_Mi.float(), weight_Eoi.float(), load_E).to(x_Mi.dtype)
     ends_E = load_E.cumsum(0).to(torch.int32)
     if torch.compiler.is_compiling() and x_Mi.dtype != torch.bfloat16:  # the compiler knows it in bfloat16 only
         return _uncompiled(x_Mi, weight_Eoi, ends_E)
@@ -49,9 +59,14 @@ def _outside(x_Mi: Tensor, weight_Eoi: Tensor, ends_E: Tensor) -> Tensor:
 _uncompiled: Callable[..., Tensor] = torch.compiler.disable(_outside)  # type: ignore[no-untyped-call]
 
 
+def _padded_length(load_E: Tensor) -> int:
+    longest = int(load_E.max())
+    return longest + -longest % _STRIDE
+
+
 def padded_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """The same through one batched product over blocks padded to the longest load."""
-    n_experts, n_rows, longest = load_E.numel(), x_Mi.shape[0], int(load_E.max())
+    n_experts, n_rows, longest = load_E.numel(), x_Mi.shape[0], _padded_length(load_E)
     numbers_E = torch.arange(n_experts, device=load_E.device)
     expert_M = numbers_E.repeat_interleave(load_E, output_size=n_rows)
     first_E = load_E.cumsum(0) - load_E
