@@ -115,6 +115,8 @@ class GuardConfig(Settings):
         window, sigma, least: OLMo-core skip-step: look at `window` steps, skip beyond `sigma` deviations,
             silent before `least` steps.
         zclip_*: ZClip: decay of the mean, z above which the gradient is clipped, silent steps.
+        mad_window, mad_clip, mad_skip: log-MAD: robust deviations of the logarithm of the gradient norm over so many
+            accepted steps, beyond which it is clipped, and beyond which the step is skipped; silent before `least`.
         rewind_skips, rewind_within: this many skipped steps within so many steps roll the run back.
         rewind_margin: steps before the first anomaly that a checkpoint must have to count as healthy.
         smooth_loss, patience: PaLM: the smoothed loss this far above its lowest for so many steps rolls back.
@@ -132,6 +134,9 @@ class GuardConfig(Settings):
     zclip_alpha: float = Field(default=0.97, gt=0, lt=1)
     zclip_z: float = Field(default=2.5, gt=0)
     zclip_warmup: int = Field(default=25, ge=2)
+    mad_window: int = Field(default=256, ge=2)
+    mad_clip: float = Field(default=4.0, gt=0)
+    mad_skip: float = Field(default=8.0, gt=0)
     rewind_skips: int = Field(default=3, ge=1)
     rewind_within: int = Field(default=50, ge=1)
     rewind_margin: int = Field(default=10, ge=0)

@@ -6,6 +6,7 @@
 | skip-step   | OLMo-core SkipStepOptimizer  | skip a step whose loss or gradient norm leaves its window     |
 | spiky-loss  | Megatron-LM                  | skip a loss ten times the largest of the first hundred        |
 | zclip       | ZClip (Kumar et al. 2025)    | clip a gradient norm whose z-score is high                    |
+| log-mad     | Hampel (1974), on logarithms | clip, further out skip, a norm that leaves the usual factors  |
 | rewind      | PaLM (Chowdhery et al. 2022) | roll back and skip the data after clustered skips or a rise   |
 | update-size | OPT-175B (Zhang et al. 2022) | lower the rate when updates are large against the weights     |
 """
@@ -192,6 +193,60 @@ class ZClip:
         self._mean, self._variance = float(state["mean"]), float(state["variance"])
 
 
+class LogMad:
+    """Clips a gradient norm whose logarithm is far above its median in robust deviations, and skips one further out.
+
+    Norms scatter by factors, so their logarithms are compared; median and median absolute deviation are not moved by
+    the outliers that they are asked about (Hampel 1974, doi 10.1080/01621459.1974.10482962). The deviation is never
+    taken below `_least_spread`, so that a norm that hardly moves may still move by a few percent.
+    """
+
+    name, source = "log-mad", "Hampel (1974), on logarithms"
+    _to_deviation = 1.4826  # median absolute deviation to standard deviation, for a normal law
+    _least_spread = 0.02
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._clip, self._skip = config.mad_clip, config.mad_skip
+        self._least = min(config.least, config.mad_window)
+        self._logs: deque[float] = deque(maxlen=config.mad_window)
+
+    def look(self, signals: Signals, so_far: Action) -> Decision | None:
+        """Judge a step."""
+        norm = signals.grad_norm
+        if len(self._logs) < self._least or not math.isfinite(norm) or norm <= 0:
+            return None
+        middle = statistics.median(self._logs)
+        spread = self._to_deviation * statistics.median(abs(value - middle) for value in self._logs)
+        spread = max(spread, self._least_spread)
+        z = (math.log(norm) - middle) / spread
+        if z <= self._clip:
+            return None
+        skip = z > self._skip
+        limit = self._skip if skip else self._clip
+        numbers: dict[str, float | int | str] = {
+            "grad_norm": norm, "median": math.exp(middle), "z": z, "limit": limit, "n": len(self._logs)
+        }  # fmt: skip
+        why = f"the logarithm of the gradient norm lies {z:.1f} robust deviations above its median, more than {limit:g}"
+        return Decision(
+            self.name, self.source, "skip-step" if skip else "clip", signals.step, signals.window, why, numbers,
+            clip_to=None if skip else math.exp(middle + self._clip * spread),
+        )  # fmt: skip
+
+    def took(self, signals: Signals, action: Action, clip_to: float | None) -> None:
+        """Learn what was done; the clipped norm is remembered, not the raw one."""
+        norm = signals.grad_norm if clip_to is None else min(clip_to, signals.grad_norm)
+        if action in _KEPT and norm > 0 and math.isfinite(norm):
+            self._logs.append(math.log(norm))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint remembers."""
+        return {"logs": list(self._logs)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a remembered state."""
+        self._logs = deque(state["logs"], maxlen=self._logs.maxlen)
+
+
 class Rewind:
     """Rolls back when skips cluster, or when the smoothed loss stays well above the lowest it has been."""
 
@@ -295,6 +350,7 @@ RULES: dict[str, Callable[[GuardConfig], Rule]] = {
     "skip-step": SkipStep,
     "spiky-loss": SpikyLoss,
     "zclip": ZClip,
+    "log-mad": LogMad,
     "rewind": Rewind,
     "update-size": UpdateSize,
 }
