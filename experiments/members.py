@@ -1,6 +1,6 @@
 """Every named member trains at pico size: below the unigram entropy of its text, with a sample that can be read.
 
-    python experiments/members.py [--seeds 1] [--steps 300] [--only NAME] [--draw]
+    python experiments/members.py [--seeds 1] [--only NAME] [--draw]
 
 Two bars, both in nats per token: the unigram entropy of the corpus, and what the frequencies of the corpus (plus one)
 cost on the very tokens that the member is scored on. A member must end below both.
@@ -27,6 +27,7 @@ from pedigree.training.config import SourceConfig, TrainingConfig
 from pedigree.training.run import Run
 
 LENGTH, SEQUENCES, STEPS, RATE = 64, 4, 300, 6e-3
+SMALL = 1024  # vocabulary of which most tokens are met many times in the shorter run
 ROOM = 512  # vocabulary of a member whose dial gives fewer ids than there are bytes
 PROMPT, WRITTEN = "Return the ", 48  # tokens
 
@@ -37,6 +38,12 @@ def pico(name: str) -> ModelConfig:
     return config if config.vocab_size > 256 else config.replace(vocab_size=ROOM)
 
 
+def budget(name: str) -> int:
+    """Steps of a member: learned positions and large vocabularies stay longer at what single tokens tell."""
+    config = pico(name)
+    return STEPS if config.learned_positions or config.vocab_size > SMALL else STEPS // 2
+
+
 def trial(name: str, place: Path, source: SourceConfig, steps: int, seed: int = 0) -> Trial:
     """One member on one corpus, with a tokenizer of the size of its vocabulary."""
     config = pico(name)
@@ -44,7 +51,7 @@ def trial(name: str, place: Path, source: SourceConfig, steps: int, seed: int = 
     training = TrainingConfig.model_validate(
         {
             "name": name, "sources": (source,), "sequence_length": LENGTH, "batch_sequences": SEQUENCES, "seed": seed,
-            "tokens": tokens, "log_every": 1, "optimizer": {"lr": RATE}, "checkpoint": {"every": 0, "keep": 1},
+            "tokens": tokens, "log_every": 1, "optimizer": {"lr": RATE}, "checkpoint": {"every": 100, "keep": 1},
             "schedule": {"warmup_tokens": tokens // 20}, "evaluation": {"max_tokens": 4000},
         }
     )  # fmt: skip
@@ -125,5 +132,5 @@ if __name__ == "__main__":
     told = settings(__doc__ or "")
     place = told.place / "members"
     text = documentation(told.place)
-    todo = [trial(name, told.place, text, told.steps or STEPS) for name in names()]
+    todo = [trial(name, told.place, text, told.steps or budget(name)) for name in names()]
     report(work_off(todo, place, told), place, told.out)

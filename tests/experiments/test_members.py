@@ -43,7 +43,7 @@ def test_every_member_learns_more_than_how_often_words_occur(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     place = tmp_path_factory.getbasetemp() / "experiments"  # texts and tokenizers are made once
-    assert below(trained(name, place, corpora.documentation(place), members.STEPS)) > 0
+    assert below(trained(name, place, corpora.documentation(place), members.budget(name))) > 0
 
 
 def test_a_trial_that_is_done_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,17 +16,17 @@ norms = script("norms")
 def test_the_common_start_is_the_published_one_and_tiny_is_smaller() -> None:
     d, deep = norms.WIDTH, norms.DEPTH
     common, tiny = (Decoder(norms.model(arm)) for arm in ("pre-norm", "depth-scaled, TinyInit"))
-    assert float(torch.cat([x.attn.q.weight.flatten() for x in common.layers]).std()) == pytest.approx(
+    assert float(torch.cat([x.attn.q.weight.detach().flatten() for x in common.layers]).std()) == pytest.approx(
         math.sqrt(2 / (5 * d)), rel=0.03
     )
-    assert float(torch.cat([x.attn.o.weight.flatten() for x in common.layers]).std()) == pytest.approx(
+    assert float(torch.cat([x.attn.o.weight.detach().flatten() for x in common.layers]).std()) == pytest.approx(
         math.sqrt(1 / (5 * d * deep)), rel=0.03
     )
-    assert float(torch.cat([x.attn.q.weight.flatten() for x in tiny.layers]).std()) == pytest.approx(
+    assert float(torch.cat([x.attn.q.weight.detach().flatten() for x in tiny.layers]).std()) == pytest.approx(
         math.sqrt(1 / (2 * d * deep)), rel=0.03
     )
     for model in (common, tiny):
-        assert float(model.embed.weight.std()) == pytest.approx(0.5, rel=0.03)
+        assert float(model.embed.weight.detach().std()) == pytest.approx(0.5, rel=0.03)
 
 
 def test_the_arms_differ_in_norm_and_start_alone() -> None:

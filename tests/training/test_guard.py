@@ -91,6 +91,39 @@ def test_zclip_clips_the_harder_the_further_out() -> None:
     assert 0.9 < other.clip_to < one.clip_to < 1.2
 
 
+def test_log_mad_clips_far_out_and_skips_further_out() -> None:
+    watch = guard("log-mad")
+    noise = random.Random(0)
+    for i in range(200):  # scatters by a factor of about 1.35
+        assert watch.judge(signals(i, 2.0, math.exp(noise.gauss(0, 0.3)))).action in ("apply", "clip")
+    clipped = watch.judge(signals(200, 2.0, math.exp(0.3 * 6)))
+    assert clipped.action == "clip"
+    assert clipped.clip_to == pytest.approx(math.exp(0.3 * 4), rel=0.2)
+    skipped = watch.judge(signals(201, 2.0, math.exp(0.3 * 12)))
+    assert skipped.action == "skip-step"
+    assert skipped.clip_to is None
+    assert skipped.decisions[0].numbers["z"] == pytest.approx(12, rel=0.15)
+    assert watch.judge(signals(202, 2.0, 1e-4)).action == "apply", "a small norm is no danger"
+
+
+def test_log_mad_is_not_moved_by_the_outliers_it_is_asked_about() -> None:
+    watch = guard("log-mad", mad_window=64, least=32)
+    feed(watch, 64)
+    answers = [watch.judge(signals(64 + i, 2.0, 50.0)).action for i in range(200)]
+    assert set(answers) == {"skip-step"}
+
+
+def test_log_mad_answers_alike_at_every_scale_and_under_rewind() -> None:
+    answers = []
+    for scale in (1e-3, 1.0, 1e3):
+        watch = guard("log-mad", "rewind", rewind_skips=2)
+        noise = random.Random(3)
+        norms = [scale * math.exp(noise.gauss(0, 0.1)) for _ in range(100)] + [scale * 20, scale, scale * 20]
+        answers.append([watch.judge(signals(i, 2.0, norm)).action for i, norm in enumerate(norms)])
+    assert answers[0] == answers[1] == answers[2]
+    assert answers[0][-3:] == ["skip-step", "apply", "roll-back"]
+
+
 def test_a_loss_ten_times_the_first_is_skipped() -> None:
     watch = guard("spiky-loss")
     feed(watch, 100)
