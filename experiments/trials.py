@@ -66,15 +66,14 @@ def settings(about: str) -> argparse.Namespace:
 def work_off(trials: list[Trial], folder: Path, told: argparse.Namespace) -> list[dict[str, Any]]:
     """The results of all trials, running those that have none yet (unless only drawing is asked for)."""
     torch.set_num_threads(1)
-    results = []
     for trial in trials:
         done = folder / trial.name / "result.json"
         if any(word in trial.name for word in told.only.split(",")) and not told.draw and not done.is_file():
             print(f"{trial.name}: {trial.training.steps} steps", flush=True)
             _run(trial, folder / trial.name)
-        if done.is_file():
-            results.append(json.loads(done.read_text(encoding="utf-8")))
-    return results
+    # Read at the end: another process may have worked off its part (`--only`) in the meantime.
+    done_files = [folder / trial.name / "result.json" for trial in trials]
+    return [json.loads(done.read_text(encoding="utf-8")) for done in done_files if done.is_file()]
 
 
 def rows(folder: Path, result: Mapping[str, Any]) -> list[dict[str, Any]]:
