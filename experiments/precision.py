@@ -55,7 +55,7 @@ def report(results: list[dict[str, Any]], folder: Path, out: Path) -> None:
             continue
         apart = [loss[kind, seed] - loss["fp32", seed] for seed in seeds if ("fp32", seed) in loss]
         here = [r for r in results if r["type"] == kind]
-        skipped = sum(d["action"] == "skip-step" for r in here for d in r["decisions"])
+        skipped = sum(d["rule"] == "non-finite" for r in here for d in r["decisions"])
         scales = [rows(folder, r)[-1]["scale"] for r in here]
         lines.append(
             [
