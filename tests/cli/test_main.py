@@ -86,7 +86,6 @@ def test_the_commands_are_these_and_no_others() -> None:
         ("PEDIGREE_NUMBER", ("ledger", "log"), "--number"),
         ("PEDIGREE_ALL", ("ledger", "log"), "--all"),
         ("PEDIGREE_LAST_TRUSTED", ("ledger", "key", "revoke", "x"), "--last-trusted"),
-        ("PEDIGREE_PROBE", ("surgery", "plan", "recipe.yaml"), "no-value"),
     ],
 )
 def test_a_variable_that_is_no_value_of_its_option_is_refused(

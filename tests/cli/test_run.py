@@ -16,7 +16,7 @@ recipe: 1
 family: tiny
 seed: 3
 corpora:
-  code: {kind: python-stdlib, domain: code, max_documents: 6, held_out: 0.3}
+  code: {kind: python-stdlib, domain: code, max_documents: 12, held_out: 0.4}
 tokenizers:
   own: {kind: byte-level, corpus: code, vocabulary: 300}
 models:

@@ -37,12 +37,15 @@ def test_keys_that_mean_nothing_here_are_named(pedigree: Pedigree, tmp_path: Pat
     assert "modules" in ran.err
 
 
-def test_a_plan_with_probe_texts_tells_the_damage(pedigree: Pedigree, tmp_path: Path) -> None:
+def test_a_plan_with_probe_texts_tells_the_damage(
+    pedigree: Pedigree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     write_models(tmp_path)
     recipe = {"surgery": 1, "source": {"model": "model"}, "target": {"dir": "out"}, "allow": "nfp",
               "steps": [{"vocab.swap": {"tokenizer": "new", "init": "mean"}}]}  # fmt: skip
     (tmp_path / "swap.yaml").write_text(json.dumps(recipe))
-    ran = pedigree("surgery", "plan", str(tmp_path / "swap.yaml"), "--probe", str(tmp_path / "probe.txt"))
+    monkeypatch.setenv("PEDIGREE_PROBE", str(tmp_path / "probe.txt"))
+    ran = pedigree("surgery", "plan", str(tmp_path / "swap.yaml"))
     assert ran.code == 0
     assert "277 copied, 33 made up" in ran.out
     assert "of tokens on copied rows" in ran.out

@@ -43,7 +43,7 @@ def test_every_recipe_is_read_and_planned_at_both_sizes(path: Path, size: Size) 
     for one in recipe.family(size).steps.values():
         schedule = one.training.schedule
         assert schedule.warmup_tokens + schedule.decay_tokens <= one.training.tokens
-    if size == "real" and path.stem != "quickstart":
+    if size == "real" and path.stem not in ("quickstart", "pangu"):  # pangu.yaml plans no machine
         assert all(step.time is not None for step in plan.result.steps)
 
 
@@ -56,7 +56,8 @@ def test_what_a_recipe_says_in_its_head_can_be_run() -> None:
     from pedigree.cli.main import main
 
     for path in RECIPES:
-        lines = [line[1:].split() for line in path.read_text(encoding="utf-8").splitlines() if "pedigree plan" in line]
+        told = path.read_text(encoding="utf-8").splitlines()
+        lines = [line[1:].split() for line in told if line.startswith("#   pedigree plan")]
         assert lines, f"{path.name} shows no command"
         for words in lines:
             assert words[2] == f"recipes/{path.name}"

@@ -40,6 +40,8 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "datasets": ("corpora of the Hub", True),
     "lm-eval": ("pedigree eval --tasks", True),
     "tensorboard": ("TensorBoard events of a training run", True),
+    "faiss-cpu": ("search in large libraries", True),
+    "psycopg": ("a ledger on PostgreSQL", True),
 }
 # Libraries that an extra brings, so that the right version comes.
 EXTRAS = {
@@ -47,6 +49,8 @@ EXTRAS = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "'llm-pedigree[web]'"),
     **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
     "lm-eval": "'llm-pedigree[eval]'",
+    "faiss-cpu": "'llm-pedigree[library]'",
+    "psycopg": "'llm-pedigree[team]'",
     "tensorboard": "'llm-pedigree[log]'",
 }
 

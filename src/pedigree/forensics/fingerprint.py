@@ -1,7 +1,7 @@
 """A fingerprint: a few megabytes of a model, enough to compare it later without its weights.
 
 The file is a safetensors file that holds a thin model, with one metadata entry of JSON. The same model and salt give
-the same bytes. The format is versioned (docs/adr/0020-fingerprint-format.md); a file is untrusted: sizes are capped,
+the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md); a file is untrusted: sizes are capped,
 and everything is checked against what the metadata says before it is used.
 """
 
