@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from surgery.merge.tiny_checkpoints import TINY, write_family
 from surgery.vocabulary.swapping import write_models
 from tests.cli.conftest import Ran
