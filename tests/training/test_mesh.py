@@ -226,7 +226,7 @@ def test_an_impossible_mesh_is_refused_with_its_numbers(
         (DENSE, {"tp": 3}, 3, r"heads cannot be shared out evenly, in mesh\.tp, got 4 by 3"),
         (DENSE, {"dp_shard": 2, "ep": 2}, 2, r"no experts, in mesh\.ep"),
         (LATENT, {"ep": 3}, 4, r"4 by 3|16 by 3"),
-        (LATENT, {"dp_shard": 2, "tp": 2}, 2, r"got 2 processes, expected 4: dp_shard 2 x tp 2"),
+        (LATENT, {"dp_shard": 2, "tp": 2}, 2, r"got 2 processes, expected 4 processes: dp_shard 2 x tp 2"),
     ],
 )
 def test_a_run_on_an_impossible_mesh_ends_before_the_first_step(

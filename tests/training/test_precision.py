@@ -68,7 +68,7 @@ def test_products_are_low_and_weights_are_not() -> None:
 
 def test_a_device_that_is_not_here_is_an_error() -> None:
     assert find_device("cpu") == torch.device("cpu")
-    with pytest.raises(UsageError, match="not a device, got warp"):
+    with pytest.raises(UsageError, match="not a device, in --device, got warp"):
         find_device("warp")
     absent = "mps" if find_device().type != "mps" else "xpu"
     with pytest.raises(UsageError, match="no such device"):

@@ -16,12 +16,12 @@ from pedigree.errors import MissingInput, PedigreeError
 if TYPE_CHECKING:
     from pedigree.cli.output import Output
     from pedigree.cli.train_steps import Workplace
-    from pedigree.family.steps import Operation
+    from pedigree.family.steps import Member, Operation
     from pedigree.records.training_run import DomainScore
     from pedigree.surgery.recipe import PlannedStep
+    from pedigree.training.config import TrainingConfig
 
 RESULT = "result.json"
-SCORED_TOKENS = 8_000  # of each domain
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,16 @@ def show_operated(step: Operation, done: Operated, out: Output) -> None:
         out.result(f"  bits per byte on held-out text: {scores}")
 
 
+def _trained(place: Workplace, step: Operation) -> TrainingConfig:
+    """The settings of the nearest model behind a step that was trained."""
+    from pedigree.family.steps import Step
+
+    member: Member = step
+    while not isinstance(member, Step):
+        member = place.family.members[member.parents["from"]]
+    return member.training
+
+
 def _made(place: Workplace, parent: str, step: str) -> Path:
     folder = place.output / parent / MODEL
     if not (folder / "config.json").is_file():
@@ -145,9 +155,10 @@ def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore
     sources = beside(place.family.corpora[step.corpus].sources, place.beside)
     if not any(source.held_out for source in sources):
         return []
+    trained = _trained(place, step)  # scored as the model it was made from, so that the numbers can be compared
     config = TrainingConfig(
-        sources=sources, tokens=1, sequence_length=min(128, step.model.n_positions),
-        evaluation=EvaluationConfig(max_tokens=SCORED_TOKENS),
+        sources=sources, tokens=1, sequence_length=min(trained.sequence_length, step.model.n_positions),
+        evaluation=EvaluationConfig(max_tokens=trained.evaluation.max_tokens),
     )  # fmt: skip
     separator = separator_of(place.family, step.tokenizer)
     vocabulary = Vocabulary.load(folder / "tokenizer.json", separator)
