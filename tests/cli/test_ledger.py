@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,9 +85,13 @@ def test_a_checkpoint_kept_elsewhere_makes_the_difference(pedigree: Pedigree, mo
 def test_this_machine_remembers(pedigree: Pedigree, models: Path) -> None:
     database = models / "project" / ".pedigree" / "ledger.db"
     before = models / "before.db"
-    shutil.copy(database, before)
+    # With its write-ahead file, which stays as long as anything in this process has the database open.
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(before)) as kept:
+        source.backup(kept)
     pedigree("tokenizer", "train", "t.txt", "--size", "270", "--out", "tok2", "--quiet")
     assert pedigree("ledger", "verify", "--fail-on", "stale", "--quiet").code == 0
+    for suffix in ("-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
     shutil.copy(before, database)
     ran = pedigree("ledger", "verify")
     assert (ran.code, ran.out.split()[0]) == (1, "CONTRADICTED")
