@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +90,7 @@ def describe(text: bytes, place: str) -> Any:
     """
     machine = _Machine(place)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(text)):
+        for count, (opcode, argument, _) in enumerate(_opcodes(text)):
             if count >= MAX_OPCODES:
                 raise UnsafeFile(
                     "the pickle is absurdly long",
@@ -364,3 +365,10 @@ _REBUILDS: dict[str, Callable[[tuple[Any, ...]], TensorRef | tuple[Any, ...] | N
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _typed,
 }
+
+
+def _opcodes(text: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """The opcodes of a pickle; escapes in a damaged one that Python will refuse one day are no news to our users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield from pickletools.genops(text)
