@@ -368,7 +368,7 @@ _REBUILDS: dict[str, Callable[[tuple[Any, ...]], TensorRef | tuple[Any, ...] | N
 
 
 def _opcodes(text: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
-    """The opcodes of a pickle; escapes in a damaged one that Python will refuse one day are no news to our users."""
+    """The opcodes of a pickle; escapes in a damaged one that Python will refuse one day are no news to users."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield from pickletools.genops(text)
