@@ -43,6 +43,10 @@ models:
       - grow.depth: {op: identity, after: [1]}
       - grow.ffn: {to: 256}
     at: {real: {steps: [{grow.depth: {op: identity, after: [1]}}]}}
+  continued:
+    kind: train
+    from: grown
+    training: {tokens: 1000, sequence_length: 64, batch_sequences: 8, evaluation: {max_tokens: 300}}
 compare: {roots: true}
 """
 
@@ -66,7 +70,7 @@ def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tm
     scores = [members[name]["scores"][0]["bits_per_byte"] for name in ("first", "grown")]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
     edges = {(edge["a"], edge["b"]): edge for edge in result["edges"]}
-    assert edges["first", "grown"]["verdict"] == "related"
+    assert edges["first", "grown"]["verdict"] == edges["grown", "continued"]["verdict"] == "related"
     assert edges["first", "second"]["finding"] == "corroborated"
     assert edges["first", "second"]["kin"] is False
     assert (members["grown"]["claim"], members["first"]["claim"]) == ("contradicted", "corroborated")
@@ -74,7 +78,7 @@ def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tm
     assert members["second"]["claims"] is None
     page = (tmp_path / "runs" / "tiny" / "family.html").read_text(encoding="utf-8")
     assert "the weights disagree" in page
-    assert page.count("<rect") == 3
+    assert page.count("<rect") == 4
     assert (tmp_path / "runs" / "tiny" / edges["first", "grown"]["report"]).is_file()
     record = json.loads((tmp_path / "runs" / "tiny" / "family.json").read_text(encoding="utf-8"))
     assert record["result"]["members"] == result["members"]

@@ -11,6 +11,7 @@ from pedigree.cli.errors import DONE
 from pedigree.cli.options import COMPUTE, INPUT, JsonOption, QuietOption
 from pedigree.cli.output import Output
 from pedigree.cli.speaking import DeviceOption, DomainOption, ModelArgument, open_model
+from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -217,13 +218,11 @@ class Conversation:
             self._out.note(f"{generation.completion_tokens} tokens, {rate:.1f} tokens per second")
 
     def _record(self, asked: str, answer: str, generation: Generation, seed: int) -> Answer:
-        from pedigree.cli.version import installed_version
         from pedigree.records.answer import Answer, AnswerInputs, AnswerResult
-        from pedigree.records.comparison import Producer
 
         sampling = self._manner.sampling
         return Answer(
-            producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+            producer=producer(),
             inputs=AnswerInputs(
                 model=self.speaker.name,
                 prompt=asked,

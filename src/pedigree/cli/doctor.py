@@ -75,8 +75,7 @@ def doctor(json: JsonOption = False, color: ColorOption = None) -> int:
 
 def examine() -> Machine:
     """Look at the machine; nothing is downloaded and no network is asked."""
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
+    from pedigree.cli.version import installed_version, producer
     from pedigree.records.machine import Library, Machine, MachineResult
 
     libraries = [
@@ -86,7 +85,7 @@ def examine() -> Machine:
     threads, accelerator, problem = _torch_facts()
     skipped = _skipped(libraries)
     return Machine(
-        producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+        producer=producer(),
         result=MachineResult(
             python=platform.python_version(),
             platform=platform.platform(terse=True),

@@ -13,6 +13,7 @@ from pedigree.cli.files import check_free, write_file
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ForceOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
 from pedigree.cli.speaking import DeviceOption, DomainOption, ModelArgument
+from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -227,13 +228,11 @@ def evaluated(artifact: Artifact) -> Evaluated:
 
 def evaluation_record(inputs: EvaluationInputs, result: EvaluationResult, command: str = "eval") -> Evaluation:
     """The record, with what it cannot know said in it."""
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
     from pedigree.records.evaluation import Evaluation
 
     unknown = "whether the model was trained on these texts is not known" if command == "eval" else None
     return Evaluation(
-        command=command, producer=Producer(version=installed_version("llm-pedigree") or "unknown"), inputs=inputs,
+        command=command, producer=producer(), inputs=inputs,
         result=result, warnings=[unknown] if unknown else [],
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import typer
 from pedigree.cli.errors import DONE
 from pedigree.cli.options import COMPUTE, INPUT, ColorOption, JsonOption, check_word, parse_size
 from pedigree.cli.output import Output
+from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,10 +133,8 @@ def chosen_device(name: str | None, peak: float | None, memory: str | None) -> D
 
 def show(plan: Plan, out: Output) -> None:
     """Print the plan in the mode of `out`, warnings on stderr."""
-    from pedigree.cli.version import installed_version
 
-    producer = plan.producer.model_copy(update={"version": installed_version("llm-pedigree") or "unknown"})
-    plan = plan.model_copy(update={"producer": producer})
+    plan = plan.model_copy(update={"producer": producer()})
     if out.mode == "json":
         out.result(plan.to_json())
     else:

@@ -14,6 +14,7 @@ from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, Quie
 from pedigree.cli.output import Output, Span
 from pedigree.cli.recording import UnrecordedOption
 from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
+from pedigree.cli.version import producer
 from pedigree.errors import InternalError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(
 
     pedigree run recipes/quickstart.yaml --only quickstart --no-compare
     """
+    from pedigree.cli.train_checks import check_steps, placed
     from pedigree.cli.train_steps import Workplace
     from pedigree.family.recipe import read_recipe
 
@@ -82,7 +84,10 @@ def run(
     folder = output or Path("runs") / family.name
     start: Start = "fresh" if fresh else "auto"
     place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out), out.warn)
-    members, outcome = _make(place, _wanted(family, only or []), out)
+    wanted = _wanted(family, only or [])
+    check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
+    with placed(folder):
+        members, outcome = _make(place, wanted, out)
     edges: list[EdgeResult] = []
     if compare and outcome == DONE:
         edges = _compare(place, members, out)
@@ -221,14 +226,12 @@ def _show_edge(edge: EdgeResult, out: Output) -> None:
 
 
 def _record(place: Workplace, members: list[MemberResult], edges: list[EdgeResult], seconds: float) -> FamilyRun:
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
     from pedigree.records.family_run import FamilyResult, FamilyRun, FamilyRunInputs
     from pedigree.records.training_run import RecipeInput
 
     family = place.family
     return FamilyRun(
-        producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+        producer=producer(),
         inputs=FamilyRunInputs(recipe=RecipeInput(path=str(place.recipe.path), digest=place.recipe.digest)),
         result=FamilyResult(
             family=family.name, about=family.about, size=family.size, members=members, edges=edges,

@@ -10,12 +10,14 @@ import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import GO_ON
-from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption
+from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption
 from pedigree.cli.output import Output
+from pedigree.cli.recording import UnrecordedOption, recorder_for
+from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
-    from pedigree.records.comparison import Producer, Record
+    from pedigree.records.comparison import Record
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of steps.", show_default=False)]
 WorkersOption = Annotated[
@@ -36,13 +38,6 @@ OutOption = Annotated[
         show_default=False,
     ),
 ]
-UnrecordedOption = Annotated[
-    bool,
-    typer.Option(
-        "--unrecorded", help="Keep no record, and say so beside the weights.", envvar="PEDIGREE_UNRECORDED",
-        rich_help_panel=DANGEROUS,
-    ),
-]  # fmt: skip
 
 
 def ops(json: JsonOption = False, color: ColorOption = None) -> int:
@@ -138,7 +133,6 @@ def run(
 
     pedigree surgery run grow.yaml --force --json
     """
-    from pedigree.cli.recording import recorder_for
     from pedigree.cli.surgery_answers import run_lines, run_record
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run as run_plan
@@ -212,14 +206,6 @@ def verify(
     record = hold_against(target, source=source, tokens=tokens, seed=seed, progress=out.progress())
     _print(record.model_copy(update={"producer": producer()}), out, check_lines, record.verdict)
     return {"fail": SAYS_NO, "not-testable": CANNOT_SAY}.get(record.verdict, DONE)
-
-
-def producer() -> Producer:
-    """Who writes the record."""
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
-
-    return Producer(version=installed_version("llm-pedigree") or "unknown")
 
 
 def _print(record: Record, out: Output, lines: Callable[..., Any], short: str = "") -> int:

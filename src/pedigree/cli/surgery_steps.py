@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pedigree.cli.files import write_file
 from pedigree.cli.recording import recorder_for
+from pedigree.cli.train_results import keep_result, kept_before
 from pedigree.cli.train_steps import MODEL
-from pedigree.errors import MissingInput, PedigreeError
+from pedigree.errors import MissingInput
 
 if TYPE_CHECKING:
     from pedigree.cli.output import Output
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pedigree.records.training_run import DomainScore
     from pedigree.surgery.recipe import PlannedStep
     from pedigree.training.config import TrainingConfig
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,8 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
         composition.close()
     scores = _scores(place, step, output / MODEL)
     done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores)
-    kept_facts = {
-        "made_of": digest, "artifact": artifact_id(done.model), "seconds": done.seconds,
-        "scores": [score.to_dict() for score in scores],
-    }  # fmt: skip
-    write_file(output / RESULT, json.dumps(kept_facts, indent=1) + "\n", force=True)
+    facts = {"seconds": done.seconds, "scores": [score.to_dict() for score in scores]}
+    keep_result(output, artifact_id(done.model), digest, facts)
     return done
 
 
@@ -123,19 +117,13 @@ def _with_tokenizer(place: Workplace, step: PlannedStep) -> PlannedStep:
 
 def _kept(output: Path, digest: str) -> Operated | None:
     """The result of an earlier run, where it is whole and made of the same."""
-    from pydantic import ValidationError
-
     from pedigree.records.training_run import DomainScore
-    from pedigree.weights.artifact import artifact_id
 
-    try:
-        kept: dict[str, Any] = json.loads((output / RESULT).read_text(encoding="utf-8"))
-        if kept["made_of"] != digest or kept["artifact"] != artifact_id(output / MODEL):
-            return None
+    def read(kept: dict[str, Any]) -> Operated:
         scores = [DomainScore.model_validate(score) for score in kept["scores"]]
         return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError, PedigreeError):
-        return None
+
+    return kept_before(output, MODEL, digest, read)
 
 
 def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore]:

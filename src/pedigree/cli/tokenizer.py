@@ -14,10 +14,11 @@ from pedigree.cli.files import check_free, write_file
 from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Line, Output
 from pedigree.cli.recording import UnrecordedOption, record_tokenizer
+from pedigree.cli.version import producer
 from pedigree.errors import MissingInput, OutputExists, UsageError
 
 if TYPE_CHECKING:
-    from pedigree.records.comparison import Producer, Record
+    from pedigree.records.comparison import Record
     from pedigree.tokenizers.encoder import Encoder
     from pedigree.tokenizers.texts import Text
 
@@ -361,14 +362,6 @@ def read_texts(named: Sequence[str], ntrex: Path | None) -> list[Text]:
         name, mark, path = word.partition("=")
         texts.append(read_text(path, name) if mark and name and not Path(word).exists() else read_text(word))
     return distinct_names(texts)
-
-
-def producer() -> Producer:
-    """Who writes the record."""
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
-
-    return Producer(version=installed_version("llm-pedigree") or "unknown")
 
 
 def answer(

@@ -13,6 +13,7 @@ from pedigree.cli.files import GO_ON
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
 from pedigree.cli.recording import UnrecordedOption
+from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -191,12 +192,10 @@ def show_step(result: StepResult, out: Output) -> None:
 
 
 def _record(recipe: Path, digest: str, overrides: dict[str, object], results: list[StepResult]) -> str:
-    from pedigree.cli.version import installed_version
-    from pedigree.records.comparison import Producer
     from pedigree.records.training_run import RecipeInput, TrainingInputs, TrainingRun
 
     record = TrainingRun(
-        producer=Producer(version=installed_version("llm-pedigree") or "unknown"),
+        producer=producer(),
         inputs=TrainingInputs(recipe=RecipeInput(path=str(recipe), digest=digest, overrides=overrides)),
         result=results,
     )

@@ -7,7 +7,7 @@ A tokenizer that is still to be trained, and the length of tokenized corpora, ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from pedigree.training.config import TrainingConfig
 
 
-def check_steps(place: Workplace, steps: Sequence[Step]) -> None:
+def check_steps(place: Workplace, steps: Sequence[Step], coming: Collection[str] = ()) -> None:
     """Make sure that all the steps can be begun.
 
     Args:
         place: where and how they are trained.
         steps: in the order in which they will be.
+        coming: further members that will be made before the steps that start from them.
 
     Raises:
         PedigreeError: a setting, a device, a corpus, a tokenizer or the step before is not what it must be.
@@ -46,7 +47,8 @@ def check_steps(place: Workplace, steps: Sequence[Step]) -> None:
         check_memory(step, device.type)
         parent = step.parents.get("from")
         folder = place.output / str(parent) / MODEL
-        if parent and parent not in {other.name for other in steps} and not (folder / "config.json").is_file():
+        made = {*coming, *(other.name for other in steps)}
+        if parent and parent not in made and not (folder / "config.json").is_file():
             raise missing_parent(place, step, folder)
         for source in [*config.sources, *config.evaluation.sources]:
             known = source.model_dump_json(exclude={"weight", "domain", "held_out"})

@@ -10,8 +10,9 @@ Law  a step is passed over only when everything that decides its weights has the
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pedigree.cli.files import write_file
 from pedigree.errors import PedigreeError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pedigree.family.steps import Step
     from pedigree.records.training_run import StepResult
     from pedigree.training.config import TrainingConfig
+
+Read = TypeVar("Read")
 
 RESULT, EVALUATION = "result.json", "evaluation.json"
 
@@ -53,6 +56,34 @@ def made_of(step: Step, config: TrainingConfig, tokenizer: Path, parents: dict[s
     )  # fmt: skip
 
 
+def kept_before(output: Path, model: str, digest: str, read: Callable[[dict[str, Any]], Read]) -> Read | None:
+    """What `read` makes of the result that `keep_result` left, where the weights are whole and made of the same.
+
+    Args:
+        output: folder of the step.
+        model: name of the folder of the weights in it.
+        digest: of all that decides the weights, now.
+        read: from the kept facts.
+    """
+    from pydantic import ValidationError
+
+    from pedigree.weights.artifact import artifact_id
+
+    try:
+        kept: dict[str, Any] = json.loads((output / RESULT).read_text(encoding="utf-8"))
+        if kept["made_of"] != digest or kept["artifact"] != artifact_id(output / model):
+            return None
+        return read(kept)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError, PedigreeError):
+        return None
+
+
+def keep_result(output: Path, artifact: str, digest: str, facts: dict[str, Any]) -> None:
+    """Write `result.json`: what the weights were made of, their artifact id, and further facts."""
+    kept = {"made_of": digest, "artifact": artifact, **facts}
+    write_file(output / RESULT, json.dumps(kept, indent=1) + "\n", force=True)
+
+
 def finished_before(output: Path, model: str, digest: str) -> StepResult | None:
     """The result of a step that is on disk, whole, and made of the same; None where it is not.
 
@@ -61,17 +92,10 @@ def finished_before(output: Path, model: str, digest: str) -> StepResult | None:
         model: name of the folder of the weights in it.
         digest: what `made_of` gives now.
     """
-    from pydantic import ValidationError
-
     from pedigree.records.training_run import StepResult
-    from pedigree.weights.artifact import artifact_id
 
-    try:
-        kept = json.loads((output / RESULT).read_text(encoding="utf-8"))
-        if kept["made_of"] != digest or kept["artifact"] != artifact_id(output / model):
-            return None
-        result = StepResult.model_validate(kept["result"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError, PedigreeError):
+    result = kept_before(output, model, digest, lambda kept: StepResult.model_validate(kept["result"]))
+    if result is None:
         return None
     here = {"output": str(output), "model": str(output / model), "report": str(output / "report.html")}
     return result.model_copy(update={"skipped": True, **here})
@@ -95,5 +119,4 @@ def keep(result: StepResult, config: TrainingConfig, output: Path, model: str, d
             command="train",
         )
         write_file(output / EVALUATION, record.to_json() + "\n", force=True)
-    kept = {"made_of": digest, "artifact": artifact.id, "result": result.to_dict()}
-    write_file(output / RESULT, json.dumps(kept, indent=1) + "\n", force=True)
+    keep_result(output, artifact.id, digest, {"result": result.to_dict()})

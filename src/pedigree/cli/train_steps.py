@@ -15,6 +15,8 @@ from pedigree.cli.train_results import finished_before, keep, made_of
 from pedigree.errors import MalformedFile, MissingInput, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from pedigree.family.recipe import Family, Recipe
     from pedigree.family.steps import Step
     from pedigree.model.decoder import Decoder
@@ -129,28 +131,10 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     Raises:
         PedigreeError: something is missing, malformed or does not fit; before the first step is taken.
     """
-    output = place.output / step.name
-    first = os.environ.get("RANK", "0") == "0"
-    with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
-        result, config, digest = _train_step(place, step, output, recorder)
-    # Only now: until the record is whole it is being written beside the weights.
-    if first and result.outcome == "finished" and not result.skipped:
-        keep(result, config, output, MODEL, digest)
-    return result
-
-
-def _train_step(
-    place: Workplace, step: Step, output: Path, recorder: Recorder
-) -> tuple[StepResult, TrainingConfig, str]:
-    """The step, its settings, and the digest of all that decides its weights."""
-    from pedigree.family.tokenizer_files import separator_of
-    from pedigree.model.sizes import operations
     from pedigree.training.device import find_device
-    from pedigree.training.fit import ModelFacts
-    from pedigree.training.run import Run
-    from pedigree.training.shards import Vocabulary
 
     config = overridden(step.training, place.overrides).beside(place.beside)
+    output = place.output / step.name
     device = find_device(place.device)
     tokenizer = tokenizer_of(place, step)
     parents = {step.parents["from"]: place.output / step.parents["from"] / MODEL} if "from" in step.parents else {}
@@ -158,11 +142,31 @@ def _train_step(
     digest = "" if missing else made_of(step, config, tokenizer, parents)  # starting_model says what is missing
     done = finished_before(output, MODEL, digest) if place.start != "fresh" else None
     if done is not None:
-        return done, config, digest
+        return done
+    first = os.environ.get("RANK", "0") == "0"
+    with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
+        result = _trained(place, step, config, tokenizer, device, recorder)
+    # Only now: until the record is whole it is being written beside the weights.
+    if first and result.outcome == "finished":
+        keep(result, config, output, MODEL, digest)
+    return result
+
+
+def _trained(
+    place: Workplace, step: Step, config: TrainingConfig, tokenizer: Path, device: torch.device, recorder: Recorder
+) -> StepResult:
+    """The step as far as it gets, and its page."""
+    from pedigree.family.tokenizer_files import separator_of
+    from pedigree.model.sizes import operations
+    from pedigree.training.fit import ModelFacts
+    from pedigree.training.run import Run
+    from pedigree.training.shards import Vocabulary
+
+    output = place.output / step.name
     vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
     facts = ModelFacts(
         config=step.model.to_dict()
-        | {"from": {key: place.family.steps[name].digest for key, name in step.parents.items()}},
+        | {"from": {key: place.family.members[name].digest for key, name in step.parents.items()}},
         vocab_size=step.model.vocab_size,
         n_positions=step.model.n_positions,
         operations_per_token=operations(step.model, config.sequence_length).training,
@@ -198,7 +202,7 @@ def _train_step(
         from pedigree.training.moe_health import moe_health
 
         experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
-    return _result(step, config, summary, output, run.ranks, experts), config, digest
+    return _result(step, config, summary, output, run.ranks, experts)
 
 
 def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
@@ -232,10 +236,11 @@ def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
 
 def missing_parent(place: Workplace, step: Step, folder: Path) -> MissingInput:
     """The error where the weights that a step begins with are not in `folder`."""
+    parent = step.parents["from"]
+    verb = "train" if parent in place.family.steps else "run"
     return MissingInput(
         "the step that this one continues is not trained yet", where=str(folder), got=f"nothing for {step.name}",
-        expected=f"the weights of {step.parents['from']}",
-        fix=f"pedigree train {place.recipe.path} --only {step.parents['from']}",
+        expected=f"the weights of {parent}", fix=f"pedigree {verb} {place.recipe.path} --only {parent}",
     )  # fmt: skip
 
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pedigree.records.comparison import Producer
 
 
 def installed_version(distribution: str) -> str | None:
     """The installed version of a distribution, None where it is not installed."""
+    from importlib import metadata  # here, because every command imports this file
+
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def producer() -> Producer:
+    """Who writes a record: this program, at its version."""
+    from pedigree.records.comparison import Producer
+
+    return Producer(version=installed_version("llm-pedigree") or "unknown")
 
 
 def commit() -> str | None:
