@@ -290,22 +290,35 @@ def _no_columns(node: Node, rows: Selection) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Scale(Node):
-    """A node times a factor for every row (axis 0) or column (axis 1), or one for all; and plus an offset.
-
-    `factor` is a number or a vector node. Gains of Gemma are stored less 1: w -> factor * (w + offset) - offset.
-    """
+class Computed(Node):
+    """Base of nodes that compute another node's numbers anew, in its shape and in the type it is computed in."""
 
     node: Node
-    factor: float | Node
-    axis: int = 0
-    offset: float = 0.0
     shape: tuple[int, ...] = field(init=False)
     dtype: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", self.node.shape)
         object.__setattr__(self, "dtype", computing(self.node.dtype))
+
+    def children(self) -> Sequence[Node]:
+        """The node."""
+        return (self.node,)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Computed):
+    """A node times a factor for every row (axis 0) or column (axis 1), or one for all; and plus an offset.
+
+    `factor` is a number or a vector node. Gains of Gemma are stored less 1: w -> factor * (w + offset) - offset.
+    """
+
+    factor: float | Node
+    axis: int = 0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.factor, Node) and self.factor.shape != (self.shape[self.axis],):
             raise InternalError("factors do not fit", got=self.factor.shape, expected=(self.shape[self.axis],))
 

@@ -8,14 +8,13 @@ Shapes  D = coordinates, B = coordinates of a block
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pedigree.surgery.nodes import Node, Work, as_type, computing
+from pedigree.surgery.nodes import Computed, Work, as_type
 from pedigree.surgery.randomness import Stream, permutation
 from pedigree.surgery.selection import Index, Selection, numbers
 
@@ -54,22 +53,11 @@ class Rotation:
 
 
 @dataclass(frozen=True, eq=False)
-class Rotated(Node):
+class Rotated(Computed):
     """A node with one axis rotated: rows Q^T W, or columns W Q; a vector Q^T v."""
 
-    node: Node
     rotation: Rotation
     axis: int
-    shape: tuple[int, ...] = field(init=False)
-    dtype: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", self.node.shape)
-        object.__setattr__(self, "dtype", computing(self.node.dtype))
-
-    def children(self) -> Sequence[Node]:
-        """The node."""
-        return (self.node,)
 
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
         """The blocks that the selection meets, rotated, and of them what was asked for."""

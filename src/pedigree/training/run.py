@@ -98,7 +98,6 @@ class Run:
         if device.type == "cpu":
             keep_pages()
         self._forward = prepare(model, config, device, self.ranks)
-        freeze(model, config.freeze)  # cutting a matrix over ranks makes a new weight of it
         self._held = frozen_digests(model, self._frozen)
         self.model, self._module = cast(Trainable, model), model
         self.optimizers = Optimizers(self.model, config.optimizer)

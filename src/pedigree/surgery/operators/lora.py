@@ -10,14 +10,14 @@ Shapes  R = rows of a tile, C = its columns, r = rank
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.low_rank import Adapter, factors, read_adapter, rounding_loss, with_magnitude
-from pedigree.surgery.nodes import Leaf, Node, Work, as_type, computing
+from pedigree.surgery.nodes import Computed, Leaf, Work, as_type
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.selection import Selection, everything, take
 from pedigree.surgery.symbolic import Key, Symbolic
@@ -37,23 +37,12 @@ class LoraParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class Adapted(Node):
+class Adapted(Computed):
     """A matrix plus a product of two, rows of their own length for DoRA."""
 
-    node: Node
     b_Or: torch.Tensor
     a_rI: torch.Tensor
     length_O: torch.Tensor | None = None
-    shape: tuple[int, ...] = field(init=False)
-    dtype: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", self.node.shape)
-        object.__setattr__(self, "dtype", computing(self.node.dtype))
-
-    def children(self) -> Sequence[Node]:
-        """The matrix."""
-        return (self.node,)
 
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
         """The tile and what the adapter adds there."""

@@ -10,14 +10,13 @@ Shapes  R = rows of a tile, C = columns, G = groups of a row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from pedigree.surgery.exactness import Exactness
-from pedigree.surgery.nodes import Leaf, Node, Work, as_type, computing
+from pedigree.surgery.nodes import Computed, Leaf, Node, Work, as_type
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.selection import Selection, everything, take
 from pedigree.surgery.symbolic import Symbolic
@@ -37,22 +36,11 @@ class QuantizeParameters(Parameters):
 
 
 @dataclass(frozen=True, eq=False)
-class OnGrid(Node):
+class OnGrid(Computed):
     """A matrix rounded group by group."""
 
-    node: Node
     bits: int
     group: int
-    shape: tuple[int, ...] = field(init=False)
-    dtype: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", self.node.shape)
-        object.__setattr__(self, "dtype", computing(self.node.dtype))
-
-    def children(self) -> Sequence[Node]:
-        """The matrix."""
-        return (self.node,)
 
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
         """The rounded tile; rows are rounded whole, so that groups do not depend on tiles."""
