@@ -81,3 +81,9 @@ def test_a_parent_that_is_not_named_and_a_named_one_that_is_none_are_both_told()
 def test_what_cannot_be_said_is_said_so() -> None:
     assert claim_of("grown", [], [])[0] == "cannot-say"
     assert claim_of("grown", [], [edge("old", "grown", "inconclusive")])[0] == "cannot-say"
+
+
+def test_a_later_relative_does_not_contradict_a_start_from_scratch() -> None:
+    edges = [edge("old", "grown", "related", "checked"), edge("old", "alone", "unrelated")]
+    assert claim_of("old", [], edges) == ("corroborated", "no relation found to alone")
+    assert claim_of("grown", [], edges)[0] == "contradicted"

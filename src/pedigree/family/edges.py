@@ -102,7 +102,8 @@ def _finding(pair: Pair, verdict: Verdict) -> Finding:
 def claim_of(name: str, claims: Sequence[str], edges: Sequence[EdgeResult]) -> tuple[Finding, str]:
     """How a claim stands to the weights: the finding, and the reason in one sentence.
 
-    Said to be trained from scratch: contradicted by shared ancestry with any older model it was compared with.
+    Said to be trained from scratch: contradicted by shared ancestry with any model that was made earlier; a later one
+    cannot be its ancestor.
     Said to descend from others: contradicted where one of them shares nothing, or where a model that is not named
     shares ancestry and is no descendant or ancestor of those that are.
     """
@@ -110,14 +111,17 @@ def claim_of(name: str, claims: Sequence[str], edges: Sequence[EdgeResult]) -> t
     others = {(edge.a if edge.b == name else edge.b): edge for edge in mine}
     if not others:
         return "cannot-say", "compared with no other model"
-    alike = [other for other, edge in others.items() if edge.verdict in SHARED]
+    alike = [other for other, edge in others.items() if edge.verdict in SHARED and edge.b == name]
+    strangers = [other for other, edge in others.items() if edge.verdict not in SHARED]
     unsure = [other for other, edge in others.items() if edge.finding == "cannot-say"]
     if not claims:
         if alike:
             return "contradicted", f"shares ancestry with {', '.join(alike)}"
         if unsure:
             return "cannot-say", f"the comparison with {', '.join(unsure)} cannot say"
-        return "corroborated", f"no relation found to {', '.join(others)}"
+        if not strangers:
+            return "cannot-say", "compared with nothing older"
+        return "corroborated", f"no relation found to {', '.join(strangers)}"
     missing = [parent for parent in claims if parent in others and others[parent].verdict not in SHARED]
     if missing and not set(missing) & set(unsure):
         more = f"; shares ancestry with {', '.join(alike)}" if alike else ""

@@ -15,8 +15,8 @@ from pedigree.report.plain_text import printable
 
 ArcStyle = Literal["solid", "dashed", "hatched"]
 
-_BOX, _HEIGHT, _GAP, _ROW = 148, 34, 46, 46
-_LETTERS = 22  # that fit into a box
+_BOX, _HEIGHT, _GAP, _ROW = 188, 34, 40, 46
+_LETTERS, _SMALL_LETTERS = 24, 34  # that fit into a box
 _INK, _MARK = "currentColor", "#b4440a"
 
 
@@ -93,13 +93,16 @@ def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapp
 
 def _box(node: LineageNode, x: int, y: int) -> str:
     name = printable(node.name)
-    shown = name if len(name) <= _LETTERS else name[: _LETTERS - 1] + "\u2026"
     return (
         f'<g><title>{escape(name)}</title><rect x="{x}" y="{y}" width="{_BOX}" height="{_HEIGHT}" rx="3" '
         f'fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
-        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{escape(shown)}</text>'
-        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{escape(printable(node.below)[:32])}</text></g></g>'
+        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{escape(_cut(name, _LETTERS))}</text>'
+        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{escape(_cut(printable(node.below), _SMALL_LETTERS))}</text></g></g>'
     )
+
+
+def _cut(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "\u2026"
 
 
 def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
