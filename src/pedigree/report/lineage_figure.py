@@ -16,7 +16,7 @@ from pedigree.report.plain_text import printable
 ArcStyle = Literal["solid", "dashed", "hatched"]
 
 _BOX, _HEIGHT, _GAP, _ROW = 188, 34, 40, 46
-_LETTERS, _SMALL_LETTERS = 24, 34  # that fit into a box
+_LETTERS, _SMALL_LETTERS = 24, 31  # that fit into a box
 _INK, _MARK = "currentColor", "#b4440a"
 
 
@@ -93,11 +93,12 @@ def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapp
 
 def _box(node: LineageNode, x: int, y: int) -> str:
     name = printable(node.name)
+    shown, below = escape(_cut(name, _LETTERS)), escape(_cut(printable(node.below), _SMALL_LETTERS))
     return (
         f'<g><title>{escape(name)}</title><rect x="{x}" y="{y}" width="{_BOX}" height="{_HEIGHT}" rx="3" '
         f'fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
-        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{escape(_cut(name, _LETTERS))}</text>'
-        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{escape(_cut(printable(node.below), _SMALL_LETTERS))}</text></g></g>'
+        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{shown}</text>'
+        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{below}</text></g></g>'
     )
 
 
