@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,7 +75,6 @@ class Loop:
     name: str
     process: subprocess.Popen[str]
     costs: list[tuple[float, float]] = field(default_factory=list)
-    first: float = 0.0
     peak_bytes: int = 0
 
     def take(self, steps: int) -> list[tuple[float, float]]:
@@ -196,14 +194,12 @@ def measure(name: str, precision: str, options: argparse.Namespace) -> list[str]
         tokens(place)
         made, kept = loops(name, precision, place, options), []
         for number, loop in enumerate(made):
-            begin = time.perf_counter()
             try:
                 loop.take(2)
             except RuntimeError as error:
                 lines = (place / f"stderr-{number}.txt").read_text(encoding="utf-8").strip().splitlines()
                 print(error, *lines[-3:], sep="\n", file=sys.stderr)
                 continue
-            loop.first = time.perf_counter() - begin
             kept.append(loop)
         for turn in range(options.rounds):
             for loop in kept if turn % 2 == 0 else reversed(kept):
@@ -221,8 +217,7 @@ def _row(where: str, loop: Loop, ours: float, size: Size, ideal: float) -> str:
     n_tokens = size.batch * size.length
     return (
         f"| {where} | {loop.name} | {n_tokens / processor:,.0f} | {processor / ours:.2f} | {1000 * processor:.0f} | "
-        f"{1000 * wall:.0f} | {100 * ideal * n_tokens / processor:.0f} % | {loop.peak_bytes / 2**20:,.0f} | "
-        f"{loop.first:.0f} |"
+        f"{1000 * wall:.0f} | {100 * ideal * n_tokens / processor:.0f} % | {loop.peak_bytes / 2**20:,.0f} |"
     )
 
 
@@ -296,11 +291,11 @@ Every loop has a process of its own and takes {steps} steps when it is its turn,
 round; a line is the median over these steps, data and clipping included. `pedigree` is a whole step of `pedigree train`
 as it comes: packed documents that do not see each other, gradient norms by block, the guard with all its rules. The
 others draw windows and do none of this; where a turn has one step, the Trainer's reading of data falls between turns.
-*Start* is seconds to the end of the second step, imports and compilation included. Memory is the most that the process
+Memory is the most that the process
 held. The last share is that of the rate of a large square product, measured here in the same precision.
 
-| size | loop | tokens / s | step, of ours | processor ms | wall ms | of matmul rate | MiB at most | start, s |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| size | loop | tokens / s | step, of ours | processor ms | wall ms | of matmul rate | MiB at most |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 """
 
