@@ -21,6 +21,7 @@ from pedigree.model.linear import Linear
 from pedigree.model.norm import RMSNorm
 from pedigree.model.precision import product_type, without_autocast
 from pedigree.model.rope import rotate
+from pedigree.model.short_attention import is_short, short_attention
 
 _SMALL_HEAD = 64
 
@@ -29,23 +30,29 @@ def attend(
     q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, context: Context, dropout: float, sharpness: float = 1.0
 ) -> Tensor:
     """softmax(sharpness q k / sqrt(D)) v under the mask of the context, heads joined: [B, T, H * D]."""
-    kind = attention_type(q_BTHD)
+    scale = sharpness * q_BTHD.shape[-1] ** -0.5
+    short = context.sees_back_only and not dropout and is_short(q_BTHD, k_BSKD)
+    kind = _short_type(q_BTHD) if short else attention_type(q_BTHD)
     with without_autocast(q_BTHD):
-        mixed_BHTD = functional.scaled_dot_product_attention(
-            q_BTHD.to(kind).transpose(1, 2),
-            k_BSKD.to(kind).transpose(1, 2),
-            v_BSKD.to(kind).transpose(1, 2),
-            attn_mask=context.mask_B1TS,
-            dropout_p=dropout,
-            is_causal=context.is_causal,
-            scale=None if sharpness == 1 else sharpness * q_BTHD.shape[-1] ** -0.5,
-            enable_gqa=k_BSKD.shape[2] != q_BTHD.shape[2],
-        )
+        q_BHTD, k_BKSD, v_BKSD = (x.to(kind).transpose(1, 2) for x in (q_BTHD, k_BSKD, v_BSKD))
+        if short:
+            mixed_BHTD = short_attention(q_BHTD, k_BKSD, v_BKSD, context.bias_x1TS, scale)
+        else:
+            mixed_BHTD = functional.scaled_dot_product_attention(
+                q_BHTD, k_BKSD, v_BKSD, attn_mask=context.mask_B1TS, dropout_p=dropout, is_causal=context.is_causal,
+                scale=None if sharpness == 1 else scale, enable_gqa=k_BSKD.shape[2] != q_BTHD.shape[2],
+            )  # fmt: skip
     return mixed_BHTD.transpose(1, 2).flatten(2).to(product_type(q_BTHD))
 
 
+def _short_type(q_BTHD: Tensor) -> torch.dtype:
+    """The type of the products over short rows: a CPU has no quick ones in float16."""
+    kind = product_type(q_BTHD)
+    return torch.float32 if kind == torch.float16 else kind
+
+
 def attention_type(q_BTHD: Tensor) -> torch.dtype:
-    """The type to compute attention in: that of the products, but float32 where a CPU is quicker with it.
+    """The type to compute fused attention in: that of the products, but float32 where a CPU is quicker with it.
 
     The fused kernel of a CPU is 5 to 8 times slower in float16, and up to 1.8 times in bfloat16 for small heads
     (docs/LOG.md).

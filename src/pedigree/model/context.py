@@ -9,6 +9,7 @@ Shapes: B = batch, T = new tokens, S = all tokens, d = channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,20 @@ class Context:
     document_BT: Tensor | None = None
     queries_BTd: Tensor | None = None
     cache: Cache | None = None
+
+    @property
+    def sees_back_only(self) -> bool:
+        """Whether each token sees itself and earlier ones of these tokens, all of them or those of its document."""
+        return self.cache is None and (self.is_causal or self.document_BT is not None)
+
+    @cached_property
+    def bias_x1TS(self) -> Tensor:
+        """The mask as what is added to scores, float32: one for all rows of the batch, or one each."""
+        mask_B1TS = self.mask_B1TS
+        if mask_B1TS is None:
+            n = self.tokens_BT.shape[1]
+            mask_B1TS = torch.ones(1, 1, n, n, dtype=torch.bool, device=self.tokens_BT.device).tril()
+        return torch.zeros(mask_B1TS.shape, device=mask_B1TS.device).masked_fill_(~mask_B1TS, -torch.inf)
 
     def with_queries(self, queries_BTd: Tensor) -> Context:
         """The same with the position queries of a query layer."""

@@ -2,14 +2,17 @@
 
 `torch.nn.functional.grouped_mm` multiplies each block of rows with its own matrix. Where torch or the device has none,
 blocks are padded to the longest and multiplied as one batch. Both beat a loop over experts (docs/LOG.md). On a CPU a
-half type makes a program for every new length of a block, in time and memory: blocks are padded to few lengths there.
+half type makes a program for every new length of a block, in time and memory: each block is padded to one of few
+lengths there, once for all the products of a layer.
 
-Shapes: M = rows sorted by expert, E = experts, L = longest load, d = channels, f = inner channels (F = f or 2f).
+Shapes: M = rows sorted by expert, P = those rows with padding behind each block, E = experts, L = longest load,
+d = channels, f = inner channels (F = f or 2f).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,20 +27,47 @@ from pedigree.model.precision import product_type
 _HAVE_GROUPED = ("cpu", "cuda", "meta")
 _GROUPED: Callable[..., Tensor] | None = getattr(functional, "grouped_mm", None)
 _HALF = (torch.bfloat16, torch.float16)
-_STRIDE = 32
-"""Padded lengths are multiples of this, so that there are few of them."""
-_MOST_PADDING = 2
-"""Padded rows over rows: beyond, float32 without padding costs no more than a half type with it."""
+_STRIDE, _SHORT_STRIDE = 64, 16
+"""Padded lengths are multiples of the first, or of the second where blocks are shorter than that: so there are few."""
+
+
+class _Lay(torch.autograd.Function):
+    """Rows in their places among padding; back: the rows of these places."""
+
+    @staticmethod
+    def forward(ctx: Any, x_Md: Tensor, slot_M: Tensor, n_padded: int) -> Tensor:
+        ctx.save_for_backward(slot_M)
+        return x_Md.new_zeros(n_padded, x_Md.shape[1]).index_copy_(0, slot_M, x_Md)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (slot_M,) = ctx.saved_tensors
+        return grads[0].index_select(0, slot_M), None, None
+
+
+class _Lift(torch.autograd.Function):
+    """The rows of these places; back: zeros in the padding, so that it moves no weight."""
+
+    @staticmethod
+    def forward(ctx: Any, y_Pd: Tensor, slot_M: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_M)
+        ctx.n_padded = y_Pd.shape[0]
+        return y_Pd.index_select(0, slot_M)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slot_M,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.n_padded, grads[0].shape[1]).index_copy_(0, slot_M, grads[0]), None
+
+
+_lay: Callable[..., Tensor] = _Lay.apply
+_lift: Callable[..., Tensor] = _Lift.apply
 
 
 def grouped_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """Each block of rows times the transposed matrix of its expert: [M, o]."""
     if _GROUPED is None or x_Mi.device.type not in _HAVE_GROUPED or not _aligned(x_Mi, weight_Eoi):
         return padded_product(x_Mi, weight_Eoi, load_E)
-    if x_Mi.device.type == "cpu" and x_Mi.dtype in _HALF and not torch.compiler.is_compiling():
-        if _padded_length(load_E) * load_E.numel() <= _MOST_PADDING * x_Mi.shape[0]:
-            return padded_product(x_Mi, weight_Eoi, load_E)
-        return grouped_product(x_Mi.float(), weight_Eoi.float(), load_E).to(x_Mi.dtype)
     ends_E = load_E.cumsum(0).to(torch.int32)
     if torch.compiler.is_compiling() and x_Mi.dtype != torch.bfloat16:  # the compiler knows it in bfloat16 only
         return _uncompiled(x_Mi, weight_Eoi, ends_E)
@@ -59,21 +89,20 @@ def _outside(x_Mi: Tensor, weight_Eoi: Tensor, ends_E: Tensor) -> Tensor:
 _uncompiled: Callable[..., Tensor] = torch.compiler.disable(_outside)  # type: ignore[no-untyped-call]
 
 
-def _padded_length(load_E: Tensor) -> int:
-    longest = int(load_E.max())
-    return longest + -longest % _STRIDE
+def _slots(load_E: Tensor, padded_E: Tensor, n_rows: int) -> Tensor:
+    """Where each of the sorted rows lies among padded blocks: [M]."""
+    before_E = (padded_E - load_E).cumsum(0) - (padded_E - load_E)
+    return torch.arange(n_rows, device=load_E.device) + before_E.repeat_interleave(load_E, output_size=n_rows)
 
 
 def padded_product(x_Mi: Tensor, weight_Eoi: Tensor, load_E: Tensor) -> Tensor:
     """The same through one batched product over blocks padded to the longest load."""
-    n_experts, n_rows, longest = load_E.numel(), x_Mi.shape[0], _padded_length(load_E)
-    numbers_E = torch.arange(n_experts, device=load_E.device)
-    expert_M = numbers_E.repeat_interleave(load_E, output_size=n_rows)
-    first_E = load_E.cumsum(0) - load_E
-    slot_M = torch.arange(n_rows, device=load_E.device) - first_E[expert_M] + expert_M * longest
-    padded = x_Mi.new_zeros(n_experts * longest, x_Mi.shape[1]).index_copy(0, slot_M, x_Mi)
-    product = torch.bmm(torch.unflatten(padded, 0, (n_experts, longest)), weight_Eoi.transpose(1, 2))
-    return product.flatten(0, 1).index_select(0, slot_M)
+    n_experts, longest = load_E.numel(), int(load_E.max())
+    longest += -longest % _STRIDE
+    slot_M = _slots(load_E, torch.full_like(load_E, longest), x_Mi.shape[0])
+    padded_Pi = _lay(x_Mi, slot_M, n_experts * longest)
+    product_ELo = torch.bmm(torch.unflatten(padded_Pi, 0, (n_experts, longest)), weight_Eoi.transpose(1, 2))
+    return _lift(product_ELo.flatten(0, 1), slot_M)
 
 
 class StackedExperts(nn.Module):
@@ -101,6 +130,15 @@ class StackedExperts(nn.Module):
         """Answers of the experts to rows that lie sorted by expert: [M, d]."""
         kind = product_type(x_Md)  # grouped products know no autocast
         x_Md, enter, down = x_Md.to(kind), own(self.enter).to(kind), own(self.down).to(kind)
+        if kind in _HALF and x_Md.device.type == "cpu" and not torch.compiler.is_compiling():
+            stride = _STRIDE if x_Md.shape[0] >= _STRIDE * load_E.numel() else _SHORT_STRIDE
+            padded_E = load_E + -load_E % stride
+            slot_M = _slots(load_E, padded_E, x_Md.shape[0])
+            y_Pd = self._answers(_lay(x_Md, slot_M, int(padded_E.sum())), enter, down, padded_E)
+            return _lift(y_Pd, slot_M)
+        return self._answers(x_Md, enter, down, load_E)
+
+    def _answers(self, x_Md: Tensor, enter: Tensor, down: Tensor, load_E: Tensor) -> Tensor:
         inner_MF = _shifted(grouped_product(x_Md, enter, load_E), self.enter_bias, load_E)
         if self.kind == "swiglu":
             gate_Mf, up_Mf = inner_MF.chunk(2, -1)
