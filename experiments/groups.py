@@ -1,6 +1,6 @@
 """Grouped experts (MoGE) against plain top-k with as many experts active (Pangu Pro MoE, arXiv 2505.21411).
 
-    python experiments/groups.py [--seeds 3] [--steps 300] [--draw]
+    python experiments/groups.py [--seeds 3] [--steps 500] [--draw]
 
 Both are Pangu Pro MoE at pico size: 16 experts, 4 of them active, 4 groups, each group the experts of one device. One
 chooses the best expert of every group, the other the 4 best of all 16; nothing else differs.
@@ -28,7 +28,7 @@ from pedigree.training.evaluation import bits_per_byte
 from pedigree.training.moe_health import moe_health
 from pedigree.training.run import Run
 
-MEMBER, VOCABULARY, LENGTH, SEQUENCES, STEPS, RATE = "pangu-pro-moe-72b", 1024, 64, 4, 300, 6e-3
+MEMBER, VOCABULARY, LENGTH, SEQUENCES, STEPS, RATE = "pangu-pro-moe-72b", 1024, 128, 8, 500, 6e-3
 ARMS = ("grouped", "top-k")
 BATCHES = (16, 64, 256, 1024)  # tokens over which the imbalance is taken
 

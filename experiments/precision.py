@@ -1,6 +1,6 @@
 """fp16 with dynamic loss scaling against bf16 and fp32: the same model, tokens and seeds, three number types.
 
-    python experiments/precision.py [--seeds 3] [--steps 300] [--draw]
+    python experiments/precision.py [--seeds 3] [--steps 800] [--draw]
 
 The model is that of the chips that had nothing but fp16: PanGu-alpha 13 B at pico size. Products are rounded to the
 type (autocast), weights and moments stay in float32, as in any run of `pedigree train`.

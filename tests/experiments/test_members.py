@@ -14,7 +14,7 @@ from pedigree.training.config import SourceConfig
 members, trials, corpora = script("members"), script("trials"), script("corpora")
 
 # Dense with learned positions, latent attention with several tokens ahead, grouped experts.
-FAST = {"pangu-alpha-13b": 140, "pangu-pro-moe-72b": 60, "pangu-ultra-moe-718b": 60}  # steps
+FAST = {"pangu-alpha-13b": 60, "pangu-pro-moe-72b": 50, "pangu-ultra-moe-718b": 40}  # steps
 SUMS = SourceConfig(kind="arithmetic", domain="sums", held_out=0.05, max_documents=4000)
 
 
@@ -43,7 +43,7 @@ def test_every_member_learns_more_than_how_often_words_occur(
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     place = tmp_path_factory.getbasetemp() / "experiments"  # texts and tokenizers are made once
-    assert below(trained(name, place, corpora.documentation(place), members.budget(name))) > 0
+    assert below(trained(name, place, corpora.documentation(place), members.STEPS // 4)) > 0
 
 
 def test_a_trial_that_is_done_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,15 @@ def test_init_is_for_the_input_table_and_output_for_the_head(folder: Path) -> No
     assert after[TABLES[1]][guessed].std(0).min() > 0
 
 
+def test_a_careless_swap_makes_shared_rows_anew_too(folder: Path) -> None:
+    after, notes = swap(folder, "careless", init="random", shared="make")
+    before, found = load(folder / "model"), map_tokens(open_encoder(folder / "model"), open_encoder(folder / "new"))
+    for name in TABLES:
+        kept = (after[name][found.copied] == before[name][found.old_of_W[found.copied]]).all(1)
+        assert not kept.any()
+    assert notes[0].startswith("vocabulary: 0 of")
+
+
 def test_control_tokens_and_files_follow(folder: Path) -> None:
     _, notes = swap(folder, "files", init="mean")
     config = json.loads((folder / "files" / "config.json").read_text())
@@ -125,7 +134,8 @@ def test_a_tied_model_stays_tied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [({"init": "ridge"}, "need a donor, or texts"), ({"calibrate": True}, "calibrate needs texts"),
-     ({"init": "guess"}, "init"), ({"tokenizer": "nowhere"}, "no such file"), ({"pad_to": 0}, "padded")],
+     ({"shared": "make"}, "needs random or mean"), ({"init": "guess"}, "init"),
+     ({"tokenizer": "nowhere"}, "no such file"), ({"pad_to": 0}, "padded")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
     parameters: dict[str, object], message: str, folder: Path

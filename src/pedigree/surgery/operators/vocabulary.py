@@ -8,7 +8,7 @@ Source  sub-token means 2402.09977; matching pursuit 2506.06607; mean rows: Hewi
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,8 @@ class SwapParameters(Parameters):
     """The new tokenizer, and how rows of new tokens are made.
 
     init: of input rows; output: of head rows, the same where it is not said.
+    shared: `copy` keeps the rows of tokens that both vocabularies have; `make` makes these anew like the others, which
+        is what a swap without a token map does and is there to be compared with (random and mean only).
     donor: a model that uses the new tokenizer (ridge, pursuit); without one, `texts` give token vectors.
     texts: probe texts, for vectors, for frequencies and for the level of head rows.
     calibrate: set new head rows to the level of old ones of their frequency; by default where there are texts and the
@@ -56,6 +58,7 @@ class SwapParameters(Parameters):
     tokenizer: str
     init: Init = "subtoken"
     output: Init | None = None
+    shared: Literal["copy", "make"] = "copy"
     donor: str | None = None
     texts: tuple[str, ...] = ()
     calibrate: bool | None = None
@@ -68,6 +71,8 @@ class SwapParameters(Parameters):
     def _has_what_it_needs(self) -> SwapParameters:
         if {self.init, self.output} & {"ridge", "pursuit"} and self.donor is None and not self.texts:
             raise ValueError("ridge and pursuit need a donor, or texts")
+        if self.shared == "make" and not {self.init, self.output or self.init} <= {"random", "mean"}:
+            raise ValueError("rows are made from those of shared tokens: shared: make needs random or mean")
         if self.calibrate and not self.texts:
             raise ValueError("calibrate needs texts")
         return self
@@ -85,7 +90,9 @@ def apply(symbolic: Symbolic, parameters: SwapParameters, step: Step) -> Exactne
     if old.size > rows:
         raise step.refuse("the tokenizer of the source has more tokens than its table has rows", got=old.size,
                           expected=f"{rows} or fewer")  # fmt: skip
-    swap = Swap(symbolic, parameters, step, old, new, map_tokens(old, new))
+    found = map_tokens(old, new)
+    kept = found.old_of_W if parameters.shared == "copy" else np.full_like(found.old_of_W, NO_ROW)
+    swap = Swap(symbolic, parameters, step, old, new, found, replace(found, old_of_W=kept))
     n_rows = padded_rows(new.size, rows, old.size, parameters.pad_to)
     for key in keys:
         node = symbolic.parts[key]
@@ -95,7 +102,7 @@ def apply(symbolic: Symbolic, parameters: SwapParameters, step: Step) -> Exactne
         symbolic.config.set("vocab_size", n_rows)
     _tell(symbolic, swap)
     _files(symbolic, swap)
-    same = not len(swap.map.guessed) and np.array_equal(swap.map.old_of_W, np.arange(rows)[: new.size])
+    same = not len(swap.rows.guessed) and np.array_equal(swap.map.old_of_W, np.arange(rows)[: new.size])
     return Exactness.FP0 if same and new.size == old.size else Exactness.NFP
 
 
@@ -109,6 +116,8 @@ class Swap:
     old: Encoder
     new: Encoder
     map: TokenMap
+    rows: TokenMap
+    """The map for the tables: without the old rows where shared tokens are made anew."""
 
     @cached_property
     def texts(self) -> list[Text]:
@@ -145,7 +154,7 @@ class Swap:
         maker = self.maker(init, key[0]) if len(node.shape) == 2 else Mean(self.in_use)
         maker.prepare(old)
         level = self.level(old) if output and len(node.shape) == 2 else None
-        return SwappedTable(old, old.native, self.map, maker, n_rows, self.old.size, level, self.uses())
+        return SwappedTable(old, old.native, self.rows, maker, n_rows, self.old.size, level, self.uses())
 
     def maker(self, init: Init, name: str) -> RowMaker:
         """What makes the rows of new tokens."""
@@ -204,7 +213,7 @@ def _placed(place: str, step: Step) -> Path:
 
 def _tell(symbolic: Symbolic, swap: Swap) -> None:
     """Notes on what was matched and what was made up."""
-    found = swap.map
+    found = swap.rows
     symbolic.notes.append(
         f"vocabulary: {len(found.copied):,} of {swap.new.size:,} rows are copied, "
         f"{len(found.guessed) - len(found.holes):,} are made ({swap.parameters.init})"

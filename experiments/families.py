@@ -1,0 +1,51 @@
+"""A family made by `pedigree run` from a recipe that an experiment writes, and the numbers of its models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from trials import ROOT
+
+from pedigree.training.metrics import read_metrics
+
+
+def settings(about: str) -> argparse.Namespace:
+    """The words of an experiment's command: how many seeds, and where things lie."""
+    words = argparse.ArgumentParser(description=about)
+    words.add_argument("--seeds", type=int, default=3, help="seeds, from 0 on")
+    words.add_argument("--tokens", type=int, default=0, help="of the longest run; for a first try")
+    words.add_argument("--place", type=Path, default=ROOT / "build" / "experiments", help="runs and their numbers")
+    words.add_argument("--out", type=Path, default=ROOT / "docs" / "experiments", help="tables and pictures")
+    words.add_argument("--draw", action="store_true", help="run nothing: tables and pictures of what is there")
+    return words.parse_args()
+
+
+def made(recipe: dict[str, Any], folder: Path, *, draw: bool) -> dict[str, dict[str, Any]]:
+    """The members of the family by name, as its record tells them; what is there and unchanged is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")  # JSON is YAML, without anchors
+    if not draw:
+        words = [sys.executable, "-m", "pedigree", "run", path, "--out", folder / "family", "--no-compare"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([str(word) for word in words], check=True, env=environment, stdout=subprocess.DEVNULL)
+    record = json.loads((folder / "family" / "family.json").read_text(encoding="utf-8"))
+    return {member["name"]: member for member in record["result"]["members"]}
+
+
+def curve(folder: Path, name: str, domain: str, tokens_per_step: int) -> list[tuple[int, float]]:
+    """Tokens and bits per byte of held-out text, wherever the run was evaluated on its way."""
+    key = f"bits_per_byte/{domain}"
+    rows = read_metrics(folder / "family" / name / "metrics.jsonl")
+    return [((row["step"] + 1) * tokens_per_step, row[key]) for row in rows if key in row]
+
+
+def bits(member: dict[str, Any], domain: str) -> float:
+    """Bits per byte of a member on a domain."""
+    return next(float(score["bits_per_byte"]) for score in member["scores"] if score["domain"] == domain)
