@@ -7,6 +7,7 @@ from pedigree.surgery.operators import launder
 from pedigree.surgery.operators.cast import CAST
 from pedigree.surgery.operators.densify import MOE_DENSIFY
 from pedigree.surgery.operators.depth import GROW_DEPTH
+from pedigree.surgery.operators.experts import MOE_MERGE, MOE_PRUNE
 from pedigree.surgery.operators.feed_forward import GROW_FFN
 from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
@@ -26,6 +27,8 @@ OPERATORS: tuple[Operator, ...] = (
     GROW_HEAD_DIM,
     MOE_UPCYCLE,
     MOE_DENSIFY,
+    MOE_PRUNE,
+    MOE_MERGE,
     PRUNE_DEPTH,
     PRUNE_FFN,
     PRUNE_HIDDEN,
