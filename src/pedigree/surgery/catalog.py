@@ -17,6 +17,7 @@ from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS
 from pedigree.surgery.operators.quantize import QUANTIZE
 from pedigree.surgery.operators.upcycle import MOE_UPCYCLE
 from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
+from pedigree.surgery.operators.vocabulary_shrink import VOCABULARY_SHRINK
 
 OPERATORS: tuple[Operator, ...] = (
     GROW_DEPTH,
@@ -37,6 +38,7 @@ OPERATORS: tuple[Operator, ...] = (
     MERGE,
     LORA_MERGE,
     VOCABULARY_SWAP,
+    VOCABULARY_SHRINK,
     QUANTIZE,
     CAST,
     *launder.OPERATORS,

@@ -16,11 +16,10 @@ from pedigree.model.hf_dialects import OWN_TYPE, Dialect
 from pedigree.model.hf_layout import Slot, View, empty_state
 from pedigree.surgery.nodes import FLOATS, Fill, Leaf
 from pedigree.surgery.operator import Step
-from pedigree.surgery.symbolic import Key, Stored, Symbolic
+from pedigree.surgery.symbolic import WHOLE_NUMBERS, Key, Stored, Symbolic
 from pedigree.weights.roles import BIAS
 from pedigree.weights.table import Match, Table, tables
 
-WHOLE_NUMBERS = {"moe.router.table": "I64"}
 _UNSTORED = ("head",)  # of a tied model: the embedding
 
 
