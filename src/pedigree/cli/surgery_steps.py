@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Operated:
-    """What a surgery step left: the folder of the weights, how long it took, scores on held-out text."""
+    """What a surgery step left: the folder of the weights, how long it took, scores on held-out text.
+
+    `experts` is what the experts of a mixture are worth there, in one sentence.
+    """
 
     model: Path
     seconds: float
     skipped: bool = False
     scores: list[DomainScore] = field(default_factory=list)
+    experts: str = ""
 
 
 def operate(place: Workplace, step: Operation, out: Output) -> Operated:
@@ -67,9 +71,9 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
             run(make_plan(composition), recorder, force=True, progress=out.progress())
     finally:
         composition.close()
-    scores = _scores(place, step, output / MODEL)
-    done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores)
-    facts = {"seconds": done.seconds, "scores": [score.to_dict() for score in scores]}
+    scores, experts = _scores(place, step, output / MODEL)
+    done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores, experts=experts)
+    facts = {"seconds": done.seconds, "scores": [score.to_dict() for score in scores], "experts": experts}
     keep_result(output, artifact_id(done.model), digest, facts)
     return done
 
@@ -82,6 +86,8 @@ def show_operated(step: Operation, done: Operated, out: Output) -> None:
     if done.scores:
         scores = ", ".join(f"{score.domain} {score.bits_per_byte:.3f}" for score in done.scores)
         out.result(f"  bits per byte on held-out text: {scores}")
+    if done.experts:
+        out.result(f"  {done.experts}")
 
 
 def _trained(place: Workplace, step: Operation) -> TrainingConfig:
@@ -121,13 +127,17 @@ def _kept(output: Path, digest: str) -> Operated | None:
 
     def read(kept: dict[str, Any]) -> Operated:
         scores = [DomainScore.model_validate(score) for score in kept["scores"]]
-        return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores)
+        experts = str(kept.get("experts", ""))
+        return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores, experts=experts)
 
     return kept_before(output, MODEL, digest, read)
 
 
-def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore]:
-    """Bits per byte on the held-out text of the step's corpus; none where nothing is held out."""
+def _scores(place: Workplace, step: Operation, folder: Path) -> tuple[list[DomainScore], str]:
+    """Bits per byte on the held-out text of the step's corpus, and what experts are worth there.
+
+    Nothing of either where nothing is held out.
+    """
     from dataclasses import asdict
 
     from pedigree.family.tokenizer_files import separator_of
@@ -138,11 +148,12 @@ def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore
     from pedigree.training.device import find_device
     from pedigree.training.evaluation import bits_per_byte, held_out_texts
     from pedigree.training.interface import Trainable
+    from pedigree.training.moe_health import moe_health
     from pedigree.training.shards import Vocabulary
 
     sources = beside(place.family.corpora[step.corpus].sources, place.beside)
     if not any(source.held_out for source in sources):
-        return []
+        return [], ""
     trained = _trained(place, step)  # scored as the model it was made from, so that the numbers can be compared
     config = TrainingConfig(
         sources=sources, tokens=1, sequence_length=min(trained.sequence_length, step.model.n_positions),
@@ -154,5 +165,9 @@ def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore
     batches = open_batches(config, vocabulary, cache)
     texts = held_out_texts(config, batches.corpora, vocabulary, cache)
     device = find_device(place.device)
-    model: Trainable = import_checkpoint(folder).to(device).eval()
-    return [DomainScore(**asdict(bits_per_byte(model, text, config, vocabulary, device))) for text in texts]
+    decoder = import_checkpoint(folder).to(device).eval()
+    model: Trainable = decoder
+    scores = [DomainScore(**asdict(bits_per_byte(model, text, config, vocabulary, device))) for text in texts]
+    if step.model.experts is None:
+        return scores, ""
+    return scores, moe_health(decoder, texts, config, vocabulary, device).sentence

@@ -12,6 +12,7 @@ from pedigree.surgery.operators.feed_forward import GROW_FFN
 from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.lora import LORA_MERGE
+from pedigree.surgery.operators.lora_extract import LORA_EXTRACT
 from pedigree.surgery.operators.merge import MERGE
 from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
 from pedigree.surgery.operators.quantize import QUANTIZE
@@ -37,6 +38,7 @@ OPERATORS: tuple[Operator, ...] = (
     PRUNE_KV,
     MERGE,
     LORA_MERGE,
+    LORA_EXTRACT,
     VOCABULARY_SWAP,
     VOCABULARY_SHRINK,
     QUANTIZE,

@@ -110,6 +110,10 @@ class Statistic(ABC):
         """What the nodes that need it see in `work.values`."""
         return state
 
+    def told(self) -> Sequence[str]:
+        """What the user should know of what was found, one sentence each."""
+        return ()
+
 
 def computing(*dtypes: str) -> str:
     """The type to compute in: F64 where an input is F64, else F32."""

@@ -70,7 +70,9 @@ class Plan:
 def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
     """Lay out the result and count."""
     recipe = composition.recipe
-    shards = tuple(pack(composition.outputs, recipe.shard_bytes, link=recipe.link))
+    symbolic = composition.symbolic
+    most = recipe.shard_bytes if symbolic.is_model else 1 << 62  # an adapter is read from one file
+    shards = tuple(pack(composition.outputs, most, link=recipe.link, stem=symbolic.stem))
     written = [placed for shard in shards if shard.link is None for placed in shard.tensors]
     statistics = all_statistics([placed.output for placed in written])
     count = workers or max(4, min(8, 2 * (os.cpu_count() or 2)))  # twice the cores: some read, some write

@@ -65,7 +65,18 @@ def test_rows_follow_their_tokens_and_texts_without_removed_ones_give_the_old_lo
     assert all({left, right} <= set(new.spellings) for left, right in new.merges)
     models = [import_checkpoint(folder / place) for place in ("model", out)]
     tried = 0
-    for text in ("the moon", "is bright", "river", "a", "moonlight", "the night is long", "flows", "in", "zebra", "1984"):
+    for text in (
+        "the moon",
+        "is bright",
+        "river",
+        "a",
+        "moonlight",
+        "the night is long",
+        "flows",
+        "in",
+        "zebra",
+        "1984",
+    ):
         ids = old.encode(text)
         if set(ids) <= set(kept):
             tried += 1
