@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import keep_result, kept_before
-from pedigree.cli.train_steps import MODEL
+from pedigree.cli.train_steps import MODEL, moments_beside, state_of
 from pedigree.errors import MissingInput
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     from pedigree.records.canonical import canonical_digest
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run
+    from pedigree.surgery.moments import carry
     from pedigree.surgery.plan import make_plan
     from pedigree.weights.artifact import artifact_id
 
@@ -55,7 +56,8 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     digest = canonical_digest(
         {"step": step.digest, "parents": {name: artifact_id(folder) for name, folder in places.items()}}
     )
-    kept = _kept(output, digest) if place.start != "fresh" else None
+    whole = not step.carries or moments_beside(output / MODEL).is_dir()
+    kept = _kept(output, digest) if place.start != "fresh" and whole else None
     if kept is not None:
         return kept
     begun = time.monotonic()
@@ -63,11 +65,12 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     steps = [_with_tokenizer(place, one) for one in step.steps]
     recipe = surgery_recipe(
         step.name, steps, {name: str(folder) for name, folder in places.items()}, output / MODEL, seed=step.seed,
-        allow_nfp=step.allow_nfp,
+        allow_nfp=step.allow_nfp, optimizer=state_of(place, step.parents["from"]) if step.carries else None,
     )  # fmt: skip
     composition = compose(recipe)
     try:
         with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded) as recorder:
+            carry(composition, recorder, force=True, progress=out.progress())
             run(make_plan(composition), recorder, force=True, progress=out.progress())
     finally:
         composition.close()
