@@ -187,9 +187,37 @@ def test_most_used_experts_become_the_dense_network(tmp_path: Path) -> None:
         assert torch.equal(made.layers[layer].ffn.down.weight, model.layers[layer].ffn.experts.down[most])
 
 
+@pytest.mark.parametrize("op", ["average", "select, width: 40", "keep"])
+def test_a_refit_brings_the_output_nearer_to_that_of_the_experts(tmp_path: Path, op: str) -> None:
+    model = mixture("mixtral-8x7b", n_experts=4, top_k=2)
+    _with_text(tmp_path)
+    steps = f"  - moe.densify: {{op: {op}, text: probe.txt, tokens: 250}}"
+    plain, _ = operated(tmp_path, model, steps, nfp=True)
+    fitted, _ = operated(tmp_path, model, steps.replace("}", ", refit: true, strength: 1.0e-3}"), nfp=True)
+    with open_checkpoint(str(tmp_path / "a")) as checkpoint:
+        tokens = tokens_of(checkpoint, tmp_path / "probe.txt", 250)
+        use = expert_use(checkpoint, tokens, states=True)
+    for layer, found in use.items():
+        assert found.x_Nd is not None
+        assert found.y_Nd is not None
+        with torch.no_grad():
+            gaps = [float((one.layers[layer].ffn(found.x_Nd) - found.y_Nd).norm()) for one in (plain, fitted)]
+        assert gaps[1] < 0.7 * gaps[0]
+
+
+def test_a_refit_leaves_what_is_right_already(tmp_path: Path) -> None:
+    model = dense_model("pangu-alpha-13b", n_positions=32)
+    made, _ = operated(tmp_path, model, "  - moe.upcycle: {experts: 3, first_dense: 1}")
+    _with_text(tmp_path)
+    step = "  - moe.densify: {op: average, text: probe.txt, tokens: 100, refit: true}"
+    back, _ = operated(tmp_path, made, step, nfp=True)
+    assert difference(model, back) < 5 * BOUND  # the mean of the states is taken in float32
+
+
 @pytest.mark.parametrize(
     ("step", "words"),
     [
+        ("moe.densify: {op: keep, refit: true}", "needs a text"),
         ("moe.prune: {to: 1}", "fewer experts would be left"),
         ("moe.prune: {to: 9}", "not fewer"),
         ("moe.prune: {to: 2, keep: [1, 7]}", "cannot stay"),

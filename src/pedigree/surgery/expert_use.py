@@ -28,13 +28,19 @@ Score = Literal["load", "gate", "norm", "reap"]
 
 @dataclass(frozen=True, eq=False)
 class ExpertUse:
-    """One layer: each score of every expert, float64 [E]; and the router's numbers of every token, None without."""
+    """One layer: each score of every expert, float64 [E].
+
+    `logits_NE` are the router's numbers of every token, None of a router without. `x_Nd` went into the mixture and
+    `y_Nd` came out, float32; kept where they were asked for.
+    """
 
     load: Tensor
     gate: Tensor
     norm: Tensor
     reap: Tensor
     logits_NE: Tensor | None
+    x_Nd: Tensor | None = None
+    y_Nd: Tensor | None = None
 
     def of(self, score: Score) -> Tensor:
         """One of the scores, float64 [E]."""
@@ -42,8 +48,13 @@ class ExpertUse:
         return found
 
 
-def expert_use(checkpoint: Checkpoint, tokens_BT: Tensor) -> dict[int, ExpertUse]:
+def expert_use(checkpoint: Checkpoint, tokens_BT: Tensor, *, states: bool = False) -> dict[int, ExpertUse]:
     """Use of the experts of every layer that has some, by the number of the layer.
+
+    Args:
+        checkpoint: a mixture.
+        tokens_BT: of the text.
+        states: whether what goes into each mixture and comes out is kept.
 
     Raises:
         UsageError: our decoder does not run this model, or it has no experts.
@@ -62,7 +73,7 @@ def expert_use(checkpoint: Checkpoint, tokens_BT: Tensor) -> dict[int, ExpertUse
         if isinstance(block.ffn, Mixture):
             watch = _Watch(block.ffn)
             x_BTd = model.through(layer, x_BTd, context, block)
-            found[layer] = watch.use()
+            found[layer] = watch.use(states=states)
         else:
             x_BTd = model.through(layer, x_BTd, context, block)
         del block
@@ -81,6 +92,7 @@ class _Watch:
         self._n = mixture.part.n_experts
         self._choice: Choice | None = None
         self._length_M: Tensor | None = None
+        self._states: tuple[Tensor, Tensor] | None = None
 
         def chosen(_module: object, _inputs: object, choice: Choice) -> None:
             self._choice = choice
@@ -88,11 +100,15 @@ class _Watch:
         def answered(_module: object, _inputs: object, answers_Md: Tensor) -> None:
             self._length_M = answers_Md.double().norm(dim=-1)
 
+        def passed(_module: object, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, object]) -> None:
+            self._states = inputs[0].flatten(0, 1), outputs[0].flatten(0, 1)
+
+        mixture.register_forward_hook(passed)
         mixture.router.register_forward_hook(chosen)
         mixture.experts.register_forward_hook(answered)
 
-    def use(self) -> ExpertUse:
-        """What was seen."""
+    def use(self, *, states: bool) -> ExpertUse:
+        """What was seen, with the states or without."""
         import torch
 
         choice, length_M = self._choice, self._length_M
@@ -110,4 +126,5 @@ class _Watch:
         return ExpertUse(
             count / count.sum(), summed(weight_M), summed(length_M) / once, summed(weight_M * length_M) / once,
             None if choice.logits_NE is None else choice.logits_NE.double(),
+            *(self._states if states and self._states is not None else (None, None)),
         )  # fmt: skip

@@ -4,7 +4,8 @@ Law     What every token sees alike is kept: the shared expert stands first amon
         experts, `keep` takes some as they are, `average` one whose numbers are the means of all (units beside their
         like first), `concatenate` all of them side by side, each writing its mean weight, `select` the units of those
         that write most. None of these is the mixture, whose weights depend on the token; with one expert, or experts
-        that are equal, all but `select` are exact, for gated networks and for plain ones with biases.
+        that are equal, all but `select` are exact, for gated networks and for plain ones with biases. `refit` then fits
+        what the network writes to what the experts wrote on a text; a network that writes that already stays.
 Source  merging experts: 2310.01334 (M-SMoE), 2306.11222; aligned units 2209.04836; row 8 of the family's systems.
 
 Shapes  N = experts, k = chosen for a token, w = width of an expert, s = width of the shared one
@@ -26,6 +27,7 @@ from pedigree.surgery.importance import Best, SquaresByColumn, SquaresByRow
 from pedigree.surgery.nodes import Blend, Join, Node, Pick, Statistic
 from pedigree.surgery.operator import Operator, Step
 from pedigree.surgery.operators.experts import Measured, averaged
+from pedigree.surgery.refitting import Fitted, Refit
 from pedigree.surgery.retarget import become, model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import scale
@@ -44,6 +46,8 @@ class DensifyParameters(Measured):
         align: of average: put units beside their like before they are averaged.
         width: of select: inner units of the result; by default those of an expert and the shared one.
         text: with it the weight of an expert is its share of the weights of the router on that text, not an equal one.
+        refit: with a text: fit what the network writes to what the experts wrote there, by ridge regression.
+        strength: of that ridge, relative to the mean square of the units; it pulls towards the network as it is.
     """
 
     op: Literal["keep", "average", "concatenate", "select"] = "keep"
@@ -52,6 +56,8 @@ class DensifyParameters(Measured):
     count: int = Field(default=1, ge=1)
     align: bool = True
     width: int | None = Field(default=None, ge=1)
+    refit: bool = False
+    strength: float = Field(default=1e-2, gt=0)
 
     @model_validator(mode="after")
     def _fits_together(self) -> DensifyParameters:
@@ -59,6 +65,8 @@ class DensifyParameters(Measured):
             raise ValueError("either by_layer names the experts, or a text says which are most used")
         if self.width is not None and self.op != "select":
             raise ValueError("only select has a width of its own")
+        if self.refit and self.text is None:
+            raise ValueError("a refit needs a text")
         return self
 
 
@@ -81,9 +89,11 @@ def apply(symbolic: Symbolic, parameters: DensifyParameters, step: Step) -> Exac
             got=f"{e.first_dense} dense layers of {model.feed_forward.d_inner}, {width} units",
             expected=f"{model.feed_forward.d_inner} units", fix=f"op: select, width: {model.feed_forward.d_inner}",
         )  # fmt: skip
-    use = parameters.use(symbolic, step) if parameters.text is not None else {}
+    use = parameters.use(symbolic, step, states=parameters.refit) if parameters.text is not None else {}
     for layer in sparse_layers(model):
         _layer(symbolic, layer, parameters, e, use.get(layer), width)
+        if parameters.refit:
+            _refit(symbolic, layer, use[layer], model.feed_forward.kind, parameters.strength)
     if e.shared_gate:
         symbolic.notes.append("the shared expert had a gate of its own; it writes half of what it wrote without it")
     plain = model.feed_forward.kind != "swiglu" or model.feed_forward.bias
@@ -176,6 +186,18 @@ def side_by_side(networks: Sequence[tuple[ExpertNodes, float]]) -> ExpertNodes:
         else:
             made[name] = Join(tuple(nodes), axis_of(name))
     return made
+
+
+def _refit(symbolic: Symbolic, layer: int, use: ExpertUse, kind: str, strength: float) -> None:
+    """What the network writes, fitted to what the experts wrote on the text."""
+    names = [name for part in ("gate", "up", "down") for name in (part, part + BIAS)]
+    network = {name: node for name in names if (node := symbolic.part(f"mlp.{name}", layer)) is not None}
+    if use.x_Nd is None or use.y_Nd is None:
+        return
+    refit = Refit(network, use.x_Nd, use.y_Nd, kind, strength)
+    symbolic.parts["mlp.down", layer, None] = Fitted(refit, 0, network["down"].shape)
+    if "down" + BIAS in network:
+        symbolic.parts["mlp.down" + BIAS, layer, None] = Fitted(refit, 1, network["down" + BIAS].shape)
 
 
 def _selected(network: ExpertNodes, width: int) -> ExpertNodes:

@@ -58,8 +58,8 @@ class Measured(Parameters):
     text: str | None = None
     tokens: int = Field(default=4096, ge=2)
 
-    def use(self, symbolic: Symbolic, step: Step) -> dict[int, ExpertUse]:
-        """Use by layer, of the model as it is stored.
+    def use(self, symbolic: Symbolic, step: Step, *, states: bool = False) -> dict[int, ExpertUse]:
+        """Use by layer, of the model as it is stored; with what goes in and comes out, where `states` asks for it.
 
         Raises:
             UsageError: there is no text, or an operator has changed the model before.
@@ -73,7 +73,7 @@ class Measured(Parameters):
                               expected="the first step", fix="put it first")  # fmt: skip
         tokens_BT = tokens_of(symbolic.checkpoint, Path(step.folder, self.text).expanduser(), self.tokens)
         symbolic.notes.append(f"experts: use measured on {tokens_BT.numel()} tokens of {self.text}")
-        return expert_use(symbolic.checkpoint, tokens_BT)
+        return expert_use(symbolic.checkpoint, tokens_BT, states=states)
 
 
 class PruneExpertsParameters(Measured):
