@@ -21,6 +21,7 @@ from pedigree.surgery.engine import run
 from pedigree.surgery.low_rank import extract, rounding_loss
 from pedigree.surgery.plan import make_plan
 from pedigree.surgery.recipe import read_recipe
+from pedigree.surgery.verify import verify
 
 torch.set_num_threads(1)
 RECIPE = """
@@ -153,6 +154,7 @@ def test_a_difference_of_low_rank_comes_out_and_goes_in_again(tmp_path: Path) ->
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "surgery.json", "pedigree.json"}
     assert len(read_tensors(tmp_path / "adapter")) == 2 * 21  # all matrices of 3 layers, 7 each
+    assert verify(tmp_path / "adapter").verdict == "not-testable"
 
 
 def test_only_targets_are_extracted(tmp_path: Path) -> None:

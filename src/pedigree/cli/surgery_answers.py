@@ -97,7 +97,10 @@ def plan_lines(record: SurgeryPlan) -> list[Line]:
     b = record.bytes
     lines += [
         [Span("bytes      ", "bold"), Span(f"{_gb(b.read)} read, {_gb(b.written)} written, {_gb(b.shared)} shared")],
-        [Span("memory     ", "bold"), Span(f"{_gb(b.peak_memory)} for tiles, whatever the size of the model")],
+        [
+            Span("memory     ", "bold"),
+            Span(f"{_gb(b.peak_memory)} for tiles and what has to be held at once"),
+        ],
         [Span("time       ", "bold"), Span(f"{b.seconds_at_1_gb_per_s:.0f} s on a disk of 1 GB/s each way")],
     ]
     kinds = {kind: sum(t.kind == kind for t in record.tensors) for kind in ("computed", "copied", "shared")}

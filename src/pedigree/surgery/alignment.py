@@ -48,6 +48,11 @@ class Alignment(Statistic):
         """The parts of the reference, then those of the other."""
         return self._nodes
 
+    def held_bytes(self) -> int:
+        """Units of both networks, and their products."""
+        units, width = self._nodes[0].shape
+        return units * (2 * len(self._parts) * min(width, MOST_COLUMNS) * 4 + units * 12)
+
     def start(self) -> Any:
         """No rows yet."""
         return ([], [])

@@ -110,6 +110,10 @@ class Statistic(ABC):
         """What the nodes that need it see in `work.values`."""
         return state
 
+    def held_bytes(self) -> int:
+        """Bytes of whole tensors that are held while it is gathered; 0 where tiles are enough."""
+        return 0
+
     def told(self) -> Sequence[str]:
         """What the user should know of what was found, one sentence each."""
         return ()

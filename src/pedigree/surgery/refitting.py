@@ -47,6 +47,11 @@ class Refit(Statistic):
         """What reads, and what writes, unit by unit."""
         return self._nodes
 
+    def held_bytes(self) -> int:
+        """Values of all units on all places, and their products."""
+        units, places = self._nodes[0].shape[0], self._x_Nd.shape[0]
+        return units * (places * 20 + units * 16)
+
     def start(self) -> Any:
         """No units yet."""
         return ([], [])

@@ -19,6 +19,7 @@ from typing import Any
 from pedigree.errors import InternalError, MalformedFile, MissingInput, UsageError
 from pedigree.records.surgery import ExactnessWord, LogitDrift, SurgeryCheck
 from pedigree.surgery.companions import RECIPE, SIDECAR
+from pedigree.surgery.low_rank import CONFIG as ADAPTER
 from pedigree.surgery.randomness import Stream
 from pedigree.surgery.side_by_side import walk
 from pedigree.surgery.streamed import Progress, StreamedModel
@@ -51,6 +52,9 @@ def verify(
     if word not in ("FP0", "FP1", "FP-epsilon", "NFP") or not isinstance(place, str):
         raise MalformedFile("the sidecar does not say how exact the result is", where=str(target / SIDECAR), got=word)
     claim: ExactnessWord = word
+    if (target / ADAPTER).is_file():
+        return SurgeryCheck(source=place, target=str(target), exactness=claim, verdict="not-testable",
+                            reason="an adapter is no model; merged into its base it can be compared")  # fmt: skip
     with open_checkpoint(place) as old, open_checkpoint(str(target)) as new:
         try:
             models = StreamedModel(old), StreamedModel(new)

@@ -60,6 +60,11 @@ class Product(Statistic):
         """The difference."""
         return (self._delta,)
 
+    def held_bytes(self) -> int:
+        """The whole difference, and its factors while it is divided."""
+        rows, columns = self._delta.shape
+        return rows * columns * (4 + 3 * 8)
+
     def start(self) -> Any:
         """No rows yet."""
         return []
