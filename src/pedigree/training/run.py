@@ -291,7 +291,8 @@ class Run:
         ahead = margin * (2 ** (self.guard.rollbacks - 1))
         span = (max(0, first_window - margin), decision.window + ahead)
         dropped = [*self._place.dropped, span]
-        named = {n: self.batches.named(n) for n in range(first_window, decision.window + 1)}
+        # By text, since a record knows no other keys.
+        named = {str(n): self.batches.named(n) for n in range(first_window, decision.window + 1)}
         decision.dropped.update({"windows": list(span), "back_to_step": back_to.step, "named": named})
         self._go_to(back_to, after_rollback=True)
         self._place.dropped = dropped
