@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pedigree.surgery.operator import Operator
 from pedigree.surgery.operators import launder
+from pedigree.surgery.operators.activation import CONVERT_ACTIVATION
+from pedigree.surgery.operators.biases import CONVERT_BIASES
 from pedigree.surgery.operators.cast import CAST
 from pedigree.surgery.operators.densify import MOE_DENSIFY
 from pedigree.surgery.operators.depth import GROW_DEPTH
@@ -12,8 +14,14 @@ from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.lora import LORA_MERGE
 from pedigree.surgery.operators.merge import MERGE
+from pedigree.surgery.operators.norms import CONVERT_NORM
+from pedigree.surgery.operators.pangu_pi import CONVERT_PI
+from pedigree.surgery.operators.positions import CONVERT_POSITIONS
 from pedigree.surgery.operators.prune import PRUNE_DEPTH, PRUNE_FFN, PRUNE_HEADS, PRUNE_HIDDEN, PRUNE_KV
 from pedigree.surgery.operators.quantize import QUANTIZE
+from pedigree.surgery.operators.query_layer import CONVERT_QUERY_LAYER
+from pedigree.surgery.operators.sandwich import CONVERT_SANDWICH
+from pedigree.surgery.operators.tying import CONVERT_TIE, CONVERT_UNTIE
 from pedigree.surgery.operators.upcycle import MOE_UPCYCLE
 from pedigree.surgery.operators.vocabulary import VOCABULARY_SWAP
 
@@ -34,6 +42,15 @@ OPERATORS: tuple[Operator, ...] = (
     MERGE,
     LORA_MERGE,
     VOCABULARY_SWAP,
+    CONVERT_NORM,
+    CONVERT_BIASES,
+    CONVERT_POSITIONS,
+    CONVERT_QUERY_LAYER,
+    CONVERT_ACTIVATION,
+    CONVERT_SANDWICH,
+    CONVERT_PI,
+    CONVERT_UNTIE,
+    CONVERT_TIE,
     QUANTIZE,
     CAST,
     *launder.OPERATORS,

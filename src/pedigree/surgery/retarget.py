@@ -31,11 +31,10 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
     Raises:
         UsageError: it is none that is built here.
     """
-    from pedigree.model.hf_config import KEY, config_from_hf
+    from pedigree.model.hf_config import config_from_hf, untold
 
-    keys = {key: value for key, value in symbolic.config.values.items() if key != KEY}
     try:
-        return config_from_hf(keys)[0]
+        return config_from_hf(untold(symbolic.config.values))[0]
     except PedigreeError as error:
         raise step.refuse(
             "this architecture is not built here, so it cannot become another", got=error.got or symbolic.config.kind,

@@ -59,7 +59,7 @@ class StreamedModel:
             if progress is not None:
                 progress("verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}")
         with torch.device("meta"):
-            norm = build_norm(self.config)
+            norm = build_norm(self.config, final=True)
         with torch.no_grad():
             self._fill(norm, "norm.")
             return self._head(norm(x_BTd).reshape(-1, x_BTd.shape[-1]))
@@ -72,7 +72,8 @@ class StreamedModel:
         x_BTd = self._rows("embed.weight", tokens_BT.reshape(-1)).reshape(*tokens_BT.shape, -1)
         if self.config.learned_positions:
             places_BT = context.positions_BT
-            x_BTd = x_BTd + self._rows("positions.weight", places_BT.reshape(-1)).reshape(*places_BT.shape, -1)
+            rows = self._rows("positions.weight", places_BT.reshape(-1)).reshape(*places_BT.shape, -1)
+            x_BTd = x_BTd + rows * context.homotopy.positions
         yield x_BTd
         for layer in range(self.config.n_layers):
             with torch.device("meta"):

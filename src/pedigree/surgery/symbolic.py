@@ -78,6 +78,7 @@ class Stored:
         origin: its name in the source.
         leaves: the nodes of its parts as they were read: while they are still those, the tensor is copied.
         loose: its node, for a tensor without a role.
+        dtype: number type of a new tensor that keeps one of its own, as tables of whole numbers do.
     """
 
     template: str
@@ -95,6 +96,7 @@ class Stored:
     origin: str
     leaves: tuple[Node, ...]
     loose: Node | None = None
+    dtype: str | None = None
 
     def at_layer(self, layer: int) -> Stored:
         """The same tensor of another layer."""

@@ -1,0 +1,80 @@
+"""A symbolic checkpoint under the names of another architecture: every part where that architecture stores it.
+
+`pedigree.surgery.retarget` adds names beside those that stay; here all names are new, so that a GPT-2 can become a
+Llama, and anything can become our own type, which stores every mechanism of the decoder.
+
+Law: what is written is what `pedigree train` would write of the same model, tensor for tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pedigree.errors import InternalError
+from pedigree.surgery.nodes import Fill
+from pedigree.surgery.operator import Step
+from pedigree.surgery.retarget import CARRIED_KEYS
+from pedigree.surgery.settings import Settings
+from pedigree.surgery.symbolic import Key, Stored, Symbolic, read_symbolic
+
+if TYPE_CHECKING:
+    from pedigree.model.config import ModelConfig
+    from pedigree.weights.checkpoint import Checkpoint
+
+
+def declared(name: str, model: ModelConfig) -> Checkpoint:
+    """The checkpoint that `pedigree train` would write of a model, as a header without weights."""
+    from pedigree.model.hf_checkpoint import plan
+    from pedigree.model.hf_config import choose_dialect, config_to_hf, untold
+    from pedigree.model.hf_layout import empty_state
+    from pedigree.weights.declared import declared_checkpoint
+
+    dialect = choose_dialect(model)
+    state = empty_state(model)
+    tensors = {slot.name: ("F32", slot.shape(state)) for slot in plan(model, dialect)}
+    return declared_checkpoint(name, tensors, untold(config_to_hf(model, dialect)))
+
+
+def rename(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
+    """Give the parts, which are those of `model` already, config and names of the architecture that computes it.
+
+    Raises:
+        UsageError: tensors without a role would be lost.
+    """
+    from pedigree.model.hf_config import choose_dialect
+
+    loose = [stored.template for stored in symbolic.stored if not stored.keys]
+    if loose:
+        raise step.refuse(
+            "tensors without a role have no place in another architecture", got=", ".join(loose[:3]),
+            expected="a role for every tensor", fix="remove them from the source",
+        )  # fmt: skip
+    target = read_symbolic(declared(step.name, model))
+    if target.anatomy.inferred:
+        raise InternalError("an architecture of ours has no role table", got=choose_dialect(model).model_type)
+    wanted = {key: node.shape for key, node in target.parts.items()}
+    have = {key: node.shape for key, node in symbolic.parts.items()}
+    if have != wanted:
+        differing = sorted(key for key in {*have, *wanted} if have.get(key) != wanted.get(key))[:3]
+        raise InternalError(
+            "the parts of a converted model are not those of its architecture", where=step.name,
+            got=[(key, have.get(key)) for key in differing], expected=[wanted.get(key) for key in differing],
+        )  # fmt: skip
+    origins = {key: stored for stored in symbolic.stored for key in stored.keys}
+    example = next(stored for stored in symbolic.stored if stored.keys)
+    symbolic.stored = [_stored(stored, origins, example) for stored in target.stored]
+    old = symbolic.config.values
+    carried = {key: old[key] for key in CARRIED_KEYS if key in old}
+    symbolic.config = Settings({**target.config.values, **carried})
+    symbolic.anatomy = target.anatomy
+    symbolic.n_layers, symbolic.d_model, symbolic.vocab_size = model.n_layers, model.d_model, model.vocab_size
+    symbolic.n_heads, symbolic.n_kv_heads = target.n_heads, target.n_kv_heads
+    symbolic.head_dim, symbolic.tied = target.head_dim, model.tied
+
+
+def _stored(stored: Stored, origins: dict[Key, Stored], example: Stored) -> Stored:
+    """A tensor of the new architecture, with the number type of what it was made from."""
+    source = next((origins[key] for key in stored.keys if key in origins), example)
+    leaves = tuple(Fill(leaf.shape) for leaf in stored.leaves)
+    return replace(stored, origin=source.origin, leaves=leaves, dtype=source.dtype)

@@ -1,0 +1,207 @@
+"""Conversions: each law on random small shapes, by the logits of our decoder, read back from what was written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.surgery.converting import OLD, convert, drawn, small
+
+from pedigree.errors import PedigreeError
+from pedigree.surgery.exactness import Exactness
+
+FEW = settings(
+    max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+GATE = 1e-4  # of the spread of the logits; float32 stays ten times below
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    groups, per_group, dim = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.sampled_from([4, 6]))
+    return {
+        "heads": groups * per_group, "kv": groups, "dim": dim, "width": draw(st.sampled_from([12, 16, 20])),
+        "inner": draw(st.integers(5, 30)), "layers": draw(st.integers(1, 3)),
+    }  # fmt: skip
+
+
+# -- norms ------------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(shapes(), st.sampled_from(["", "qkvo", "qv"]), st.booleans(), st.sampled_from(["gelu", "swiglu"]))
+def test_layer_norms_become_rms_norms(shape: dict[str, Any], bias: str, rotary: bool, kind: str) -> None:
+    places = {"rope": {}} if rotary else {"learned_positions": True}
+    made = convert(
+        small(**shape, bias=bias, feed_forward=kind, ffn_bias="q" in bias, norm={"kind": "layer"}, **places),
+        "convert.norm",
+    )
+    assert made.claimed is Exactness.FP1
+    assert made.apart < GATE
+    assert made.after.config.norm.kind == "rms"
+    assert not any("norm.bias" in name for name, _ in made.after.named_parameters() if name.startswith("layers"))
+
+
+def test_a_gpt2_becomes_rms_after_it_is_untied_and_keeps_its_function() -> None:
+    made = convert(small(**OLD, tied=True), "convert.untie", "convert.norm")
+    assert made.apart < GATE
+    assert made.config["model_type"] == "pedigree_decoder"
+
+
+def test_without_centered_writers_the_gate_would_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pedigree.surgery.operators.norms as norms
+
+    monkeypatch.setattr(norms, "_writers", lambda symbolic: [])
+    assert convert(small(**OLD), "convert.norm").apart > 100 * GATE
+
+
+@pytest.mark.parametrize(
+    ("more", "match", "fix"),
+    [
+        ({"tied": True}, "row mean", "convert.untie` before this step: 848 numbers"),
+        ({"query_layer": "after-norm"}, "query layer", "convert.query_layer"),
+        ({"norm": {"kind": "layer", "placement": "sandwich"}}, "nothing centers", "convert.sandwich"),
+        ({"norm": {"kind": "rms"}}, "already", ""),
+    ],
+)
+def test_norms_that_cannot_be_converted_exactly_are_refused(more: dict[str, Any], match: str, fix: str) -> None:
+    with pytest.raises(PedigreeError, match=match) as refused:
+        convert(small(**{**OLD, **more}), "convert.norm")
+    assert fix in str(refused.value.fix)
+
+
+def test_a_query_layer_before_the_norm_keeps_its_queries() -> None:
+    assert convert(small(**OLD, query_layer="before-norm"), "convert.norm").apart < GATE
+
+
+# -- biases -----------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(shapes(), st.booleans())
+def test_biases_of_values_keys_and_norms_fold(shape: dict[str, Any], rotary: bool) -> None:
+    places = {"rope": {}} if rotary else {"learned_positions": True}
+    fold = ["v", "norms"] if rotary else ["v", "k", "norms"]
+    old = {**OLD, "learned_positions": False, **places}
+    made = convert(small(**shape, **old), {"convert.biases": {"fold": fold}})
+    assert made.claimed is Exactness.FP1
+    assert made.apart < GATE
+    assert not made.after.config.attention.v_bias
+    assert float(made.after.layers[0].attn_norm.bias.detach().abs().max()) == 0
+
+
+def test_a_key_bias_that_turns_is_not_folded() -> None:
+    with pytest.raises(PedigreeError, match="turn"):
+        convert(small(bias="qkvo", rope={}), {"convert.biases": {"fold": ["k"]}})
+
+
+def test_what_does_not_fold_has_to_be_dropped_by_name() -> None:
+    config = small(bias="qkvo", rope={})
+    with pytest.raises(PedigreeError, match="NFP"):
+        convert(config, {"convert.biases": {"drop": ["q", "k", "o", "feed-forward"], "fold": ["v"]}})
+    made = convert(config, {"convert.biases": {"drop": ["q", "k", "o", "feed-forward"], "fold": ["v"]}}, nfp=True)
+    assert made.claimed is Exactness.NFP
+    assert made.config["model_type"] == "llama"
+    assert not any("bias" in name for name, _ in made.after.named_parameters())
+    assert made.apart > 10 * GATE
+
+
+def test_a_whole_old_model_becomes_one_without_biases_or_layer_norms() -> None:
+    biases = {"fold": ["v", "k"], "drop": ["q", "o", "feed-forward", "final"]}
+    made = convert(small(**OLD), "convert.norm", {"convert.biases": biases}, nfp=True)
+    assert not any("bias" in name for name, _ in made.after.named_parameters())
+
+
+# -- head and embedding -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [OLD, {"rope": {}}, {"rope": {}, "bias": "qkv", "ffn_bias": False}])
+def test_an_untied_head_computes_the_same_bits(kind: dict[str, Any]) -> None:
+    made = convert(small(**kind, tied=True), "convert.untie")
+    assert made.claimed is Exactness.FP0
+    assert made.apart == 0
+    assert torch.equal(made.after.head_weight, made.before.embed.weight)
+
+
+@pytest.mark.parametrize("keep", ["embed", "head", "mean"])
+def test_a_tied_head_is_the_table_that_was_named(keep: str) -> None:
+    model = drawn(small(rope={}))
+    made = convert(model, {"convert.tie": {"keep": keep}}, nfp=True)
+    embed, head = model.embed.weight.detach(), model.head_weight.detach()
+    wanted = {"embed": embed, "head": head, "mean": (embed + head) / 2}[keep]
+    assert torch.allclose(made.after.embed.weight, wanted, atol=1e-7)
+    assert made.after.head is None
+    assert made.apart > GATE
+
+
+# -- activation -------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(shapes(), st.sampled_from(["", "qkvo"]))
+def test_gelu_is_lifted_into_swiglu_within_its_bound(shape: dict[str, Any], bias: str) -> None:
+    config = small(**shape, bias=bias, feed_forward="gelu", rope={}, norm={"kind": "rms"})
+    made = convert(config, "convert.activation")
+    assert made.claimed is Exactness.FPE
+    assert made.config["model_type"] == "llama"
+    x = torch.randn(200, config.d_model, generator=torch.Generator().manual_seed(3)) * 3
+    old, new = made.before.layers[0].ffn, made.after.layers[0].ffn
+    with torch.no_grad():
+        inner_before = torch.nn.functional.gelu(old.up(x), approximate="tanh")
+        inner_after = torch.nn.functional.silu(new.gate(x)) * new.up(x)
+    assert float((inner_before - inner_after).abs().max()) < 0.01427
+
+
+def test_the_slope_of_the_lift_is_the_best_one() -> None:
+    u = torch.linspace(-12, 12, 48001, dtype=torch.float64)
+    gelu = torch.nn.functional.gelu(u, approximate="tanh")
+
+    def bound(slope: float) -> float:
+        return float((torch.nn.functional.silu(slope * u) / slope - gelu).abs().max())
+
+    assert bound(1.774) < min(bound(1.764), bound(1.784), bound(1.702))
+    assert bound(1.774) < 0.0143
+
+
+def test_the_other_form_of_gelu_is_a_word_in_the_config() -> None:
+    made = convert(small(**OLD), {"convert.activation": {"to": "gelu-tanh"}})
+    assert made.claimed is Exactness.FP0
+    assert made.apart == 0
+
+
+# -- PanGu-pi ---------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(shapes(), st.integers(1, 3), st.integers(0, 2), st.sampled_from(["qkv", ""]))
+def test_modules_of_pangu_pi_add_nothing_yet(shape: dict[str, Any], series: int, shortcuts: int, bias: str) -> None:
+    if series == 1 and not shortcuts:
+        series = 2
+    config = small(**shape, bias=bias, ffn_bias=False, rope={})
+    made = convert(config, {"convert.pi": {"series": series, "shortcuts": shortcuts, "reduction": 4}})
+    assert made.claimed is Exactness.FP0
+    assert made.apart == 0
+    assert made.after.config.feed_forward.series == series
+
+
+def test_the_wrap_of_row_15_is_exact_at_its_start() -> None:
+    config = small(layers=4, kv=2, bias="qkv", ffn_bias=False, rope={"theta": 1e6})
+    made = convert(
+        config, {"grow.depth": {"op": "identity", "after": [1, 3]}}, {"grow.ffn": {"to": 31}},
+        {"convert.pi": {"reduction": 4}},
+    )  # fmt: skip
+    assert made.claimed is Exactness.FP0
+    assert made.apart < 1e-6
+    assert (made.after.config.n_layers, made.after.config.feed_forward.d_inner) == (6, 31)
+    assert made.after.config.shortcut is not None
+    # Both kinds of module learn from the first step on.
+    made.after.train()
+    tokens = torch.arange(20)[None]
+    loss = made.after(tokens, targets_BT=tokens.roll(-1, 1)).loss
+    assert loss is not None
+    loss.backward()
+    assert float(made.after.layers[0].shortcuts[0].leave.weight.grad.abs().max()) > 0
+    assert float(made.after.layers[0].ffn.series.slope.grad[1].abs().max()) > 0
