@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pedigree.errors import MissingInput, UsageError
 from pedigree.model.block import Block
-from pedigree.model.context import build_context
+from pedigree.model.context import Context, build_context
 from pedigree.model.hf_checkpoint import plan
 from pedigree.model.hf_config import config_from_hf
 from pedigree.model.hf_layout import Slot
@@ -58,6 +58,10 @@ class StreamedModel:
             x_BTd = states_BTd
             if progress is not None:
                 progress("verifying", layer / (self.config.n_layers + 1), f"layer {layer} of {self.config.n_layers}")
+        return self.head(x_BTd)
+
+    def head(self, x_BTd: Tensor) -> Tensor:
+        """Logits of states behind the last layer, float32 [N, V]."""
         with torch.device("meta"):
             norm = build_norm(self.config, final=True)
         with torch.no_grad():
@@ -66,9 +70,7 @@ class StreamedModel:
 
     def states(self, tokens_BT: Tensor) -> Iterator[Tensor]:
         """The stream in front of the first layer and behind each, [B, T, d]."""
-        context = build_context(
-            self.config, tokens_BT, document_BT=None, domain_BT=None, cache=None, restart_positions=True
-        )
+        context = self.context(tokens_BT)
         x_BTd = self._rows("embed.weight", tokens_BT.reshape(-1)).reshape(*tokens_BT.shape, -1)
         if self.config.learned_positions:
             places_BT = context.positions_BT
@@ -76,13 +78,25 @@ class StreamedModel:
             x_BTd = x_BTd + rows * context.homotopy.positions
         yield x_BTd
         for layer in range(self.config.n_layers):
-            with torch.device("meta"):
-                block = Block(self.config, layer)
+            block = self.block(layer)
             with torch.no_grad():
-                self._fill(block, f"layers.{layer}.")
                 x_BTd, _ = block(x_BTd, context)
             del block
             yield x_BTd
+
+    def context(self, tokens_BT: Tensor) -> Context:
+        """What blocks need beside the stream."""
+        return build_context(
+            self.config, tokens_BT, document_BT=None, domain_BT=None, cache=None, restart_positions=True
+        )
+
+    def block(self, layer: int) -> Block:
+        """One layer with its weights."""
+        with torch.device("meta"):
+            block = Block(self.config, layer)
+        with torch.no_grad():
+            self._fill(block, f"layers.{layer}.")
+        return block
 
     def _fill(self, module: nn.Module, prefix: str) -> None:
         """Give a module its weights."""
