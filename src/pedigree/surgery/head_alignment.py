@@ -1,4 +1,4 @@
-"""Heads turned so that they can be averaged: what commutes with the rotation of positions, and leaves scores as they are.
+"""Heads turned so that they can be averaged: what commutes with rotary positions, and leaves scores as they are.
 
 Keys and queries of a head may be turned together by any orthogonal matrix that commutes with the rotary positions: one
 rotation in the plane of each frequency, anything orthogonal among channels that do not turn. Values may be turned by

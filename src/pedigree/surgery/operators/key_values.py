@@ -1,10 +1,10 @@
 """Fewer key/value heads: the heads of a group are turned onto each other and averaged, and the output fitted anew.
 
 Law     turning is exact: keys and queries turn together within the planes of the rotary frequencies, values turn and
-        the output projection turns back. Averaging is not, and the function changes; where the heads of a group were equal
-        up to such turns, nothing does. With a `text`, the output projection of each layer is fitted by ridge regression
-        so that the narrower model follows the wider one through the whole stack; what it costs on text that the fit has
-        not seen is told.
+        the output projection turns back. Averaging is not, and the function changes; where the heads of a group were
+        equal up to such turns, nothing does. With a `text`, the output projection of each layer is fitted by ridge
+        regression so that the narrower model follows the wider one through the whole stack; what it costs on text that
+        the fit has not seen is told.
 Source  2305.13245 (GQA: mean of heads), 2502.07864 (TransMLA); alignment and refit are derived for the project.
 
 Shapes  H = query heads, K = key/value heads, e = head dimension, m = heads of a group, G = H / K
