@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,3 +206,50 @@ def test_the_wrap_of_row_15_is_exact_at_its_start() -> None:
     loss.backward()
     assert float(made.after.layers[0].shortcuts[0].leave.weight.grad.abs().max()) > 0
     assert float(made.after.layers[0].ffn.series.slope.grad[1].abs().max()) > 0
+
+
+# -- layouts ----------------------------------------------------------------------------------------------------------
+
+SANDWICH = {"rope": {}, "norm": {"kind": "rms", "placement": "sandwich"}, "bias": "qkv", "ffn_bias": False}
+EXPERTS = {"router": "softmax", "n_experts": 4, "top_k": 2, "d_expert": 6, "renormalize": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "ways"),
+    [
+        (SANDWICH, ["glm4", "PanguEmbedded", "pedigree_decoder"]),  # fused and interleaved, apart and in halves
+        ({"rope": {}}, ["pedigree_decoder", "llama"]),
+        (OLD, ["pedigree_decoder", "gpt2"]),  # fused and transposed
+        ({"rope": {}, "experts": EXPERTS}, ["pedigree_decoder", "mixtral"]),  # in a stack, one by one
+    ],
+)
+def test_the_same_model_in_another_storage_computes_the_same_bits(kind: dict[str, Any], ways: list[str]) -> None:
+    made = convert(small(kv=None if kind is OLD else 2, **kind), *({"convert.layout": {"to": way}} for way in ways))
+    assert made.claimed is Exactness.FP0
+    assert made.apart < 1e-6  # interleaved channels are summed in another order
+    assert made.config["model_type"] == ways[-1]
+
+
+def test_each_storage_is_what_an_export_writes(tmp_path: Path) -> None:
+    from tests.surgery.surgery_models import operate, tensors
+
+    from pedigree.model.hf_checkpoint import export_checkpoint
+
+    model = drawn(small(kv=2, **SANDWICH))
+    for way in ("glm4", "PanguEmbedded", "pedigree_decoder"):
+        written = model
+        if way == "glm4":
+            written = convert(model, {"convert.layout": {"to": way}}).after
+        export_checkpoint(written, tmp_path / f"export-{way}", dialect=way)
+        if not (tmp_path / "a").exists():
+            export_checkpoint(model, tmp_path / "a", dialect="PanguEmbedded")
+        operate(tmp_path / "a", tmp_path / way, [{"convert.layout": {"to": way}}])
+        one, other = tensors(tmp_path / way), tensors(tmp_path / f"export-{way}")
+        assert {*one} == {*other}
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_class_that_computes_something_else_is_refused_with_what_it_lacks() -> None:
+    with pytest.raises(PedigreeError, match="does not compute") as refused:
+        convert(small(rope={}, bias="qv", ffn_bias=False), {"convert.layout": {"to": "llama"}})
+    assert "biases are on qv" in str(refused.value.got)

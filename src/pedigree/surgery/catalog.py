@@ -14,6 +14,7 @@ from pedigree.surgery.operators.heads import GROW_HEAD_DIM, GROW_HEADS, GROW_KV
 from pedigree.surgery.operators.hidden import GROW_HIDDEN
 from pedigree.surgery.operators.key_values import CONVERT_KV
 from pedigree.surgery.operators.latent_attention import CONVERT_LATENT
+from pedigree.surgery.operators.layout import CONVERT_LAYOUT
 from pedigree.surgery.operators.lora import LORA_MERGE
 from pedigree.surgery.operators.merge import MERGE
 from pedigree.surgery.operators.norms import CONVERT_NORM
@@ -53,6 +54,7 @@ OPERATORS: tuple[Operator, ...] = (
     CONVERT_LATENT,
     CONVERT_SANDWICH,
     CONVERT_PI,
+    CONVERT_LAYOUT,
     CONVERT_UNTIE,
     CONVERT_TIE,
     QUANTIZE,

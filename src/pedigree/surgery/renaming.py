@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pedigree.errors import InternalError
-from pedigree.surgery.nodes import Fill
+from pedigree.surgery.nodes import Fill, Leaf
 from pedigree.surgery.operator import Step
 from pedigree.surgery.retarget import CARRIED_KEYS
 from pedigree.surgery.settings import Settings
@@ -23,20 +23,29 @@ if TYPE_CHECKING:
     from pedigree.weights.checkpoint import Checkpoint
 
 
-def declared(name: str, model: ModelConfig) -> Checkpoint:
-    """The checkpoint that `pedigree train` would write of a model, as a header without weights."""
+def declared(name: str, model: ModelConfig, model_type: str | None = None) -> Checkpoint:
+    """The checkpoint that an export would write of a model, as a header without weights.
+
+    Args:
+        name: what messages call it.
+        model: the model.
+        model_type: of the class that stores it; None takes the first that computes the same.
+
+    Raises:
+        UsageError: that class does not.
+    """
     from pedigree.model.hf_checkpoint import plan
     from pedigree.model.hf_config import choose_dialect, config_to_hf, untold
     from pedigree.model.hf_layout import empty_state
     from pedigree.weights.declared import declared_checkpoint
 
-    dialect = choose_dialect(model)
+    dialect = choose_dialect(model, model_type)
     state = empty_state(model)
     tensors = {slot.name: ("F32", slot.shape(state)) for slot in plan(model, dialect)}
     return declared_checkpoint(name, tensors, untold(config_to_hf(model, dialect)))
 
 
-def rename(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
+def rename(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str | None = None) -> None:
     """Give the parts, which are those of `model` already, config and names of the architecture that computes it.
 
     Raises:
@@ -50,7 +59,7 @@ def rename(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
             "tensors without a role have no place in another architecture", got=", ".join(loose[:3]),
             expected="a role for every tensor", fix="remove them from the source",
         )  # fmt: skip
-    target = read_symbolic(declared(step.name, model))
+    target = read_symbolic(declared(step.name, model, model_type))
     if target.anatomy.inferred:
         raise InternalError("an architecture of ours has no role table", got=choose_dialect(model).model_type)
     wanted = {key: node.shape for key, node in target.parts.items()}
@@ -63,7 +72,7 @@ def rename(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
         )  # fmt: skip
     origins = {key: stored for stored in symbolic.stored for key in stored.keys}
     example = next(stored for stored in symbolic.stored if stored.keys)
-    symbolic.stored = [_stored(stored, origins, example) for stored in target.stored]
+    symbolic.stored = [_stored(symbolic, stored, origins, example) for stored in target.stored]
     old = symbolic.config.values
     carried = {key: old[key] for key in CARRIED_KEYS if key in old}
     symbolic.config = Settings({**target.config.values, **carried})
@@ -73,8 +82,10 @@ def rename(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
     symbolic.head_dim, symbolic.tied = target.head_dim, model.tied
 
 
-def _stored(stored: Stored, origins: dict[Key, Stored], example: Stored) -> Stored:
+def _stored(symbolic: Symbolic, stored: Stored, origins: dict[Key, Stored], example: Stored) -> Stored:
     """A tensor of the new architecture, with the number type of what it was made from."""
     source = next((origins[key] for key in stored.keys if key in origins), example)
+    scaled = any(isinstance(leaf, Leaf) and leaf.dtype != leaf.part.dtype for leaf in source.leaves)
+    dtype = (symbolic.dtype or "BF16") if scaled else source.dtype
     leaves = tuple(Fill(leaf.shape) for leaf in stored.leaves)
-    return replace(stored, origin=source.origin, leaves=leaves, dtype=source.dtype)
+    return replace(stored, origin=source.origin, leaves=leaves, dtype=dtype)
