@@ -253,3 +253,17 @@ def test_a_class_that_computes_something_else_is_refused_with_what_it_lacks() ->
     with pytest.raises(PedigreeError, match="does not compute") as refused:
         convert(small(rope={}, bias="qv", ffn_bias=False), {"convert.layout": {"to": "llama"}})
     assert "biases are on qv" in str(refused.value.got)
+
+
+def test_an_old_model_made_modern_loads_in_transformers_and_computes_what_ours_does(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    biases = {"fold": ["v"], "drop": ["q", "k", "o", "final"]}
+    steps = ["convert.untie", {"convert.positions": {"op": "swap"}}, "convert.norm", {"convert.biases": biases}]
+    made = convert(small(**OLD, tied=True), *steps, "convert.activation", nfp=True, keep=tmp_path / "b")
+    assert made.config["model_type"] == "llama"
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "b", dtype=torch.float32).eval()
+    tokens = torch.arange(20)[None]
+    with torch.no_grad():
+        ours = made.after(tokens, return_logits=True).logits
+        assert torch.allclose(theirs(tokens).logits, ours, atol=1e-4)

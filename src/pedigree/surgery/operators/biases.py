@@ -123,7 +123,7 @@ def _dropped(symbolic: Symbolic, model: ModelConfig, word: str, step: Step) -> M
     if not keys:
         raise step.refuse("there are no such biases", got=word, fix=f"remove {word} from drop")
     count = sum(symbolic.parts[key].shape[0] for key in keys)
-    symbolic.notes.append(f"biases dropped: {word}, {count:,} numbers; `surgery plan --texts` says what it costs")
+    symbolic.notes.append(f"biases dropped: {word}, {count:,} numbers; `surgery plan --probe` says what it costs")
     for key in keys:
         del symbolic.parts[key]
     if word == "feed-forward":
