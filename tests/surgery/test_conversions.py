@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.surgery.converting import OLD, convert, drawn, small
 
 from pedigree.errors import PedigreeError
+from pedigree.model.decoder import Decoder
 from pedigree.surgery.exactness import Exactness
 
 FEW = settings(
@@ -206,6 +207,34 @@ def test_the_wrap_of_row_15_is_exact_at_its_start() -> None:
     loss.backward()
     assert float(made.after.layers[0].shortcuts[0].leave.weight.grad.abs().max()) > 0
     assert float(made.after.layers[0].ffn.series.slope.grad[1].abs().max()) > 0
+
+
+PI = {"feed_forward": "swiglu", "rope": {}, "shortcut": {"reduction": 4}}
+
+
+def pi_model() -> Decoder:
+    config = small(**PI)
+    return drawn(config.replace(feed_forward=config.feed_forward.replace(series=3)))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [{"grow.ffn": {"to": 40}}, {"grow.ffn": {"to": 40, "op": "copy"}}, {"grow.depth": {"op": "identity", "after": [0]}},
+     {"grow.kv": {"to": 8, "op": "groups"}}, "launder.permute", "launder.rotate", "launder.rescale"],
+)  # fmt: skip
+def test_other_operators_keep_the_function_of_a_model_with_these_modules(step: Any) -> None:
+    made = convert(pi_model(), step)
+    assert made.claimed is not Exactness.NFP
+    assert made.apart < GATE
+
+
+def test_a_change_that_a_module_does_not_follow_is_refused_with_its_name() -> None:
+    with pytest.raises(PedigreeError, match="does not follow the change"):
+        convert(pi_model(), {"grow.hidden": {"to": 24}})
+
+
+def test_narrower_modules_can_be_read_back() -> None:
+    assert convert(pi_model(), {"prune.ffn": {"to": 9}}, nfp=True).after.layers[0].ffn.series.slope.shape == (3, 9)
 
 
 # -- layouts ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pedigree.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from pedigree.surgery.recipe import PlannedStep, SurgeryRecipe
+    from pedigree.weights.checkpoint import Checkpoint
 
 SHARD_BYTES = 5_000_000_000
 STARTS = "from"  # how recipes call the weights that are operated on
@@ -27,6 +28,21 @@ class Operated:
     model: ModelConfig
     exactness: tuple[str, ...]
     whole: str
+
+
+def declared(name: str, model: ModelConfig) -> Checkpoint:
+    """The checkpoint that `pedigree train` would write of a model, as a header without weights."""
+    from pedigree.model.hf_checkpoint import plan
+    from pedigree.model.hf_config import KEY, choose_dialect, config_to_hf
+    from pedigree.model.hf_dialects import OWN
+    from pedigree.model.hf_layout import empty_state
+    from pedigree.weights.declared import declared_checkpoint
+
+    dialect = choose_dialect(model)
+    state = empty_state(model)
+    tensors = {slot.name: ("F32", slot.shape(state)) for slot in plan(model, dialect)}
+    config = {key: value for key, value in config_to_hf(model, dialect).items() if dialect is OWN or key != KEY}
+    return declared_checkpoint(name, tensors, config)
 
 
 def surgery_recipe(
@@ -80,10 +96,10 @@ def operated(
     Raises:
         UsageError: an operator does not fit the model, or changes the function and may not.
     """
-    from pedigree.model.hf_config import config_from_hf, untold
+    from pedigree.model.hf_config import KEY, config_from_hf
+    from pedigree.model.hf_dialects import OWN_TYPE
     from pedigree.surgery.composition import compose
     from pedigree.surgery.exactness import whole
-    from pedigree.surgery.renaming import declared
 
     headers = {place: declared(place, model) for place, model in models.items()}
     shaping = [step for step in steps if not reads_tokenizer(step)]
@@ -91,8 +107,10 @@ def operated(
         name, shaping, {place: f"plan://{place}" for place in models}, Path(name), seed=seed, allow_nfp=allow_nfp
     )
     made = compose(recipe, lambda place, _pickle: headers[place.removeprefix("plan://")])
+    own = made.symbolic.config.kind == OWN_TYPE
+    keys = {key: value for key, value in made.symbolic.config.values.items() if own or key != KEY}
     try:
-        found, _ = config_from_hf(untold(made.symbolic.config.values), name)
+        found, _ = config_from_hf(keys, name)
     except PedigreeError as error:
         raise UsageError(
             "what comes out is no model that can be trained here", where=name, got=error.what, expected=error.expected

@@ -370,15 +370,13 @@ def _nothing(_config: ModelConfig) -> Iterator[str]:
 def _own_write(c: ModelConfig) -> dict[str, Any]:
     """What other readers want to know; the config itself is the `pedigree` key."""
     a = c.attention
-    grouped_heads = (
-        {"num_key_value_heads": a.n_kv_heads, "head_dim": a.head_dim} if isinstance(a, GroupedAttention) else {}
-    )
+    heads = {"num_key_value_heads": a.n_kv_heads, "head_dim": a.head_dim} if isinstance(a, GroupedAttention) else {}
     return {
         "vocab_size": c.vocab_size,
         "hidden_size": c.d_model,
         "num_hidden_layers": c.n_layers,
         "num_attention_heads": a.n_heads,
-        **grouped_heads,
+        **heads,
         "tie_word_embeddings": c.tied,
         "layer_norm": c.norm.kind == "layer",
         "plain_feed_forward": c.feed_forward.kind == "gelu",

@@ -90,11 +90,11 @@ def build_norm(config: ModelConfig, *, final: bool = False) -> RMSNorm | LayerNo
     return RMSNorm(config.d_model, config.norm.eps, bias=final and config.norm.final_bias)
 
 
-def mixed(x_Nd: Tensor, norm: nn.Module, share: float) -> Tensor:
+def mixed(x_Nd: Tensor, norm: Callable[[Tensor], Tensor], share: float) -> Tensor:
     """(1 - share) x + share norm(x); 0 and 1 compute one of both."""
     if not share:
         return x_Nd
-    normed_Nd: Tensor = norm(x_Nd)
+    normed_Nd = norm(x_Nd)
     return normed_Nd if share == 1 else torch.lerp(x_Nd, normed_Nd.to(x_Nd.dtype), share)
 
 

@@ -62,13 +62,12 @@ def fit_outputs(checkpoint: Checkpoint, tokens_BT: Tensor, changed: ModelConfig,
     """
     wide = StreamedModel(checkpoint)
     tokens_BT = tokens_BT[:, : wide.config.n_positions]
-    context = wide.context(tokens_BT)
     kept_B = torch.arange(tokens_BT.shape[0]) % _HELD_OUT == min(_HELD_OUT, tokens_BT.shape[0]) - 1
-    wide_BTd = next(iter(wide.states(tokens_BT)))
+    wide_BTd, context = wide.begin(tokens_BT)
     narrow_BTd = wide_BTd
     layers = []
     for layer in range(wide.config.n_layers):
-        block = wide.block(layer)
+        block = wide.layer(layer)
         narrow, turns = narrowed(block, changed, layer, align=align)
         aim_BTd = wide_BTd + block._attention_branch(block.attn_norm(wide_BTd), context)
         _refit(narrow, narrow_BTd, aim_BTd, context, kept_B, ridge)

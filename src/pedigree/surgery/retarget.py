@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pedigree.errors import PedigreeError
 from pedigree.model.config import ModelConfig
+from pedigree.model.hf_dialects import OWN_TYPE
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Step
 from pedigree.surgery.settings import Settings
@@ -31,10 +32,12 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
     Raises:
         UsageError: it is none that is built here.
     """
-    from pedigree.model.hf_config import config_from_hf, untold
+    from pedigree.model.hf_config import KEY, config_from_hf
 
+    own = symbolic.config.kind == OWN_TYPE  # which has no other keys
+    keys = {key: value for key, value in symbolic.config.values.items() if own or key != KEY}
     try:
-        return config_from_hf(untold(symbolic.config.values))[0]
+        return config_from_hf(keys)[0]
     except PedigreeError as error:
         raise step.refuse(
             "this architecture is not built here, so it cannot become another", got=error.got or symbolic.config.kind,

@@ -35,7 +35,6 @@ _OWN: dict[str, tuple[str, ...]] = {
     "head_dim": ("attention", "head_dim"),
     "d_inner": ("feed_forward", "d_inner"),
     "d_expert": ("experts", "d_expert"),
-    "first_k_dense_replace": ("experts", "first_dense"),
     "vocab_size": ("vocab_size",),
     "eps": ("norm", "eps"),
 }

@@ -31,6 +31,10 @@ from pedigree.weights.table import Match, tables
 __all__ = ["Key", "Loose", "Stored", "Symbolic", "read_symbolic"]
 
 
+WHOLE_NUMBERS = {"moe.router.table": "I64"}
+"""Roles whose numbers are no weights, and their type."""
+
+
 @dataclass(frozen=True, eq=False)
 class Loose(Node):
     """A stored tensor without a role, seen as [items of axis 0, everything else]."""
@@ -278,7 +282,7 @@ def _one(
     return Stored(
         template, keys[0][1] if "{i}" in template else None, prediction, keys, tuple(rows), match,
         piece.transposed, piece.swapped, packed, piece.vector, piece.tail, shape, name,
-        tuple(parts[key] for key in keys),
+        tuple(parts[key] for key in keys), dtype=WHOLE_NUMBERS.get(keys[0][0]),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Key, Symbolic
 from pedigree.surgery.verbs import scale
@@ -49,7 +49,7 @@ def apply(symbolic: Symbolic, parameters: ActivationParameters, step: Step) -> E
     for place in _PLACES:
         for key in list(symbolic.keys(f"{place}.up")):
             _lift(symbolic, place, key, parameters.slope)
-    rename(symbolic, model.replace(feed_forward=model.feed_forward.replace(kind="swiglu", bias=True)), step)
+    rehouse(symbolic, model.replace(feed_forward=model.feed_forward.replace(kind="swiglu", bias=True)), step)
     return Exactness.FPE
 
 

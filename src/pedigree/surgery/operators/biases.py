@@ -26,7 +26,7 @@ from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.operators.norms import fold_norm_biases, with_reader_biases
 from pedigree.surgery.operators.shape import head_shape, rows_of_heads
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import index
@@ -63,7 +63,7 @@ def apply(symbolic: Symbolic, parameters: BiasesParameters, step: Step) -> Exact
             model = _FOLDS[word](symbolic, model, step)
     for word in parameters.drop:
         model = _dropped(symbolic, model, word, step)
-    rename(symbolic, model, step)
+    rehouse(symbolic, model, step)
     return Exactness.NFP if parameters.drop else Exactness.FP1
 
 

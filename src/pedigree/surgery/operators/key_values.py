@@ -24,7 +24,7 @@ from pedigree.surgery.head_alignment import Aligned, MeanHeads, TurnedHeads
 from pedigree.surgery.nodes import Given, Node
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.operators.shape import HeadShape, head_shape
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Key, Symbolic
 from pedigree.surgery.verbs import scale
@@ -62,7 +62,7 @@ def apply(symbolic: Symbolic, parameters: KvParameters, step: Step) -> Exactness
         _pool(symbolic, layer, shape, parameters.to, turns)
         if fitted is not None:
             symbolic.parts["attn.o", layer, None] = Given(fitted[layer].output)
-    rename(symbolic, changed, step)
+    rehouse(symbolic, changed, step)
     return Exactness.NFP
 
 
@@ -110,6 +110,9 @@ def _fitted(symbolic: Symbolic, parameters: KvParameters, changed: ModelConfig, 
     from pedigree.surgery.influence import tokens_of
     from pedigree.surgery.refit import fit_outputs
 
+    if changed.query_layer != "none":
+        raise step.refuse("outputs around a query layer are not fitted", got=changed.query_layer, expected="none",
+                          fix="convert.query_layer first, or leave text out")  # fmt: skip
     if step.number:
         raise step.refuse("outputs are fitted on the source", got=f"step {step.number + 1}", expected="the first step",
                           fix="put it first, or leave text out")  # fmt: skip

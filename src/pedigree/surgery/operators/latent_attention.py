@@ -23,7 +23,7 @@ from pedigree.surgery.latent import Factored, LatentQueries, Told
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.operators.shape import head_shape, rows_of_heads
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import index
@@ -71,7 +71,7 @@ def apply(symbolic: Symbolic, parameters: LatentParameters, step: Step) -> Exact
         n_heads=shape.heads, q_rank=None, kv_rank=rank, nope_dim=dim, rope_dim=dim, v_dim=dim, latent_eps=_EPS
     )
     symbolic.notes.append(f"cache of a token and layer: {rank + dim} numbers, {2 * kv * dim} before")
-    rename(symbolic, model.replace(attention=latent), step)
+    rehouse(symbolic, model.replace(attention=latent), step)
     return Exactness.FP1 if kv == 1 and rank >= min(dim, model.d_model) else Exactness.NFP
 
 

@@ -11,7 +11,7 @@ from pedigree.errors import UsageError
 from pedigree.model.config import ModelConfig
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 
@@ -25,7 +25,7 @@ class LayoutParameters(Parameters):
 def apply(symbolic: Symbolic, parameters: LayoutParameters, step: Step) -> Exactness:
     """Name and store everything anew."""
     model = model_of(symbolic, step)
-    rename(symbolic, _stored_as(model, parameters.to), step, parameters.to)
+    rehouse(symbolic, _stored_as(model, parameters.to), step, parameters.to)
     return Exactness.FP0
 
 

@@ -22,7 +22,7 @@ from pedigree.surgery.centering import Centered, Product
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Key, Symbolic
 from pedigree.weights.roles import BIAS
@@ -51,7 +51,7 @@ def apply(symbolic: Symbolic, parameters: NormParameters, step: Step) -> Exactne
     for key, axis in _writers(symbolic):
         symbolic.parts[key] = Centered(symbolic.parts[key], axis)
     norm = model.norm.replace(kind="rms", final_bias=True)
-    rename(symbolic, with_reader_biases(model).replace(norm=norm), step)
+    rehouse(symbolic, with_reader_biases(model).replace(norm=norm), step)
     return Exactness.FP1
 
 

@@ -16,7 +16,7 @@ from pedigree.model.config_parts import Shortcut
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Fill, Join
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.spread import Spread
 from pedigree.surgery.symbolic import Symbolic
@@ -60,7 +60,7 @@ def apply(symbolic: Symbolic, parameters: PiParameters, step: Step) -> Exactness
             key = (f"shortcut.{number}.enter", layer, None)
             symbolic.parts[key] = fresh((width, model.d_model), step.seed, step.stream(key), Spread(beside))
             symbolic.parts[f"shortcut.{number}.leave", layer, None] = Fill((model.d_model, width))
-    rename(symbolic, changed, step)
+    rehouse(symbolic, changed, step)
     return Exactness.FP0
 
 

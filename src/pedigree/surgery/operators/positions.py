@@ -21,7 +21,7 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import GroupedAttention, Homotopy, Rope
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 
@@ -43,7 +43,7 @@ def apply(symbolic: Symbolic, parameters: PositionsParameters, step: Step) -> Ex
         raise step.refuse("there is no table of positions", got="rotary positions", expected="learned positions")
     if parameters.op == "finish":
         _check_end(model, step)
-        rename(symbolic, _without_table(symbolic, model, step), step)
+        rehouse(symbolic, _without_table(symbolic, model, step), step)
         return Exactness.FP0
     if model.rope is not None:
         raise step.refuse("positions turn already", got="rotary beside learned positions", expected="learned only",
@@ -53,10 +53,10 @@ def apply(symbolic: Symbolic, parameters: PositionsParameters, step: Step) -> Ex
                           fix="another fraction")  # fmt: skip
     rope = Rope(theta=parameters.theta, fraction=parameters.fraction)
     if parameters.op == "swap":
-        rename(symbolic, _without_table(symbolic, model.replace(rope=rope), step), step)
+        rehouse(symbolic, _without_table(symbolic, model.replace(rope=rope), step), step)
         return Exactness.NFP
     homotopy = (model.homotopy or Homotopy()).replace(angles=0.0)
-    rename(symbolic, model.replace(rope=rope, homotopy=homotopy), step)
+    rehouse(symbolic, model.replace(rope=rope, homotopy=homotopy), step)
     return Exactness.FP0
 
 

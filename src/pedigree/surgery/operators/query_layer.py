@@ -16,7 +16,7 @@ from typing import Literal
 from pedigree.model.config_parts import Homotopy
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 
@@ -40,7 +40,7 @@ def apply(symbolic: Symbolic, parameters: QueryLayerParameters, step: Step) -> E
         )  # fmt: skip
     del symbolic.parts["embed.query", None, None]
     left = now.replace(queries=1.0)
-    rename(symbolic, model.replace(query_layer="none", homotopy=left if left.moved else None), step)
+    rehouse(symbolic, model.replace(query_layer="none", homotopy=left if left.moved else None), step)
     return Exactness.FP0 if parameters.op == "finish" else Exactness.NFP
 
 

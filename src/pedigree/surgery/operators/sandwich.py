@@ -20,7 +20,7 @@ from pedigree.model.config_parts import Homotopy
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.weights.roles import BIAS
@@ -55,7 +55,7 @@ def apply(symbolic: Symbolic, parameters: SandwichParameters, step: Step) -> Exa
             del symbolic.parts[key]
         left = now.replace(post_norms=1.0)
         changed = model.replace(norm=model.norm.replace(placement="pre"), homotopy=left if left.moved else None)
-        rename(symbolic, changed, step)
+        rehouse(symbolic, changed, step)
         return Exactness.FP0
     if model.norm.sandwich:
         raise step.refuse("norms stand behind the branches already", got=model.norm.placement, expected="pre")
@@ -72,7 +72,7 @@ def apply(symbolic: Symbolic, parameters: SandwichParameters, step: Step) -> Exa
                 symbolic.parts[role + BIAS, layer, None] = Fill((model.d_model,))
     plain = parameters.gain_attention is not None or parameters.gain_feed_forward is not None
     norm = scaled.replace(placement="sandwich") if plain else scaled
-    rename(symbolic, model.replace(norm=norm, homotopy=now.replace(post_norms=0.0)), step)
+    rehouse(symbolic, model.replace(norm=norm, homotopy=now.replace(post_norms=0.0)), step)
     return Exactness.FP0
 
 

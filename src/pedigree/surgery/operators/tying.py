@@ -15,7 +15,7 @@ from pedigree.errors import PedigreeError
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Node, Work
 from pedigree.surgery.operator import Operator, Parameters, Step
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import blend, scale
@@ -42,7 +42,7 @@ def untie(symbolic: Symbolic, parameters: UntieParameters, step: Step) -> Exactn
     symbolic.parts[_HEAD] = symbolic.parts[_EMBED]
     if symbolic.anatomy.embedding_scale == "sqrt-d":
         raise step.refuse("the class scales the embedding", got=symbolic.anatomy.architecture)
-    rename(symbolic, model.replace(tied=False), step)
+    rehouse(symbolic, model.replace(tied=False), step)
     return Exactness.FP0
 
 
@@ -57,7 +57,7 @@ def tie(symbolic: Symbolic, parameters: TieParameters, step: Step) -> Exactness:
         symbolic.parts[_EMBED] = head
     elif parameters.keep == "mean":
         symbolic.parts[_EMBED] = scale(blend((embed, head), lambda tiles, at: tiles[0] + tiles[1]), 0.5)
-    rename(symbolic, model.replace(tied=True), step)
+    rehouse(symbolic, model.replace(tied=True), step)
     return Exactness.NFP
 
 

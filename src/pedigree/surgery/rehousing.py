@@ -45,7 +45,7 @@ def declared(name: str, model: ModelConfig, model_type: str | None = None) -> Ch
     return declared_checkpoint(name, tensors, untold(config_to_hf(model, dialect)))
 
 
-def rename(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str | None = None) -> None:
+def rehouse(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str | None = None) -> None:
     """Give the parts, which are those of `model` already, config and names of the architecture that computes it.
 
     Raises:
