@@ -296,3 +296,22 @@ def test_an_old_model_made_modern_loads_in_transformers_and_computes_what_ours_d
     with torch.no_grad():
         ours = made.after(tokens, return_logits=True).logits
         assert torch.allclose(theirs(tokens).logits, ours, atol=1e-4)
+
+
+def test_verify_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
+    from tests.surgery.surgery_models import operate
+
+    from pedigree.model.hf_checkpoint import export_checkpoint
+    from pedigree.surgery.verify import verify
+
+    queries = {"query_layer": "after-norm", "homotopy": {"queries": 0.3}}
+    for number, (kind, steps) in enumerate([
+        ({**OLD, "query_layer": "before-norm"}, ["convert.norm", {"convert.biases": {"fold": ["v", "k"]}}]),
+        ({**OLD, **queries}, [{"convert.positions": {"theta": 100}}]),
+        ({"rope": {}, "kv": 1}, ["convert.latent"]),
+    ]):  # fmt: skip
+        source, target = tmp_path / f"a{number}", tmp_path / f"b{number}"
+        export_checkpoint(drawn(small(**kind)), source)
+        operate(source, target, steps)
+        check = verify(target, tokens=64)
+        assert check.verdict == "pass", check.reason
