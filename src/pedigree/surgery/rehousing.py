@@ -3,13 +3,17 @@
 `pedigree.surgery.retarget` adds names beside those that stay; here all names are new, so that a GPT-2 can become a
 Llama, and anything can become our own type, which stores every mechanism of the decoder.
 
-Law: what is written is what `pedigree train` would write of the same model, tensor for tensor.
+Laws
+1. What is written is what `pedigree train` would write of the same model, tensor for tensor.
+2. A tensor whose numbers and layout stay is copied byte for byte, under its new name.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pedigree.errors import InternalError
 from pedigree.surgery.nodes import Fill, Leaf
@@ -83,9 +87,23 @@ def rehouse(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str 
 
 
 def _stored(symbolic: Symbolic, stored: Stored, origins: dict[Key, Stored], example: Stored) -> Stored:
-    """A tensor of the new architecture, with the number type of what it was made from."""
+    """A tensor of the new architecture, with the number type of what it was made from.
+
+    Where the old one holds the same parts in the same order it keeps their leaves, so that unchanged bytes are copied.
+    """
     source = next((origins[key] for key in stored.keys if key in origins), example)
     scaled = any(isinstance(leaf, Leaf) and leaf.dtype != leaf.part.dtype for leaf in source.leaves)
     dtype = (symbolic.dtype or "BF16") if scaled else source.dtype
-    leaves = tuple(Fill(leaf.shape) for leaf in stored.leaves)
+    leaves = (
+        source.leaves if not scaled and _alike(source, stored) else tuple(Fill(leaf.shape) for leaf in stored.leaves)
+    )
     return replace(stored, origin=source.origin, leaves=leaves, dtype=dtype)
+
+
+def _alike(a: Stored, b: Stored) -> bool:
+    """Whether two tensors hold the same parts in the same order of bytes."""
+    same = (a.keys, a.shape, a.transposed, a.swapped, a.packed) == (b.keys, b.shape, b.transposed, b.swapped, b.packed)
+    return same and all(
+        (x is None) == (y is None) and (x is None or y is None or bool(np.array_equal(x, y)))
+        for x, y in zip(a.rows, b.rows, strict=True)
+    )
