@@ -315,3 +315,18 @@ def test_verify_runs_old_and_new_side_by_side(tmp_path: Path) -> None:
         operate(source, target, steps)
         check = verify(target, tokens=64)
         assert check.verdict == "pass", check.reason
+
+
+@pytest.mark.parametrize("kind", [{"rope": {}}, OLD, {"rope": {}, "experts": EXPERTS}])
+def test_what_keeps_its_numbers_is_copied_and_not_computed(tmp_path: Path, kind: dict[str, Any]) -> None:
+    from tests.surgery.surgery_models import write_recipe
+
+    from pedigree.model.hf_checkpoint import export_checkpoint
+    from pedigree.surgery.composition import compose
+    from pedigree.surgery.recipe import read_recipe
+
+    export_checkpoint(drawn(small(**kind, tied=True)), tmp_path / "a")
+    composition = compose(read_recipe(write_recipe(tmp_path / "a", tmp_path / "b", ["convert.untie"])))
+    anew = [output.name for output in composition.outputs if not output.origin]
+    composition.close()
+    assert anew == ["lm_head.weight"]
