@@ -29,6 +29,7 @@ from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import index
 
 _EPS, _GAIN = 2.0**40, 2.0**20
+MOST_HELD = 8 << 30  # bytes of factors
 
 
 class LatentParameters(Parameters):
@@ -55,6 +56,13 @@ def apply(symbolic: Symbolic, parameters: LatentParameters, step: Step) -> Exact
     dim, kv = shape.dim, shape.kv_heads
     full = min((2 * kv - 1) * dim, model.d_model)
     rank = parameters.rank or full
+    held = 4 * symbolic.n_layers * ((rank + dim) * model.d_model + 2 * kv * dim * rank)
+    if held > MOST_HELD:
+        raise step.refuse(
+            "the factors of all layers wait for the run in memory", got=f"{held / 1e9:.1f} GB",
+            expected=f"at most {MOST_HELD / 1e9:.1f} GB",
+            fix=f"rank: {max(1, int(rank * MOST_HELD / held))}, or convert.kv first",
+        )  # fmt: skip
     read = tuple(head // shape.group for head in range(shape.heads))
     repeat = rows_of_heads(np.asarray(read, dtype=np.int64), 2 * dim)
     for layer in range(symbolic.n_layers):
