@@ -49,7 +49,7 @@ def logits(model: Decoder, length: int = 24) -> torch.Tensor:
     """Logits of fixed tokens, float32 [B, T, V]."""
     tokens_BT = torch.randint(0, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        found = model(tokens_BT, return_logits=True).logits
+        found = model(tokens_BT, domain_BT=torch.zeros_like(tokens_BT), return_logits=True).logits
     assert found is not None
     return found
 

@@ -330,3 +330,12 @@ def test_what_keeps_its_numbers_is_copied_and_not_computed(tmp_path: Path, kind:
     anew = [output.name for output in composition.outputs if not output.origin]
     composition.close()
     assert anew == ["lm_head.weight"]
+
+
+def test_experts_routed_at_random_are_converted_with_everything_else() -> None:
+    experts = {"router": "random", "n_experts": 4, "n_groups": 1, "top_k": 1, "d_expert": 24, "first_dense": 1}
+    config = small(**OLD, tied=True, layers=3, experts=experts, query_layer="before-norm")
+    made = convert(config, "convert.untie", "convert.norm", "convert.positions")
+    assert made.claimed is Exactness.FP1
+    assert made.apart < GATE
+    assert convert(config, "convert.untie", "convert.activation").after.config.feed_forward.kind == "swiglu"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedigree.errors import InternalError
-from pedigree.surgery.nodes import Fill, Leaf
+from pedigree.surgery.nodes import FLOATS, Fill, Leaf
 from pedigree.surgery.operator import Step
 from pedigree.surgery.retarget import CARRIED_KEYS
 from pedigree.surgery.settings import Settings
@@ -75,7 +75,10 @@ def rehouse(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str 
             got=[(key, have.get(key)) for key in differing], expected=[wanted.get(key) for key in differing],
         )  # fmt: skip
     origins = {key: stored for stored in symbolic.stored for key in stored.keys}
-    example = next(stored for stored in symbolic.stored if stored.keys)
+    example = next(  # a tensor whose number type new ones take: tables of whole numbers have another
+        stored for stored in symbolic.stored if stored.keys and stored.dtype is None
+        and (stored.leaves[0].dtype in FLOATS or symbolic.checkpoint.tensors[stored.origin].dtype in FLOATS)
+    )  # fmt: skip
     symbolic.stored = [_stored(symbolic, stored, origins, example) for stored in target.stored]
     old = symbolic.config.values
     carried = {key: old[key] for key in CARRIED_KEYS if key in old}
