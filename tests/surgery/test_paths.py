@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -9,10 +10,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.surgery.converting import OLD, convert, drawn, logits, small, standing
+from tests.surgery.surgery_models import operate
+from tests.training.tiny import write_text, write_tokenizer
 
 from pedigree.errors import PedigreeError
+from pedigree.model.config import ModelConfig
 from pedigree.model.decoder import Decoder
+from pedigree.model.hf_checkpoint import export_checkpoint, import_checkpoint
 from pedigree.surgery.exactness import Exactness
+from pedigree.surgery.influence import tokens_of
+from pedigree.weights.checkpoint import open_checkpoint
 
 FEW = settings(
     max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -141,6 +148,51 @@ def test_norms_that_no_longer_act_are_taken_away() -> None:
     assert made.claimed is Exactness.FP0
     assert made.apart == 0
     assert made.config["model_type"] == "llama"
+
+
+def with_text(folder: Path, config: ModelConfig) -> Path:
+    """A model with a tokenizer of bytes, and a text beside it."""
+    model = drawn(config.replace(vocab_size=257, n_positions=256))
+    export_checkpoint(model, folder / "a")
+    write_tokenizer(folder / "a")
+    write_text(folder / "text.txt", 200)
+    return folder / "a"
+
+
+def test_gains_are_the_sizes_of_the_branches_on_a_text(tmp_path: Path) -> None:
+    source = with_text(tmp_path, small(rope={}))
+    step = {"convert.sandwich": {"op": "in", "text": "text.txt", "tokens": 512}}
+    operate(source, tmp_path / "b", [step])
+    model = import_checkpoint(tmp_path / "b")
+    with open_checkpoint(source) as checkpoint:
+        tokens_BT = tokens_of(checkpoint, tmp_path / "text.txt", 512)
+    with torch.no_grad():
+        seen: list[torch.Tensor] = []
+        model.layers[0].ffn.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        model(tokens_BT, return_logits=True)
+        wanted = float(seen[0].square().mean(-1).sqrt().mean())
+    assert float(model.layers[0].ffn_post_norm.weight.detach()[0]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_folded_sandwich_is_nearer_than_one_without_constants(tmp_path: Path) -> None:
+    config = small(rope={}, norm={"kind": "rms", "placement": "sandwich"})
+    source = with_text(tmp_path, config)
+    before = import_checkpoint(source)
+    with open_checkpoint(source) as checkpoint:
+        tokens_BT = tokens_of(checkpoint, tmp_path / "text.txt", 512)
+    operate(source, tmp_path / "b", [{"convert.sandwich": {"op": "fold", "text": "text.txt"}}], allow="nfp")
+    folded = import_checkpoint(tmp_path / "b")
+    bare = Decoder(folded.config).eval()
+    bare.load_state_dict({name: value for name, value in before.state_dict().items() if "post_norm" not in name})
+    with torch.no_grad():
+        old, new, without = (one(tokens_BT, return_logits=True).logits for one in (before, folded, bare))
+    assert folded.config.norm.placement == "pre"
+    assert float((new - old).square().mean()) < 0.5 * float((without - old).square().mean())
+
+
+def test_a_fold_needs_its_text() -> None:
+    with pytest.raises(PedigreeError, match="needs a text"):
+        convert(small(rope={}, norm={"kind": "rms", "placement": "sandwich"}), {"convert.sandwich": {"op": "fold"}})
 
 
 # -- coefficients -----------------------------------------------------------------------------------------------------

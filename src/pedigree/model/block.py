@@ -52,7 +52,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTd: Tensor, context: Context) -> tuple[Tensor, LayerRouting | None]:
         """The stream behind this layer, and what its router did, if it has one."""
-        x_BTd = x_BTd + self._attention_branch(self.attn_norm(x_BTd), context)
+        x_BTd = x_BTd + self.attention_branch(self.attn_norm(x_BTd), context)
         inner_BTd = self.ffn_norm(x_BTd)
         routing = None
         if isinstance(self.ffn, Mixture):
@@ -64,7 +64,8 @@ class Block(nn.Module):
             branch_BTd = mixed(branch_BTd, self.ffn_post_norm, context.homotopy.post_norms)
         return x_BTd + branch_BTd, routing
 
-    def _attention_branch(self, inner_BTd: Tensor, context: Context) -> Tensor:
+    def attention_branch(self, inner_BTd: Tensor, context: Context) -> Tensor:
+        """What attention and shortcuts add to the stream, of a normalized input."""
         if self.is_query:
             if context.queries_BTd is None or not isinstance(self.attn, Attention):
                 raise InternalError("A query layer got no position queries", got=type(self.attn).__name__)

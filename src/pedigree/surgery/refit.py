@@ -69,7 +69,7 @@ def fit_outputs(checkpoint: Checkpoint, tokens_BT: Tensor, changed: ModelConfig,
     for layer in range(wide.config.n_layers):
         block = wide.layer(layer)
         narrow, turns = narrowed(block, changed, layer, align=align)
-        aim_BTd = wide_BTd + block._attention_branch(block.attn_norm(wide_BTd), context)
+        aim_BTd = wide_BTd + block.attention_branch(block.attn_norm(wide_BTd), context)
         _refit(narrow, narrow_BTd, aim_BTd, context, kept_B, ridge)
         layers.append(FittedLayer(turns, narrow.attn.o.weight.detach().clone()))
         wide_BTd, _ = block(wide_BTd, context)
@@ -121,7 +121,7 @@ def _refit(block: Block, x_BTd: Tensor, aim_BTd: Tensor, context: Context, kept_
     """Move the output projection to the ridge solution on the sequences that are not kept back."""
     mixed: list[Tensor] = []
     hook = block.attn.o.register_forward_pre_hook(lambda _module, inputs: mixed.append(inputs[0]))
-    branch_BTd = block._attention_branch(block.attn_norm(x_BTd), context)
+    branch_BTd = block.attention_branch(block.attn_norm(x_BTd), context)
     hook.remove()
     if block.attn_post_norm is not None:  # what stands behind a norm is not linear in the projection
         return
