@@ -154,18 +154,20 @@ def test_gelu_is_lifted_into_swiglu_within_its_bound(shape: dict[str, Any], bias
     with torch.no_grad():
         inner_before = torch.nn.functional.gelu(old.up(x), approximate="tanh")
         inner_after = torch.nn.functional.silu(new.gate(x)) * new.up(x)
-    assert float((inner_before - inner_after).abs().max()) < 0.01427
+    assert float((inner_before - inner_after).abs().max()) < 0.0207
 
 
-def test_the_slope_of_the_lift_is_the_best_one() -> None:
+def test_the_bounds_of_the_lift_are_those_that_are_told() -> None:
     u = torch.linspace(-12, 12, 48001, dtype=torch.float64)
     gelu = torch.nn.functional.gelu(u, approximate="tanh")
 
     def bound(slope: float) -> float:
         return float((torch.nn.functional.silu(slope * u) / slope - gelu).abs().max())
 
-    assert bound(1.774) < min(bound(1.764), bound(1.784), bound(1.702))
-    assert bound(1.774) < 0.0143
+    assert 0.0206 < bound(1.702) < 0.0207
+    assert 0.0142 < bound(1.774) < min(0.0143, bound(1.764), bound(1.784))
+    erf = torch.nn.functional.gelu(u)
+    assert 4.7e-4 < float((erf - gelu).abs().max()) < 4.8e-4
 
 
 def test_the_other_form_of_gelu_is_a_word_in_the_config() -> None:
