@@ -48,7 +48,7 @@ def latent_factors(keys_Rd: torch.Tensor, values_Rd: torch.Tensor, dim: int, ran
     """Keys and values of all heads, [K e, d] each, through a latent of `rank` channels; computed in float64."""
     import torch
 
-    keys_Ked = keys_Rd.to(torch.float64).unflatten(0, (-1, dim))
+    keys_Ked = torch.unflatten(keys_Rd.to(torch.float64), 0, (-1, dim))
     half = dim // 2
     pairs_PKd = torch.complex(keys_Ked[:, :half], keys_Ked[:, half:]).transpose(0, 1)
     u_PKn, s_Pn, v_Pnd = torch.linalg.svd(pairs_PKd, full_matrices=False)
@@ -58,7 +58,7 @@ def latent_factors(keys_Rd: torch.Tensor, values_Rd: torch.Tensor, dim: int, ran
     left_PKd = pairs_PKd - shares_KP.T[:, :, None] * shared_Pd[:, None]
     left_Ked = torch.cat([left_PKd.real, left_PKd.imag], 0).transpose(0, 1)
     # All keys count as much as all values, so that neither starves the other; what is left of keys counts its share.
-    values_Ked = values_Rd.to(torch.float64).unflatten(0, (-1, dim))
+    values_Ked = torch.unflatten(values_Rd.to(torch.float64), 0, (-1, dim))
     sizes = float(values_Ked.norm()), float(keys_Ked.norm())
     balance = sizes[0] / sizes[1] if all(sizes) else 1.0
     both = torch.cat([left_Ked * balance, values_Ked], 1).flatten(0, 1)
@@ -68,7 +68,7 @@ def latent_factors(keys_Rd: torch.Tensor, values_Rd: torch.Tensor, dim: int, ran
     up = torch.zeros(both.shape[0], rank, dtype=torch.float64)
     root = strength[:kept].sqrt()
     down[:kept], up[:, :kept] = right[:kept] * root[:, None], left[:, :kept] * root
-    up.unflatten(0, (-1, 2 * dim))[:, :dim] /= balance
+    torch.unflatten(up, 0, (-1, 2 * dim))[:, :dim].div_(balance)
     key = torch.cat([shared_Pd.real, shared_Pd.imag])
     return LatentFactors(torch.cat([down, key]).float(), up.float(), shares_KP.to(torch.complex128))
 
