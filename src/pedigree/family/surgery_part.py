@@ -34,13 +34,14 @@ def declared(name: str, model: ModelConfig) -> Checkpoint:
     """The checkpoint that `pedigree train` would write of a model, as a header without weights."""
     from pedigree.model.hf_checkpoint import plan
     from pedigree.model.hf_config import KEY, choose_dialect, config_to_hf
+    from pedigree.model.hf_dialects import OWN
     from pedigree.model.hf_layout import empty_state
     from pedigree.weights.declared import declared_checkpoint
 
     dialect = choose_dialect(model)
     state = empty_state(model)
     tensors = {slot.name: ("F32", slot.shape(state)) for slot in plan(model, dialect)}
-    config = {key: value for key, value in config_to_hf(model, dialect).items() if key != KEY}
+    config = {key: value for key, value in config_to_hf(model, dialect).items() if dialect is OWN or key != KEY}
     return declared_checkpoint(name, tensors, config)
 
 
@@ -96,6 +97,7 @@ def operated(
         UsageError: an operator does not fit the model, or changes the function and may not.
     """
     from pedigree.model.hf_config import KEY, config_from_hf
+    from pedigree.model.hf_dialects import OWN_TYPE
     from pedigree.surgery.composition import compose
     from pedigree.surgery.exactness import whole
 
@@ -105,7 +107,8 @@ def operated(
         name, shaping, {place: f"plan://{place}" for place in models}, Path(name), seed=seed, allow_nfp=allow_nfp
     )
     made = compose(recipe, lambda place, _pickle: headers[place.removeprefix("plan://")])
-    keys = {key: value for key, value in made.symbolic.config.values.items() if key != KEY}
+    own = made.symbolic.config.kind == OWN_TYPE
+    keys = {key: value for key, value in made.symbolic.config.values.items() if own or key != KEY}
     try:
         found, _ = config_from_hf(keys, name)
     except PedigreeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pedigree.errors import PedigreeError
 from pedigree.model.config import ModelConfig
+from pedigree.model.hf_dialects import OWN_TYPE
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Step
 from pedigree.surgery.settings import Settings
@@ -33,7 +34,8 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
     """
     from pedigree.model.hf_config import KEY, config_from_hf
 
-    keys = {key: value for key, value in symbolic.config.values.items() if key != KEY}
+    own = symbolic.config.kind == OWN_TYPE  # which has no other keys
+    keys = {key: value for key, value in symbolic.config.values.items() if own or key != KEY}
     try:
         return config_from_hf(keys)[0]
     except PedigreeError as error:
