@@ -158,6 +158,7 @@ def _trained(
     """The step as far as it gets, and its page."""
     from pedigree.family.tokenizer_files import separator_of
     from pedigree.model.sizes import operations
+    from pedigree.training.carried_state import read_carried
     from pedigree.training.fit import ModelFacts
     from pedigree.training.run import Run
     from pedigree.training.shards import Vocabulary
@@ -185,7 +186,8 @@ def _trained(
         model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
         device=device, origin=origin, progress=(lambda beat: show(step.name, beat)) if show else None,
     )  # fmt: skip
-    run.start(place.start)
+    if run.start(place.start) == 0 and step.carries:
+        run.begin_with(read_carried(state_of(place, step.parents["from"])))
     summary = run.work()
     if summary.outcome == "finished":
         write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
@@ -232,6 +234,32 @@ def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
         )  # fmt: skip
     model.load_state_dict(found)
     return model
+
+
+def moments_beside(model: Path) -> Path:
+    """Where surgery leaves the state of the optimizer of a model."""
+    return model.with_name(model.name + ".optimizer")
+
+
+def state_of(place: Workplace, parent: str) -> Path:
+    """The state of the optimizer that a step left: its newest checkpoint, or what surgery has moved along.
+
+    Raises:
+        MissingInput: there is none.
+    """
+    from pedigree.training.checkpoint import Checkpoints
+    from pedigree.training.ranks import Ranks
+
+    moved = moments_beside(place.output / parent / MODEL)
+    if moved.is_dir():
+        return moved
+    whole = Checkpoints(place.output / parent / "checkpoints", Ranks()).whole()
+    if not whole:
+        raise MissingInput(
+            "the step before has left no state of its optimizer", where=str(place.output / parent), got=parent,
+            fix=f"pedigree run {place.recipe.path} --only {parent} --fresh, or moments: drop",
+        )  # fmt: skip
+    return whole[-1].path
 
 
 def missing_parent(place: Workplace, step: Step, folder: Path) -> MissingInput:

@@ -33,6 +33,7 @@ class Member:
     """One model of the family: what it is, and what it descends from (step names by key).
 
     `claims` is what it is said to descend from: None where nothing is said, empty for a start from random weights.
+    `carries` says whether the state of the optimizer of the step before goes along.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Member:
     parents: Mapping[str, str]
     digest: str
     claims: tuple[str, ...] | None
+    carries: bool
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,11 @@ class StepReader:
             "training": training.decisive(),
             "tokenizer": tokenizers[tokenizer].digest,
             "parents": {key: made[step].digest for key, step in parents.items()},
+            **self._carried(name, keys, parent),
         }
         return Step(
             name, keys.kind, keys.about, model, tokenizer, corpus, keys.plan, parents, canonical_digest(content),
-            keys.claimed(), training,
+            keys.claimed(), keys.moments == "carry", training,
         )  # fmt: skip
 
     def _operation(self, name: str, keys: SurgeryKeys, made: Mapping[str, Member]) -> Operation | None:
@@ -198,11 +201,26 @@ class StepReader:
             "tokenizer": self.tokenizers[tokenizer].digest,
             "tokenizers": [self.tokenizers[named].digest for named in self._tokenizers_read(name, steps)],
             "parents": {key: member.digest for key, member in known.items()},
+            **self._carried(name, keys, start),
         }
         return Operation(
             name, keys.kind, keys.about, found.model, tokenizer, corpus, keys.plan, keys.parents(),
-            canonical_digest(content), keys.claimed(), steps, found.exactness, found.whole, seed, keys.allow == "nfp",
+            canonical_digest(content), keys.claimed(), keys.moments == "carry", steps, found.exactness, found.whole,
+            seed, keys.allow == "nfp",
         )  # fmt: skip
+
+    def _carried(self, name: str, keys: TrainKeys | SurgeryKeys, parent: Member | None) -> dict[str, str]:
+        """What goes into the digest of a step that carries moments; a problem where the step before has none."""
+        if keys.moments == "drop":
+            return {}
+        if parent is None or not (isinstance(parent, Step) or parent.carries):
+            self.problems.add(
+                self.tree.find(("models", name, "moments"))[1], "there is no state of an optimizer to carry",
+                path=("models", name, "moments"), got="from random weights" if parent is None else parent.name,
+                expected="a step before that was trained, or that carries one itself",
+                fix="moments: drop" if parent is None else f"moments: carry in {parent.name} too",
+            )  # fmt: skip
+        return {"moments": keys.moments}
 
     def _tokenizers_read(self, name: str, steps: Sequence[PlannedStep]) -> list[str]:
         """Tokenizers of this file that operators read; a problem where there is none of the name."""

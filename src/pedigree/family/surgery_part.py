@@ -53,6 +53,7 @@ def surgery_recipe(
     *,
     seed: int,
     allow_nfp: bool,
+    optimizer: Path | None = None,
 ) -> SurgeryRecipe:
     """The surgery recipe behind a step.
 
@@ -63,6 +64,7 @@ def surgery_recipe(
         target: folder of the result.
         seed: of random numbers.
         allow_nfp: whether operators may change the function.
+        optimizer: folder of the state of the optimizer that is moved along, None where it is dropped.
     """
     from pedigree.surgery.recipe import SurgeryRecipe, VerifySection
 
@@ -70,7 +72,7 @@ def surgery_recipe(
         path=name, source=places[STARTS], allow_pickle=False,
         models={other: place for other, place in places.items() if other != STARTS}, target=target,
         shard_bytes=SHARD_BYTES, seed=seed, link=True, allow_nfp=allow_nfp, steps=tuple(steps),
-        verify_tokens=VerifySection().tokens, folder=".",
+        verify_tokens=VerifySection().tokens, folder=".", optimizer=None if optimizer is None else str(optimizer),
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def _check_result(symbolic: Symbolic, result: list[Output], recipe: SurgeryRecip
     Raises:
         ProblemsFound: they do not.
     """
-    if not recipe.steps or symbolic.anatomy.inferred:
+    if not recipe.steps or symbolic.anatomy.inferred or not symbolic.is_model:
         return
     if (
         symbolic.n_heads

@@ -96,6 +96,7 @@ def run(plan: Plan, recorder: Recorder, *, force: bool = False, progress: Progre
         journal.close()
         execution.close()
     notes = _finish(plan, recorder, digests)
+    notes += [line for statistic in plan.statistics for line in statistic.told()]
     _settle(plan, force=force)
     outcome = Outcome(
         plan.target, digests, time.monotonic() - begun, execution.reader.bytes_read, execution.written,

@@ -42,6 +42,8 @@ class SourceSection(_Section):
 
     model: str
     allow_pickle: bool = False
+    optimizer: str | None = None
+    """The checkpoint of the training run that made the model; its moments are moved along into DIR.optimizer."""
 
 
 class TargetSection(_Section):
@@ -92,6 +94,7 @@ class SurgeryRecipe:
         allow_nfp: whether steps that do not keep the function are allowed.
         steps: operators in order.
         verify_tokens: tokens to compare on.
+        optimizer: the training checkpoint whose moments are moved along, None where they are dropped.
     """
 
     path: str
@@ -106,6 +109,7 @@ class SurgeryRecipe:
     steps: tuple[PlannedStep, ...]
     verify_tokens: int
     folder: str
+    optimizer: str | None = None
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides about the numbers of the result, defaults included, as plain JSON values."""
@@ -119,6 +123,7 @@ class SurgeryRecipe:
             "steps": [
                 {step.operator.name: step.parameters.model_dump(mode="json")} for step in self.steps
             ],
+            **({"optimizer": self.optimizer} if self.optimizer is not None else {}),
         }  # fmt: skip
 
     def digest(self) -> str:
@@ -171,6 +176,7 @@ def _recipe(file: Path, root: Node, problems: Problems) -> SurgeryRecipe | None:
         steps=tuple(steps),
         verify_tokens=whole.verify.tokens,
         folder=folder,
+        optimizer=None if whole.source.optimizer is None else placed(whole.source.optimizer, folder),
     )
 
 

@@ -13,6 +13,7 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.hf_dialects import OWN_TYPE
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Step
+from pedigree.surgery.renaming import rename
 from pedigree.surgery.settings import Settings
 from pedigree.surgery.symbolic import Key, Stored, Symbolic
 from pedigree.weights.roles import BIAS
@@ -45,8 +46,14 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
         ) from error  # fmt: skip
 
 
-def become(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
+def become(symbolic: Symbolic, model: ModelConfig, step: Step, *, own: bool = False) -> None:
     """Write config and names of `model`, whose parts are in `symbolic.parts` already.
+
+    Args:
+        symbolic: changed in place.
+        model: what it is now.
+        step: for errors.
+        own: whether our own type may hold it, where no published one computes it.
 
     Raises:
         UsageError: no architecture with published names computes this model.
@@ -55,15 +62,19 @@ def become(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
     from pedigree.model.hf_dialects import OWN
 
     dialect = choose_dialect(model)
-    if dialect is OWN:
+    was_own = symbolic.config.kind == OWN_TYPE
+    if dialect is OWN and not (own or was_own):
         raise step.refuse(
             "no published architecture computes what would come out", got=_mechanisms(model),
             expected="Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE, Pangu Embedded or Pangu Pro MoE",
             fix="pedigree surgery ops tells what each operator makes",
         )  # fmt: skip
     old = symbolic.config.values
-    values = {key: value for key, value in config_to_hf(model, dialect).items() if key != KEY}
+    values = {key: value for key, value in config_to_hf(model, dialect).items() if dialect is OWN or key != KEY}
     symbolic.config = Settings({**values, **{key: old[key] for key in CARRIED_KEYS if key in old}})
+    if dialect is OWN or was_own:
+        rename(symbolic, model, dialect, step)
+        return
     table = next(table for table in tables() if dialect.model_type in table.model_types)
     held = {key for stored in symbolic.stored for key in stored.keys}
     example = next(stored for stored in symbolic.stored if stored.layer is not None and "layers.{i}" in stored.template)

@@ -68,8 +68,11 @@ class StreamedModel:
 
     def begin(self, tokens_BT: Tensor) -> tuple[Tensor, Context]:
         """The stream in front of the first layer, [B, T, d], and what all layers need beside it."""
+        e = self.config.experts
+        routed = e is not None and e.router == "random" and e.n_groups > 1
+        domain_BT = torch.zeros_like(tokens_BT) if routed else None  # one domain is as good as another
         context = build_context(
-            self.config, tokens_BT, document_BT=None, domain_BT=None, cache=None, restart_positions=True
+            self.config, tokens_BT, document_BT=None, domain_BT=domain_BT, cache=None, restart_positions=True
         )
         places_BT = context.positions_BT
         x_BTd = self._table("embed.weight", tokens_BT)

@@ -123,6 +123,8 @@ class Symbolic:
         kept_types: roles that keep the type of the source all the same.
         files: further files of the result by name; bytes, or None for one that is left out.
         notes: what the user should know, one sentence each.
+        stem: what the files of the result are called; "model", or "adapter_model" where it is no model, but what one
+            adds to another.
     """
 
     checkpoint: Checkpoint
@@ -141,6 +143,12 @@ class Symbolic:
     kept_types: frozenset[str] = frozenset()
     files: dict[str, bytes | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stem: str = "model"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the result is a model of its own."""
+        return self.stem == "model"
 
     def copy(self) -> Symbolic:
         """A copy that can be changed without changing this one; nodes are shared."""

@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pedigree.errors import MissingInput, OutputExists
+from pedigree.errors import MissingInput, OutputExists, UsageError
 from pedigree.records.recorder import Recorder
 from pedigree.training.allocator import keep_pages
 from pedigree.training.annealing import Annealing
 from pedigree.training.batches import open_batches
+from pedigree.training.carried_state import carry_into
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
@@ -144,6 +145,20 @@ class Run:
             self._go_to(saved[-1])
             self._resumed_from = saved[-1].path
         return self._place.step
+
+    def begin_with(self, state: Mapping[str, Tensor]) -> int:
+        """Begin with the state of an optimizer; how many of its tensors were taken over.
+
+        Raises:
+            MalformedFile: a tensor has another shape.
+            UsageError: the weights are spread over several processes, which it is not.
+        """
+        if self.ranks.world > 1:
+            raise UsageError(
+                "the state of an optimizer is carried into one process", got=f"{self.ranks.world} processes",
+                fix="moments: drop, or one process",
+            )  # fmt: skip
+        return carry_into(self.optimizers, state)
 
     def work(self) -> Summary:
         """Take the steps that are left; ends early when interrupted or stopped by the guard."""
