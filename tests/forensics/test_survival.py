@@ -7,7 +7,7 @@ import torch
 from forensics.tiny_models import generator
 from torch import Tensor
 
-from pedigree.forensics.survival import Survival, SurvivalMeter, is_twin
+from pedigree.forensics.survival import Survival, SurvivalMeter, origin_of
 
 N, D, RANK = 320, 192, 8
 
@@ -45,27 +45,27 @@ def test_in_a_copy_everything_lives_on() -> None:
     assert there.top == pytest.approx(1.0)
     assert there.middle == pytest.approx(1.0)
     assert there.matrices == len(SEEDS)
-    assert not is_twin(there, back)
+    assert origin_of(there, back) == "descent"
 
 
 def test_in_a_twin_the_start_lives_on_and_what_was_learned_does_not() -> None:
     there, back = both([(p, start(s) + learned(100 + s)) for s, p in enumerate(parents())])
     assert there.top < 0.4
     assert there.middle > 0.6
-    assert is_twin(there, back)
-    assert is_twin(back, there)
+    assert origin_of(there, back) == "start"
+    assert origin_of(back, there) == "start"
 
 
 def test_in_a_child_that_went_on_learning_what_was_learned_lives_on() -> None:
     there, back = both([(p, p + learned(200 + s, 1.5)) for s, p in enumerate(parents())])
     assert there.ratio > 0.9
-    assert not is_twin(there, back)
-    assert not is_twin(back, there)
+    assert origin_of(there, back) == "descent"
+    assert origin_of(back, there) == "descent"
 
 
 def test_a_child_under_noise_is_a_child() -> None:
     there, back = both([(p, p + start(300 + s)) for s, p in enumerate(parents())])
-    assert not is_twin(there, back)
+    assert origin_of(there, back) == "descent"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2])
@@ -73,7 +73,7 @@ def test_a_merge_with_a_stranger_is_not_a_twin(share: float) -> None:
     merged = [share * p + (1 - share) * (start(400 + s) + learned(400 + s)) for s, p in enumerate(parents())]
     there, back = both(list(zip(parents(), merged, strict=True)))
     assert there.top == pytest.approx(share, abs=0.15)
-    assert not is_twin(there, back)
+    assert origin_of(there, back) == "descent"
 
 
 def test_matrices_too_small_or_silent_are_passed_over() -> None:
@@ -82,16 +82,16 @@ def test_matrices_too_small_or_silent_are_passed_over() -> None:
     meter.add(start(0), torch.zeros(N, D))
     meter.add(torch.zeros(N, D), torch.zeros(N, D))
     assert meter.result() is None
-    assert not is_twin(None, None)
+    assert origin_of(None, None) == "unknown"
 
 
 def test_one_side_is_enough_to_tell() -> None:
     there, _ = both([(p, start(s) + learned(100 + s)) for s, p in enumerate(parents())])
-    assert is_twin(there, None)
-    assert is_twin(None, there)
+    assert origin_of(there, None) == "start"
+    assert origin_of(None, there) == "start"
 
 
 def test_a_shared_scale_changes_nothing_about_the_answer() -> None:
     there, back = both([(p, 3.0 * p) for p in parents()])
     assert there.ratio == pytest.approx(1.0)
-    assert not is_twin(there, back)
+    assert origin_of(there, back) == "descent"

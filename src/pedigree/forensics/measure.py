@@ -27,7 +27,7 @@ from pedigree.forensics.index_tests import (
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
 from pedigree.forensics.side import Side, map_in_order
-from pedigree.forensics.survival import SurvivalMeter
+from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
 
@@ -251,7 +251,7 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
         for name in names:
             yield carry(left.views_UD[name].float()), right.views_UD[name].float()
         return
-    if units is None or int(units.matched_N.sum()) < 32 or not found.hit("ffn", j):
+    if units is None or int(units.matched_N.sum()) < MIN_DIRECTIONS or not found.hit("ffn", j):
         return
     hit = units.matched_N
     for name in names:

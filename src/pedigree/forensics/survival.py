@@ -13,6 +13,7 @@ Shapes: N = matched units, D = residual width, K = singular directions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,8 +21,14 @@ from pedigree.forensics.linear import symmetric_eigen
 
 MIN_DIRECTIONS = 16
 
-TWIN_RATIO = 0.8
+LEAST_SQUARE = 1e-4
+"""Directions of A whose squared strength is below this share of the strongest are not followed: matrices of low rank
+(latent attention) have nothing there that could live on."""
+
+TWIN_RATIO = 0.87
 """Survival of learned over bulk directions below which only the random start is shared."""
+
+Origin = Literal["start", "descent", "unknown"]
 
 EVEN = 0.2
 """Unevenness below which a model lives on by one share throughout, as in a merge."""
@@ -66,6 +73,9 @@ class SurvivalMeter:
         if n < MIN_DIRECTIONS or not 1e-4 < float(b_ND.norm() / a_ND.norm().clamp_min(1e-30)) < 1e4:
             return
         r_K, rest_K = _follow(a_ND.double(), b_ND.double())
+        n = min(n, len(r_K))
+        if n < MIN_DIRECTIONS:
+            return
         top, middle = slice(max(1, n // 16)), slice(n // 4, n // 2)
         self._tops.append(float(r_K[top].mean()))
         self._middles.append(float(r_K[middle].mean()))
@@ -93,21 +103,26 @@ def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor]:
     else:
         gram_KK, cross_KK, rest_NK = a_ND @ a_ND.T, b_ND @ a_ND.T, (b_ND - a_ND).T
     values_K, u_KK = symmetric_eigen(gram_KK)
+    strong = int((values_K > LEAST_SQUARE * float(values_K[-1])).sum())
     r_K = (u_KK * (cross_KK @ u_KK)).sum(dim=0) / values_K.clamp_min(1e-6 * float(values_K[-1]) + 1e-300)
-    return r_K.flip(0), ((rest_NK @ u_KK) ** 2).sum(dim=0).flip(0)
+    return r_K.flip(0)[:strong], ((rest_NK @ u_KK) ** 2).sum(dim=0).flip(0)[:strong]
 
 
-def is_twin(forward: Survival | None, backward: Survival | None) -> bool:
-    """Whether two models share a random start and nothing learned.
+def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
+    """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
     The direction along which the bulk lives on best decides: followed from a parent, learned directions live on as
     the bulk does. The other direction is blurred by whatever one side learned or was disturbed by later, with one
     exception: the minor parent of a merge lives on evenly, by the same share in every direction of every matrix.
+
+    Returns:
+        "unknown" where no matrices could be laid side by side: agreement of units alone does not tell a start from
+        descent, since two models of one seed begin with the same numbers wherever their shapes overlap.
     """
     both = [s for s in (forward, backward) if s is not None]
     if not both:
-        return False
+        return "unknown"
     main = max(both, key=lambda s: s.middle)
-    if main.ratio >= TWIN_RATIO:
-        return False
-    return not any(s.unevenness < EVEN and s.middle > 0.05 for s in both)
+    if main.ratio >= TWIN_RATIO or any(s.unevenness < EVEN and s.middle > 0.05 for s in both):
+        return "descent"
+    return "start"

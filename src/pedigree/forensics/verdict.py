@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import is_twin
+from pedigree.forensics.survival import origin_of
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
 
 PARTIAL_SHARE = 0.25
@@ -55,8 +55,12 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
         return _without_layers(found, components)
     if not found.layers_hit("ffn", "vo", "qk"):
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
-    if is_twin(found.forward, found.backward):
+    origin = origin_of(found.forward, found.backward)
+    if origin == "start":
         return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
+    if origin == "unknown":
+        why = "units agree, but too few stand side by side to tell descent from a shared random start"
+        return Judgment("inconclusive", components, [why])
     if _is_partial(a, b, found, components):
         return Judgment("partly-related", components, [])
     return Judgment("related", components, [])
