@@ -95,3 +95,36 @@ def test_a_shared_scale_changes_nothing_about_the_answer() -> None:
     there, back = both([(p, 3.0 * p) for p in parents()])
     assert there.ratio == pytest.approx(1.0)
     assert origin_of(there, back) == "descent"
+
+
+def test_twins_that_learned_little_are_told_by_what_their_difference_takes_away() -> None:
+    """The start makes most of every direction, so the ratio alone would call them parent and child."""
+    pairs = [(start(s) + learned(s, 0.35), start(s) + learned(100 + s, 0.35)) for s in SEEDS]
+    there, back = both(pairs)
+    assert max(there.own, back.own) < -0.5
+    assert origin_of(there, back) != "descent"
+    child = [(a, a + learned(200 + s, 0.2)) for s, (a, _) in enumerate(pairs)]
+    there, back = both(child)
+    assert max(there.own, back.own) > -0.2
+    assert origin_of(there, back) == "descent"
+
+
+def test_between_the_clear_answers_nothing_is_said() -> None:
+    faint = Survival(0.78, 0.92, 0.2, 12, 4.0, -0.3)
+    assert origin_of(faint, faint) == "unknown"
+    assert origin_of(Survival(0.78, 0.92, 0.2, 12, 4.0, -0.6), Survival(0.78, 0.9, 0.2, 12, 4.0, -0.6)) == "start"
+    assert origin_of(Survival(0.85, 0.92, 0.2, 12, 4.0, -0.1), faint) == "descent"
+
+
+def test_directions_that_a_matrix_of_low_rank_does_not_have_are_not_followed() -> None:
+    g = generator(5)
+    low = torch.randn(N, 20, generator=g) @ torch.randn(20, D, generator=g)
+    meter = SurvivalMeter()
+    meter.add(low, low + 1e-4 * torch.randn(N, D, generator=g))
+    found = meter.result()
+    assert found is not None
+    assert found.middle == pytest.approx(1.0, abs=1e-2)
+    rank_eight = torch.randn(N, 8, generator=g) @ torch.randn(8, D, generator=g)
+    other = SurvivalMeter()
+    other.add(rank_eight, rank_eight)
+    assert other.result() is None

@@ -5,7 +5,7 @@ be rotated and scaled; the row space of V, the column space of O and the row spa
 matched by one subspace (V) and confirmed on another (O), pooled over all layers on the layer map; K confirmed on Q
 likewise.
 
-Null      the held-out subspaces of matched heads are exchangeable among the matched pairs of heads
+Null      the heads of B that were matched could have borne each other's held-out subspaces
 Assumes   one residual frame
 
 Shapes: H = heads of A, J = heads of B, C = head dimension, D = residual width.

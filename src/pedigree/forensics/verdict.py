@@ -59,7 +59,9 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     if origin == "start":
         return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
     if origin == "unknown":
-        why = "units agree, but too few stand side by side to tell descent from a shared random start"
+        why = (
+            "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
+        )
         return Judgment("inconclusive", components, [why])
     if _is_partial(a, b, found, components):
         return Judgment("partly-related", components, [])

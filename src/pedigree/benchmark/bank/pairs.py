@@ -1,7 +1,7 @@
 """Pairs of the bank, and what one comparison says of each.
 
-Independent pairs are all pairs of different random starts inside one split; which of two is called A is decided by a
-hash, since the answer may depend on it. A pair is measured once: rows are kept as JSON lines, under the keys of the
+Independent pairs are pairs of different random starts inside one split; which of two is called A is decided by a hash,
+since the answer may depend on it. A pair is measured once: rows are kept as JSON lines, under the keys of the
 two models and a digest of the code that compares.
 """
 
@@ -41,10 +41,17 @@ class KinPair:
     direction: str = "undetermined"
 
 
-def independent_pairs(split: Split) -> list[Pair]:
-    """Every two models of a split that share no start, in the order that a hash of their names says."""
-    names = [model.name for model in independent() if model.split == split]
-    return [_turned(pair) for pair in itertools.combinations(names, 2)]
+def independent_pairs(split: Split, most: int | None = None) -> list[Pair]:
+    """Pairs of models of a split that share no start: first those of one kind, the others in an order drawn by hash.
+
+    Args:
+        split: which models.
+        most: at most so many; None for all. More pairs begin with the fewer ones.
+    """
+    models = [model for model in independent() if model.split == split]
+    pairs = itertools.combinations(models, 2)
+    drawn = sorted(pairs, key=lambda pair: (pair[0].kind != pair[1].kind, _digest(pair[0].name, pair[1].name)))
+    return [_turned((x.name, y.name)) for x, y in drawn][:most]
 
 
 def kin_pairs(split: Split) -> list[KinPair]:
@@ -68,8 +75,11 @@ def kin_pairs(split: Split) -> list[KinPair]:
 
 
 def _turned(pair: Pair) -> Pair:
-    digest = hashlib.sha256("\n".join(pair).encode()).digest()
-    return pair if digest[0] % 2 else (pair[1], pair[0])
+    return pair if _digest(*pair)[0] % 2 else (pair[1], pair[0])
+
+
+def _digest(*names: str) -> bytes:
+    return hashlib.sha256("\n".join(names).encode()).digest()
 
 
 @cache
