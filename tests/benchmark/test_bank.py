@@ -13,7 +13,7 @@ import pytest
 
 from pedigree.benchmark.bank import training
 from pedigree.benchmark.bank.kinds import BankModel, every, independent, kin, one_start
-from pedigree.benchmark.bank.numbers import kin_summary, summary, uniformity
+from pedigree.benchmark.bank.numbers import kin_summary, pages, summary, uniformity
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_one, measure_pairs
 from pedigree.benchmark.bank.training import BankShop
 from pedigree.forensics.bank import load_bank
@@ -222,6 +222,14 @@ def test_the_shipped_bank_holds_what_its_words_say() -> None:
     assert sum(test["verdicts"].values()) == test["pairs"]
     assert str(test["pairs"]) in test["note"]
     assert all(len(scores) == test["pairs"] for scores in bank["scores"].values())
+
+
+def test_the_guide_shows_the_shipped_numbers() -> None:
+    bank = load_bank()
+    assert bank is not None
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "methods.md").read_text(encoding="utf-8")
+    shown = guide.partition("<!-- bank -->\n")[2].partition("\n<!-- end of bank -->")[0]
+    assert shown == pages(bank)
 
 
 def test_folders_of_the_bank_are_models_that_pedigree_reads(shop: BankShop) -> None:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pedigree.benchmark.bank.kinds import BankModel, Split, independent
+from pedigree.benchmark.bank.kinds import HEAVY, BankModel, Split, independent
+from pedigree.forensics.bank import upper_95
 
 BENCHMARK = "bank-2"
 
@@ -32,9 +33,19 @@ def summary(calibration: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
         "calibration": _counted("calibration", calibration),
         "test": _counted("test", test),
         "scores": _scores(test),
-        "uniformity": {"calibration": uniformity(calibration), "test": uniformity(test)},
+        "uniformity": {
+            "calibration": uniformity(calibration),
+            "test": uniformity(test),
+            "heavy": uniformity(_heavily_trained([*calibration, *test])),
+        },
         "verdicts": dict(sorted(Counter(row["verdict"] for row in test).items())),
     }
+
+
+def _heavily_trained(rows: Sequence[Row]) -> list[Row]:
+    """Rows with a model that was trained for five times as long as the others, on the same texts in the same order."""
+    heavy = {model.name for model in independent() if model.tokens >= HEAVY}
+    return [row for row in rows if row["a"] in heavy or row["b"] in heavy]
 
 
 def _counted(split: Split, rows: Sequence[Row]) -> dict[str, Any]:
@@ -119,3 +130,48 @@ def kin_summary(rows: Sequence[Row], truth: Sequence[Any]) -> dict[str, Any]:
         "decided": len(decided),
         "wrong_directions": wrong_way,
     }
+
+
+NAMES = {
+    "body-fixed-points": "fixed points, feed-forward units",
+    "body-signs": "sign flips, all families",
+    "embed-fixed-points": "fixed points, embedding coordinates",
+    "head-fixed-points": "fixed points, output coordinates",
+    "signs-ffn": "sign flips, feed-forward units",
+    "signs-planes": "sign flips, query/key planes",
+    "signs-vo": "sign flips, value/output dimensions",
+    "matched-ffn": "matched feed-forward units",
+    "matched-qk": "matched query/key dimensions",
+    "matched-vo": "matched value/output dimensions",
+}
+
+
+def pages(bank: Row) -> str:
+    """What the guide shows of a bank, in Markdown: errors, p-values of strangers, spread of their scores."""
+    lines = ["| split | pairs | models | called related in any way | inconclusive | bound on the error rate |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for split in ("calibration", "test"):
+        found = bank[split]
+        unclear = found["verdicts"].get("inconclusive", 0)
+        lines.append(
+            f"| {split} | {found['pairs']} | {found['models']} | {found['false_positives']} | {unclear} | "
+            f"{upper_95(found['false_positives'], found['pairs']):.4f} |"
+        )
+    shares = " | ".join(f"{level:g}" for level in QUANTILES)
+    lines += ["", f"| p-value of strangers, test split | pairs | at most {shares} |", "|---|---|---|---|---|---|---|"]
+    for split in ("test", "heavy"):
+        for name, row in bank["uniformity"][split].items():
+            if name in NAMES and not name.startswith("matched"):
+                cells = " | ".join(f"{row[str(level)]:.3f}" for level in QUANTILES)
+                lines.append(f"| {NAMES[name]}{_after(split)} | {row['pairs']} | {cells} |")
+    lines += ["", "| score of strangers | layer pairs | mean | deviation | largest |", "|---|---|---|---|---|"]
+    for split in ("test", "heavy"):
+        for name, row in bank["uniformity"][split].items():
+            if name.startswith("matched"):
+                numbers = f"{row['layer_pairs']} | {row['mean']:.2f} | {row['deviation']:.2f} | {row['largest']:.1f}"
+                lines.append(f"| {NAMES[name]}{_after(split)} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _after(split: str) -> str:
+    return ", after heavy training" if split == "heavy" else ""
