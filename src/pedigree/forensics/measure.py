@@ -245,7 +245,14 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
     carry = found.evidence.gauge.carry
     units = found.unit_maps.get(j) if left.kind == "ffn" else None
     same = left.count == right.count and bool((left.index_U == right.index_U).all())
-    in_place = units is None or units.in_place_share > 0.6 or not bool(units.matched_N.any())
+    if left.kind == "ffn":
+        in_place = units is None or units.in_place_share > 0.6 or not bool(units.matched_N.any())
+    else:
+        in_place = (
+            same
+            and bool(names)
+            and _dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
+        )
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
     if same and in_place and (standing or found.hit(left.kind, j)):
         for name in names:
@@ -260,6 +267,16 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
         length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
         yield x_ND, y_ND * sign_N1 * length_N1
+
+
+STANDING_SHARE = 0.3
+"""Share of dimensions of attention whose nearest is the one in its place, above which heads were not moved."""
+
+
+def _dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
+    """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
+    nearest_U = (unit_rows(a_UD) @ unit_rows(b_UD).T).abs().argmax(dim=1)
+    return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE
 
 
 def _table_cosines(a: Side, b: Side, found: Findings) -> None:

@@ -34,6 +34,9 @@ difference itself decides: both lack what the other learned, so seen from either
 pairs of the calibration split with a ratio below 1 the better of the two cosines is at most -0.51 in twins and at least
 -0.42 in descendants and siblings."""
 
+LITTLE_LEARNED = 0.5
+"""Survival of the bulk below which that much cannot be left of the start."""
+
 DOUBTFUL_RATIO = 0.87
 """Below this, where the difference does not decide either, nothing is said."""
 
@@ -141,6 +144,8 @@ def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
     main = max(both, key=lambda s: s.middle)
     if main.ratio < TWIN_RATIO:
         return "descent" if any(s.unevenness < EVEN and s.middle > 0.05 for s in both) else "start"
-    if main.ratio < CLEAR_RATIO and len(both) == 2 and max(s.own for s in both) < OWN_COSINE:
+    if main.ratio >= CLEAR_RATIO or main.middle < LITTLE_LEARNED:
+        return "descent"
+    if len(both) == 2 and max(s.own for s in both) < OWN_COSINE:
         return "start"
     return "unknown" if main.ratio < DOUBTFUL_RATIO else "descent"
