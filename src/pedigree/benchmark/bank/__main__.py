@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=("make", "measure", "kin", "write"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--split", choices=("calibration", "test"), default="calibration")
-    parser.add_argument("--pairs", type=int, default=None, help="at most so many pairs of each split; all by default")
+    parser.add_argument("--pairs", type=int, nargs=2, default=(None, None), metavar=("CALIBRATION", "TEST"),
+                        help="at most so many independent pairs of each split; all by default")  # fmt: skip
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--workers", type=int, default=1)
     told = parser.parse_args(arguments)
@@ -46,10 +47,10 @@ def _numbers(told: argparse.Namespace) -> dict[str, Any]:
     if told.step == "kin":
         truth = kin_pairs(told.split)
         return kin_summary(measure_pairs(told.directory, [(k.a, k.b) for k in truth], told.workers), truth)
-    calibration = measure_pairs(told.directory, independent_pairs("calibration", told.pairs), told.workers)
+    calibration = measure_pairs(told.directory, independent_pairs("calibration", told.pairs[0]), told.workers)
     if told.step == "measure" and told.split == "calibration":
         return summary(calibration, [])
-    test = measure_pairs(told.directory, independent_pairs("test", told.pairs), told.workers)
+    test = measure_pairs(told.directory, independent_pairs("test", told.pairs[1]), told.workers)
     return summary(calibration, test)
 
 

@@ -130,7 +130,6 @@ def _kinds() -> dict[str, Kind]:
         "test-tied": Kind("test", _like("llama-2-7b", tied=True)),
         "test-wide-latent": Kind("test", _latent(d_model=96)),
         "test-other-words": Kind("test", _like("llama-2-7b", vocab_size=VOCABULARY["other"]), tokenizer="other"),
-        "test-long-latent": Kind("test", _latent(), 2, HEAVY, rate=2e-3),
     }
 
 
