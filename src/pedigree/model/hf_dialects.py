@@ -57,6 +57,14 @@ def biases(config: ModelConfig) -> str:
     return "".join(x for x in "qkvo" if getattr(a, f"{x}_bias")) if isinstance(a, GroupedAttention) else ""
 
 
+def settled(c: ModelConfig) -> Iterator[str]:
+    """Nothing of a conversion that is under way: what no class but ours computes."""
+    if c.homotopy is not None:
+        yield "it stands between two mechanisms (homotopy)"
+    if c.norm.final_bias:
+        yield "the final norm has a bias"
+
+
 def modern(c: ModelConfig) -> Iterator[str]:
     """RMSNorm, rotary positions, SwiGLU: what every Llama-like class shares."""
     if c.norm.kind != "rms":
@@ -95,6 +103,7 @@ def grouped(
 
 def dense(c: ModelConfig, *, sandwich: bool = False) -> Iterator[str]:
     """No experts, no multi-token prediction, and norms where they are wanted."""
+    yield from settled(c)
     if c.experts is not None:
         yield "there are experts"
     if c.mtp is not None:
@@ -105,6 +114,7 @@ def dense(c: ModelConfig, *, sandwich: bool = False) -> Iterator[str]:
 
 def routed(c: ModelConfig, router: str, *, sandwich: bool = False) -> Iterator[str]:
     """Experts behind this router, and norms where they are wanted."""
+    yield from settled(c)
     if c.experts is None:
         yield "there are no experts"
     elif c.experts.router != router:

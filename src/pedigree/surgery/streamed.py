@@ -16,7 +16,7 @@ from pedigree.model.context import Context, build_context
 from pedigree.model.hf_checkpoint import plan
 from pedigree.model.hf_config import config_from_hf
 from pedigree.model.hf_layout import Slot
-from pedigree.model.norm import build_norm
+from pedigree.model.norm import build_norm, mixed
 from pedigree.weights.checkpoint import Checkpoint
 
 Progress = Callable[[str, float, str], None]
@@ -77,7 +77,7 @@ class StreamedModel:
         places_BT = context.positions_BT
         x_BTd = self._table("embed.weight", tokens_BT)
         if self.config.learned_positions:
-            x_BTd = x_BTd + self._table("positions.weight", places_BT)
+            x_BTd = x_BTd + self._table("positions.weight", places_BT) * context.homotopy.positions
         if self.config.query_layer != "none":
             queries_BTd = self._table("query_positions.weight", places_BT)
             context = context.with_queries(queries_BTd.expand(tokens_BT.shape[0], -1, -1))
@@ -89,8 +89,8 @@ class StreamedModel:
         In front of a query layer stands the final norm, where the model has it there.
         """
         with torch.no_grad():
-            if self.config.query_layer == "after-norm" and layer == self.config.n_layers - 1:
-                x_BTd = self._norm(x_BTd)
+            if layer == self.config.n_layers - 1:
+                x_BTd = mixed(x_BTd, self._norm, self._early)
             found: Tensor = (self.layer(layer) if block is None else block)(x_BTd, context)[0]
         return found
 
@@ -105,13 +105,19 @@ class StreamedModel:
     def head(self, x_BTd: Tensor) -> Tensor:
         """Logits of the stream behind the last layer, float32 [N, V]."""
         with torch.no_grad():
-            if self.config.query_layer != "after-norm":
-                x_BTd = self._norm(x_BTd)
+            x_BTd = mixed(x_BTd, self._norm, 1 - self._early)
             return self._head(x_BTd.reshape(-1, x_BTd.shape[-1]))
+
+    @property
+    def _early(self) -> float:
+        """How much of the final norm stands in front of the last layer, a query layer."""
+        if self.config.query_layer != "after-norm":
+            return 0.0
+        return 1.0 if self.config.homotopy is None else self.config.homotopy.queries
 
     def _norm(self, x_BTd: Tensor) -> Tensor:
         with torch.device("meta"):
-            norm = build_norm(self.config)
+            norm = build_norm(self.config, final=True)
         self._fill(norm, "norm.")
         normed: Tensor = norm(x_BTd)
         return normed

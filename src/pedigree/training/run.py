@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pedigree.errors import MissingInput, OutputExists, UsageError
 from pedigree.records.recorder import Recorder
 from pedigree.training.allocator import keep_pages
+from pedigree.training.annealing import Annealing
 from pedigree.training.batches import open_batches
 from pedigree.training.carried_state import carry_into
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
@@ -96,6 +97,7 @@ class Run:
         self.batches = open_batches(config, vocabulary, cache)
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
         self._frozen = freeze(model, config.freeze)
+        self._annealing = Annealing(model, config.anneal)
         if device.type == "cpu":
             keep_pages()
         self._forward = prepare(model, config, device, self.ranks)
@@ -210,6 +212,7 @@ class Run:
         if self.ranks.is_first:
             self._data.update(window.to_bytes(8, "big") + np.ascontiguousarray(whole.tokens_BT).tobytes())
         batch = whole.dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
+        self._annealing.at(step * config.tokens_per_step)
         signals = self.stepper.measure(batch, step, window, self._update_ratio)
         self._update_ratio = None
         verdict = self.guard.judge(signals)
@@ -306,7 +309,8 @@ class Run:
         ahead = margin * (2 ** (self.guard.rollbacks - 1))
         span = (max(0, first_window - margin), decision.window + ahead)
         dropped = [*self._place.dropped, span]
-        named = {n: self.batches.named(n) for n in range(first_window, decision.window + 1)}
+        # By text, since a record knows no other keys.
+        named = {str(n): self.batches.named(n) for n in range(first_window, decision.window + 1)}
         decision.dropped.update({"windows": list(span), "back_to_step": back_to.step, "named": named})
         self._go_to(back_to, after_rollback=True)
         self._place.dropped = dropped
@@ -369,6 +373,7 @@ class Run:
 
     def evaluate(self) -> tuple[list[Score], dict[str, float]]:
         """Bits per byte of every domain that has held-out text, and the share of sums that are right."""
+        self._annealing.at(self._place.step * self.config.tokens_per_step)
         self.model.train(False)
         scores = [bits_per_byte(self.model, t, self.config, self.vocabulary, self._device) for t in self.texts]
         sums: dict[str, float] = {}
