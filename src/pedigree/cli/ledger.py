@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pedigree.cli.errors import DONE
+from pedigree.cli.ledger_export import export
 from pedigree.cli.ledger_keys import key_app
 from pedigree.cli.ledger_options import LedgerOption, open_store, print_json, short
+from pedigree.cli.ledger_sign import approve, attach, waive
+from pedigree.cli.ledger_signature import signature
 from pedigree.cli.ledger_verify import edge_line, verify
 from pedigree.cli.options import OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
@@ -315,63 +318,10 @@ def credits_(
     return DONE
 
 
-def export(
-    release: Annotated[
-        Path | None,
-        typer.Option(
-            "--release", metavar="DIR", help="Put the proof into pedigree.json of this model, and record the release.",
-            envvar="PEDIGREE_RELEASE", rich_help_panel=OUTPUT, show_default=False,
-        ),
-    ] = None,
-    ledger: LedgerOption = None,
-    json: JsonOption = False,
-) -> int:  # fmt: skip
-    """Make a model carry its proof, or print all statements as JSON lines of DSSE envelopes.
-
-    [bold]Examples[/bold]
-
-    pedigree ledger export --release path/to/model
-
-    pedigree ledger export > statements.jsonl
-    """
-    out = Output(json=json)
-    if release is not None:
-        return _release(release, ledger, out)
-    from pedigree.ledger.leaf import Leaf
-
-    store = open_store(ledger)
-    for row in store.rows():
-        leaf = Leaf.from_bytes(row.leaf, f"entry {row.index}")
-        body = store.bodies([leaf.body]).get(leaf.body) if leaf.key else None
-        if body is not None:
-            out.result(body.decode())
-    return DONE
-
-
-def _release(folder: Path, place: str | None, out: Output) -> int:
-    from pedigree.ledger.directory import look_at
-    from pedigree.ledger.log import Ledger, LedgerPlace
-    from pedigree.ledger.release import release
-
-    open_store(place).database.close()
-    found = look_at(folder)
-    made = release(Ledger(LedgerPlace.find(place)), found)
-    if made.problems:
-        raise UsageError(
-            "the record of this model is not in order", where=str(folder), got=made.problems[0].sentence,
-            expected="an artifact of the ledger without problems", fix=f"pedigree ledger verify {folder}",
-        )  # fmt: skip
-    if out.mode == "json":
-        print_json(out, "ledger export", {"release": str(folder)}, made.to_dict())
-    else:
-        out.result(f"{folder}/pedigree.json holds the proof: {made.entries} entries, {made.size:,} bytes")
-        out.note(f"anybody checks it with: pedigree ledger verify {folder}")
-    return DONE
-
-
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("log", log), ("verify", verify), ("show", show), ("graph", graph), ("checkpoint", checkpoint),
-    ("anchor", anchor), ("credits", credits_), ("export", export),
+    ("anchor", anchor), ("credits", credits_), ("export", export), ("signature", signature),
+    ("approve", approve), ("waive", waive), ("attach", attach),
 )  # fmt: skip
 
 
@@ -393,7 +343,7 @@ def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
             raise UsageError("a verb is missing", where="pedigree ledger", fix="pedigree ledger --help")
 
     for name, command in COMMANDS:
-        wants_words = name in ("show", "credits")
+        wants_words = name in ("show", "credits", "signature", "approve", "waive", "attach")
         group.command(name, context_settings=settings, epilog=epilog, no_args_is_help=wants_words)(command)
     group.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
     return group

@@ -19,9 +19,10 @@ from pedigree.cli.ledger_options import (
     read_checkpoints,
     short,
 )
-from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption
+from pedigree.cli.ledger_policy import judged, ruling_lines, rulings_dict
+from pedigree.cli.options import DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
-from pedigree.errors import MissingInput
+from pedigree.errors import MissingInput, UsageError
 
 if TYPE_CHECKING:
     from pedigree.ledger.directory import Found
@@ -36,6 +37,13 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(metavar="DIR", help="A model; without it the whole ledger is checked.", show_default=False),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Hold DIR against these rules; exit with 1 where one is not kept.",
+            envvar="PEDIGREE_POLICY", rich_help_panel=INPUT, show_default=False,
+        ),
     ] = None,
     ledger: LedgerOption = None,
     checkpoint: CheckpointOption = None,
@@ -66,15 +74,20 @@ def verify(
 
     pedigree ledger verify path/to/model
 
+    pedigree ledger verify path/to/model --policy policy.yaml
+
     pedigree ledger verify --checkpoint kept-elsewhere.txt --max-age 7
     """
     from pedigree.ledger.memory import Memory
 
     out = Output(json=json, quiet=quiet, color=color)
     words, outside = fail_words(fail_on), read_checkpoints(checkpoint)
+    if policy is not None and folder is None:
+        raise UsageError("a policy is about one model", where="--policy", expected="a directory as well")
     memory = None if forget else Memory()
     found = _look(folder, out) if folder is not None else None
     report, source = _check(found, ledger, outside, max_age, memory)
+    rulings, rules = judged(policy, found, report) if policy is not None and found is not None else ([], "")
     if memory is not None and not report.problems and source == "ledger":
         _remember(report, ledger, memory, out)
     verdict = report.verdict
@@ -83,12 +96,16 @@ def verify(
         result = report.to_dict()
         if found is not None:
             result["artifact"] = found.artifact.id
+        if policy is not None:
+            result["policy"] = rulings_dict(rulings, rules)
         print_json(out, "ledger verify", inputs, result)
     elif out.mode == "quiet":
         out.result(verdict)
     else:
         out.lines(verification_lines(report, found, source))
-    return SAYS_NO if verdict in words else DONE
+        if policy is not None:
+            out.lines(ruling_lines(rulings, rules))
+    return SAYS_NO if verdict in words or not all(ruling.passes for ruling in rulings) else DONE
 
 
 def _look(folder: Path, out: Output) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,13 @@ def import_model(
             help="What should be known about it.", envvar="PEDIGREE_NOTE", rich_help_panel=INPUT, show_default=False
         ),
     ] = "",
+    license_: Annotated[
+        str,
+        typer.Option(
+            "--license", metavar="WORD", help="Under which license; by default as its card says.",
+            envvar="PEDIGREE_LICENSE", rich_help_panel=INPUT, show_default=False,
+        ),
+    ] = "",
     ledger: LedgerOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -41,12 +48,11 @@ def import_model(
 
     pedigree import models/base --note "handed over on a disk"
     """
-    from pedigree.ledger.card import card_claims
     from pedigree.ledger.directory import look_at
     from pedigree.ledger.log import Ledger, LedgerPlace
     from pedigree.ledger.people import person_here
     from pedigree.ledger.recorder import sidecar_fields
-    from pedigree.ledger.registration import entry_of, register
+    from pedigree.ledger.registration import card_facts, entry_of, register
     from pedigree.ledger.sidecar import write_sidecar
 
     if not folder.exists():
@@ -55,14 +61,16 @@ def import_model(
     found = look_at(folder)
     opened = Ledger(LedgerPlace.find(ledger))
     known = entry_of(opened, found.digest)
-    claims = card_claims(folder)
-    more: dict[str, Any] = {"claims": claims} if claims else {}
+    more = card_facts(folder)
+    if license_:
+        more["license"] = license_
+    claims: list[dict[str, str]] = more.get("claims", [])
     actors = [{"id": person_here(opened.database, Path.cwd()).id, "role": "importer"}]
     receipt = register(opened, found.artifact, origin=origin, note=note, actors=actors, more=more)
     if folder.is_dir() and not found.sidecar.get("proof"):
         write_sidecar(folder, sidecar_fields(opened.origin, found.artifact.id, receipt))
     result = {"artifact": found.artifact.id, "entry": receipt.index, "status": "unverified origin", "origin": origin,
-              "claims": claims, "known_before": known}  # fmt: skip
+              "license": more.get("license", ""), "claims": claims, "known_before": known}  # fmt: skip
     if out.mode == "json":
         print_json(out, "import", {"directory": str(folder)}, result)
     elif out.mode == "quiet":
