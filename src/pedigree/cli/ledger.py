@@ -13,6 +13,7 @@ from pedigree.cli.errors import DONE
 from pedigree.cli.ledger_export import export
 from pedigree.cli.ledger_keys import key_app
 from pedigree.cli.ledger_options import LedgerOption, open_store, print_json, short
+from pedigree.cli.ledger_replay import replay
 from pedigree.cli.ledger_sign import approve, attach, waive
 from pedigree.cli.ledger_signature import signature
 from pedigree.cli.ledger_verify import edge_line, verify
@@ -321,7 +322,7 @@ def credits_(
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("log", log), ("verify", verify), ("show", show), ("graph", graph), ("checkpoint", checkpoint),
     ("anchor", anchor), ("credits", credits_), ("export", export), ("signature", signature),
-    ("approve", approve), ("waive", waive), ("attach", attach),
+    ("replay", replay), ("approve", approve), ("waive", waive), ("attach", attach),
 )  # fmt: skip
 
 

@@ -76,8 +76,6 @@ def export(
 
     pedigree ledger export path/to/model --format oms --out model.sig
 
-    pedigree ledger export path/to/model --format cyclonedx-1.7 --out model.cdx.json
-
     pedigree ledger export path/to/model --format card --out path/to/model/README.md
 
     pedigree ledger export > statements.jsonl

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from pedigree.cli.options import INPUT
 from pedigree.cli.output import Line, Span
 
 if TYPE_CHECKING:
     from pedigree.ledger.directory import Found
     from pedigree.ledger.rules import Ruling
     from pedigree.ledger.verification import Verification
+
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="FILE", help="Hold DIR against these rules; exit with 1 where one is not kept.",
+        envvar="PEDIGREE_POLICY", rich_help_panel=INPUT, show_default=False,
+    ),
+]  # fmt: skip
 
 
 def judged(file: Path, found: Found, report: Verification) -> tuple[list[Ruling], str]:

@@ -19,8 +19,9 @@ from pedigree.cli.ledger_options import (
     read_checkpoints,
     short,
 )
-from pedigree.cli.ledger_policy import judged, ruling_lines, rulings_dict
-from pedigree.cli.options import DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption
+from pedigree.cli.ledger_policy import PolicyOption, judged, ruling_lines, rulings_dict
+from pedigree.cli.ledger_replay import InputsOption, ReplayOption, TrainingOption, applied, replayed
+from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import MissingInput, UsageError
 
@@ -38,13 +39,10 @@ def verify(
         Path | None,
         typer.Argument(metavar="DIR", help="A model; without it the whole ledger is checked.", show_default=False),
     ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Hold DIR against these rules; exit with 1 where one is not kept.",
-            envvar="PEDIGREE_POLICY", rich_help_panel=INPUT, show_default=False,
-        ),
-    ] = None,
+    policy: PolicyOption = None,
+    replay: ReplayOption = False,
+    training: TrainingOption = 0,
+    inputs: InputsOption = None,
     ledger: LedgerOption = None,
     checkpoint: CheckpointOption = None,
     max_age: MaxAgeOption = None,
@@ -86,19 +84,23 @@ def verify(
         raise UsageError("a policy is about one model", where="--policy", expected="a directory as well")
     memory = None if forget else Memory()
     found = _look(folder, out) if folder is not None else None
-    report, source = _check(found, ledger, outside, max_age, memory)
+    again = replay or bool(training)
+    report, source = _check(found, ledger, outside, max_age, memory, from_proof=not again)
+    if again:
+        behind = None if folder is None else {edge.entry for edge in report.edges}
+        applied(report, replayed(open_store(ledger), report, behind, inputs or (), training, out))
     rulings, rules = judged(policy, found, report) if policy is not None and found is not None else ([], "")
     if memory is not None and not report.problems and source == "ledger":
         _remember(report, ledger, memory, out)
     verdict = report.verdict
     if out.mode == "json":
-        inputs = {"directory": None if folder is None else str(folder), "source": source}
+        about = {"directory": None if folder is None else str(folder), "source": source}
         result = report.to_dict()
         if found is not None:
             result["artifact"] = found.artifact.id
         if policy is not None:
             result["policy"] = rulings_dict(rulings, rules)
-        print_json(out, "ledger verify", inputs, result)
+        print_json(out, "ledger verify", about, result)
     elif out.mode == "quiet":
         out.result(verdict)
     else:
@@ -119,10 +121,16 @@ def _look(folder: Path, out: Output) -> Found:
 
 
 def _check(
-    found: Found | None, place: str | None, outside: list[Checkpoint], max_age: float | None, memory: Any
+    found: Found | None,
+    place: str | None,
+    outside: list[Checkpoint],
+    max_age: float | None,
+    memory: Any,
+    *,
+    from_proof: bool,
 ) -> tuple[Verification, str]:
     """The verification, and whether it was made from the ledger or from the proof in the sidecar."""
-    if found is not None and found.proof is not None:
+    if found is not None and found.proof is not None and from_proof:
         from pedigree.ledger.directory import file_problems
         from pedigree.ledger.proof import verify_proof
 
