@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pedigree.ledger.store import Store
 
 ANCHORS = "pedigree-checkpoints.txt"
+SHORT = ("name", "operation", "origin", "outcome", "action", "format", "rule", "reason", "note")
 ArtifactArgument = Annotated[
     str, typer.Argument(metavar="ID", help="An artifact id or its first digits, or a directory.", show_default=False)
 ]
@@ -103,7 +104,7 @@ def _in_short(kind: str, facts: dict[str, Any]) -> str:
     """The few facts of an entry that fit into its line."""
     if kind == "genesis":
         return str(facts.get("origin", ""))
-    told = [str(facts[name]) for name in ("name", "operation", "origin", "outcome", "action") if facts.get(name)]
+    told = [str(facts[name]) for name in SHORT if facts.get(name)]
     if facts.get("step") not in (None, "") and kind in ("run.beat", "ckpt.save", "run.end", "run.decision"):
         told.append(f"step {facts['step']}")
     return "  ".join(told)[:60]
@@ -124,6 +125,7 @@ def show(
     pedigree ledger show 8 --json
     """
     from pedigree.ledger.lineage import Lineage
+    from pedigree.ledger.proof import ABOUT
     from pedigree.ledger.verification import verify as verify_store
 
     out = Output(json=json, color=color)
@@ -137,7 +139,11 @@ def show(
         digest = None
     else:
         digest = resolve(graph, artifact)
-        entries = [entry for entry in report.entries if entry.index in graph.makers[digest]]
+        makers = graph.makers[digest]
+        entries = [
+            entry for entry in report.entries
+            if entry.index in makers or (entry.leaf.kind in ABOUT and digest in entry.leaf.subjects)
+        ]  # fmt: skip
     edges = [edge for edge in report.edges if edge.entry in {entry.index for entry in entries}]
     problems = [item for item in report.problems if item.entry in {entry.index for entry in entries}]
     children = graph.descendants(digest) if digest else []

@@ -38,7 +38,8 @@ def replayed_training(
         steps: how many steps of each.
         warn: told what the machinery of training wants to say.
     """
-    from pedigree.ledger.edges import MATERIALS, name_of
+    from pedigree.ledger.edges import name_of
+    from pedigree.ledger.statement import MATERIALS
 
     chosen = None if wanted is None else set(wanted)
     found: list[Replayed] = []

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pedigree.errors import MissingInput, PedigreeError
 from pedigree.ledger.directory import registered_manifest
-from pedigree.ledger.edges import MATERIALS, name_of
+from pedigree.ledger.edges import name_of
 from pedigree.ledger.entry import Entry
 from pedigree.ledger.lineage import Lineage
 from pedigree.ledger.passport import undocumented
-from pedigree.ledger.statement import hex_digest
+from pedigree.ledger.statement import MATERIALS, hex_digest
 from pedigree.ledger.store import Store
 from pedigree.records.artifact import SIDECAR, Manifest
 

@@ -14,9 +14,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from pedigree.ledger.edges import MATERIALS
 from pedigree.ledger.entry import Entry
 from pedigree.ledger.passport import Ancestor, Dataset, Passport
+from pedigree.ledger.statement import MATERIALS
 
 VERSIONS = ("1.6", "1.7")
 _NAMESPACE = uuid.UUID("6f2a1e0c-6d0b-5d55-9a51-1f6c8c2f7a10")

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pedigree.ledger.credits import Credit, behind, credits_of
-from pedigree.ledger.edges import MATERIALS, name_of
+from pedigree.ledger.edges import name_of
 from pedigree.ledger.entry import Entry
 from pedigree.ledger.life import Life, life_of
 from pedigree.ledger.lineage import Lineage
+from pedigree.ledger.statement import MATERIALS
 from pedigree.ledger.verification import Verification
 from pedigree.records.artifact import FileDigest
 
