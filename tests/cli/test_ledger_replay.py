@@ -80,6 +80,27 @@ def test_inputs_are_found_by_digest_wherever_they_lie(pedigree: Pedigree, here: 
     assert verdicts(ran)["cast"] == "REPLAYED"
 
 
+def test_two_inputs_of_one_shape_are_told_apart(pedigree: Pedigree, here: Path) -> None:
+    write_llama(here / "donor", llama_tensors(np.random.default_rng(2)))
+    assert pedigree("import", "donor", "--quiet").code == 0
+    merge = {"method": "linear", "models": [{"model": "base", "weight": 0.123456789}, {"model": "donor", "weight": 1}]}
+    recipe = {"surgery": 1, "source": {"model": "base"}, "target": {"dir": "merged"}, "allow": "nfp",
+              "steps": [{"merge": merge}]}  # fmt: skip
+    (here / "merge.yaml").write_text(json.dumps(recipe))
+    ran = pedigree("surgery", "run", "merge.yaml", "--quiet")
+    assert ran.code == 0, ran.err
+    ran = pedigree("ledger", "verify", "merged", "--replay", "--json")
+    edges = [edge for edge in json.loads(ran.out)["result"]["edges"] if edge["child_name"] == "merged"]
+    assert [(edge["parent_name"], edge["verdict"]) for edge in edges] == [("base", "REPLAYED"), ("donor", "REPLAYED")]
+    (here / "a").mkdir()
+    for name, other in (("base", "donor"), ("donor", "base")):
+        shutil.move(here / name, here / "a" / f"was-{other}")
+    (found,) = json.loads(
+        pedigree("ledger", "replay", "merged", "--inputs", "a", "--json").out
+    )["result"]["replayed"]  # fmt: skip
+    assert found["verdict"] == "REPLAYED", found
+
+
 def forge(here: Path, change: Callable[[dict[str, Any], Path], None]) -> str:
     """Another entry about the grown model, signed with the project's own key: a lie by whoever holds it."""
     ledger = Ledger(LedgerPlace.find())

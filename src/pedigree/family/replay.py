@@ -194,26 +194,21 @@ class Replay:
 
     def _inputs(self, facts: Mapping[str, Any], parents: tuple[str, ...]) -> tuple[dict[str, Path], list[str]]:
         """Where each place of the recipe is found now, by digest, and the places that are not."""
-        from pedigree.weights.checkpoint import open_checkpoint
-
-        inputs = facts.get("inputs")
-        places = inputs if isinstance(inputs, dict) else {}
-        lying = {digest: self.places.find(digest, [Path(place) for place in places]) for digest in parents}
-        headers: dict[str, Path] = {}
-        for path in {path for path in lying.values() if path is not None}:
-            with open_checkpoint(str(path)) as checkpoint:
-                headers[checkpoint.header_digest()] = path
+        inputs, named = facts.get("inputs"), facts.get("input_digests")
+        places = [str(place) for place in inputs] if isinstance(inputs, dict) else []
+        digests = {str(Path(place)): str(digest) for place, digest in named.items()} if isinstance(named, dict) else {}
+        if not digests and len(places) == len(parents) == 1:
+            digests = {str(Path(places[0])): parents[0]}
         found: dict[str, Path] = {}
-        missing = [digest[:12] for digest, path in lying.items() if path is None]
-        for place, about in places.items():
-            # Two inputs of the same shape have the same header: where the recorded place itself fits, it is that one.
-            fitting = Path(place) if Path(place) in lying.values() else None
-            if fitting is None and isinstance(about, dict):
-                fitting = headers.get(str(about.get("header")))
-            if fitting is None:
+        missing = []
+        for place in places:
+            digest = digests.get(str(Path(place)))
+            # What the statement names as a parent is signed in the leaf as well; nothing else is opened.
+            path = self.places.find(digest, [Path(place)]) if digest in parents and digest is not None else None
+            if path is None:
                 missing.append(place)
             else:
-                found[place] = fitting
+                found[place] = path
         return found, missing
 
     def _run(self, recipe: SurgeryRecipe, found: Mapping[str, Path]) -> Outcome:

@@ -268,13 +268,15 @@ class LedgerRecorder:
         context = self._look()
         inputs = as_materials(facts.get("inputs"))
         parents = [self._hashed(material) for material in inputs] or list(self._state.inputs)
+        # Which input is which: two of one shape can be told apart by digest alone when the step is done again.
+        lying = {str(item.path): parent.digest for item, parent in zip(inputs, parents, strict=False) if item.path}
         parents += [parent for parent in context.parents if parent not in parents]
         operation = str(facts.get("operation") or facts.get("trade") or "derive")
         for output in outputs_of(facts):
             artifact = read_artifact(output)
             subjects = [Subject(MANIFEST, hex_digest(artifact.id))]
             subjects += [Subject(file.path, file.sha256) for file in artifact.manifest.files][:64]
-            told = {**facts, "name": facts.get("name") or output.name}
+            told = {**facts, "name": facts.get("name") or output.name, **({"input_digests": lying} if lying else {})}
             told["parameters"] = facts.get("parameters") or {"operators": facts.get("operators") or operation}
             draft = self._signed("derive", told, subjects=tuple(subjects), parents=tuple(parents), operation=operation)
             receipt = self._append(draft.with_attachment(artifact.manifest.to_bytes()))
