@@ -89,8 +89,9 @@ def replay(
         out.lines(replay_lines(found))
         if entries:
             out.note(f"signed as entries {entries[0]} to {entries[-1]}")
-    words = {item.verdict for item in found}
-    return SAYS_NO if "CONTRADICTED" in words else DONE if words == {"REPLAYED"} else CANNOT_SAY
+    if any(item.verdict == "CONTRADICTED" for item in found):
+        return SAYS_NO
+    return DONE if found and all(item.confirms for item in found) else CANNOT_SAY
 
 
 def replayed(

@@ -13,7 +13,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pedigree.errors import PedigreeError
 
@@ -56,25 +56,28 @@ def replayed_training(
         parents = tuple(item.digest for item in entry.said.parents if item.role not in MATERIALS)
         told = (entry.index, entry.leaf.subjects[0], name_of(entry), parents)
         try:
-            verdict, why = _stretch(start.facts, run, steps, warn)
+            verdict, why, met = _stretch(start.facts, run, steps, warn)
         except (PedigreeError, OSError) as error:
             sentence = error.sentence() if isinstance(error, PedigreeError) else str(error)
-            verdict, why = "DECLARED", f"it cannot be trained again here: {sentence}"[:300]
-        found.append(Replayed(*told, verdict, why))  # type: ignore[arg-type]
+            verdict, why, met = "DECLARED", f"it cannot be trained again here: {sentence}"[:300], False
+        found.append(Replayed(*told, verdict, why, stretch=met))
     return found
 
 
 def _stretch(
     facts: Mapping[str, Any], run: Sequence[Entry], steps: int, warn: Callable[[str], None]
-) -> tuple[str, str]:  # fmt: skip
-    """Verdict on one stretch, and why."""
+) -> tuple[Literal["REPLAYED", "CONTRADICTED", "DECLARED"], str, bool]:  # fmt: skip
+    """Verdict on one stretch, why, and whether it came out as recorded.
+
+    A stretch that is the whole training is REPLAYED; of a shorter one the edge learns nothing but that it holds there.
+    """
     import torch
 
     torch.set_num_threads(int(facts.get("threads") or torch.get_num_threads()))
     losses = _recorded_losses(run)
     states = [(step, path) for step, path in _states(run) if any(step < at <= step + steps for at in losses)]
     if not states:
-        return "DECLARED", f"no recorded state is here with a recorded loss within {steps} steps behind it"
+        return "DECLARED", f"no recorded state is here with a recorded loss within {steps} steps behind it", False
     step, path = states[secrets.randbelow(len(states))]
     place, member = _workplace(facts, path, warn)
     with tempfile.TemporaryDirectory(prefix="pedigree-replay-") as name:
@@ -84,12 +87,13 @@ def _stretch(
         if not abs(before - now) <= DIGITS * abs(before):
             told = f"trained again from step {step}, and the loss of step {at} is {now:.6g}, not {before:g}"
             if str(facts.get("torch")) != torch.__version__:
-                return "DECLARED", f"{told}; torch is {torch.__version__} here and was {facts.get('torch')}"
-            return "CONTRADICTED", told
+                return "DECLARED", f"{told}; torch is {torch.__version__} here and was {facts.get('torch')}", False
+            return "CONTRADICTED", told, False
     if not compared:
-        return "DECLARED", f"trained again from step {step}, and no recorded loss was met"
-    last = max(taken)
-    return "REPLAYED", f"steps {step + 1} to {last} trained again, {len(compared)} recorded losses met"
+        return "DECLARED", f"trained again from step {step}, and no recorded loss was met", False
+    last, of = max(taken), int(facts.get("steps") or 0)
+    told = f"steps {step + 1} to {last} of {of} trained again, {len(compared)} recorded losses met"
+    return ("REPLAYED" if (step, last) == (0, of) else "DECLARED"), told, True
 
 
 def _recorded_losses(run: Sequence[Entry]) -> dict[int, float]:

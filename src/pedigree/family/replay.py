@@ -38,7 +38,10 @@ Progress = Callable[[str, float, str], None]
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of doing one step again; `tensor` is the first one that differs."""
+    """What came of doing one step again; `tensor` is the first one that differs.
+
+    `stretch` says that a part of it was done again and came out as recorded: the step as a whole stays DECLARED.
+    """
 
     entry: int
     child: str
@@ -47,6 +50,12 @@ class Replayed:
     verdict: Literal["REPLAYED", "CONTRADICTED", "DECLARED"]
     why: str
     tensor: str | None = None
+    stretch: bool = False
+
+    @property
+    def confirms(self) -> bool:
+        """Whether what was done again came out as recorded."""
+        return self.stretch or self.verdict == "REPLAYED"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -276,7 +276,9 @@ class LedgerRecorder:
             artifact = read_artifact(output)
             subjects = [Subject(MANIFEST, hex_digest(artifact.id))]
             subjects += [Subject(file.path, file.sha256) for file in artifact.manifest.files][:64]
-            told = {**facts, "name": facts.get("name") or output.name, **({"input_digests": lying} if lying else {})}
+            # `model` is how the folder of weights below that of a step is called: the step has the name.
+            name = output.parent.name if output.name == "model" else output.name
+            told = {**facts, "name": facts.get("name") or name, **({"input_digests": lying} if lying else {})}
             told["parameters"] = facts.get("parameters") or {"operators": facts.get("operators") or operation}
             draft = self._signed("derive", told, subjects=tuple(subjects), parents=tuple(parents), operation=operation)
             receipt = self._append(draft.with_attachment(artifact.manifest.to_bytes()))
