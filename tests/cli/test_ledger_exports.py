@@ -50,6 +50,20 @@ def test_a_model_is_signed_and_checked(pedigree: Pedigree, model: Path) -> None:
     assert (entry["kind"], entry["facts"]["key"]["algorithm"]) == ("export", "secp256r1")
 
 
+def test_a_signature_that_comes_with_a_model_is_recorded(pedigree: Pedigree, model: Path) -> None:
+    assert pedigree("ledger", "export", "base", "--format", "oms", "--out", "base.sig").code == 0
+    ran = pedigree("import", "base")
+    assert "base.sig: 2 files are as they were signed, by a key that is not given" in ran.out
+    (model / "more.py").write_text("x = 1")
+    told = json.loads(pedigree("import", "base", "--json").out)["result"]["signature"]
+    assert (told["verdict"], told["told"].partition(",")[0]) == ("CONTRADICTED", "more.py was not signed")
+    (model.parent / "base.sig").write_text("{}")
+    told = json.loads(pedigree("import", "base", "--json").out)["result"]["signature"]
+    assert told["told"].startswith("a signature that cannot be read")
+    entry = json.loads(pedigree("ledger", "log", "--json").out)["result"][-1]
+    assert entry["facts"]["signature"]["file"] == "base.sig"
+
+
 def test_what_a_signature_needs(pedigree: Pedigree, model: Path) -> None:
     for words, told in (
         (("base", "--format", "oms"), "a file of its own"), (("--format", "oms"), "about one model"),

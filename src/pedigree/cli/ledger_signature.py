@@ -16,7 +16,7 @@ from pedigree.errors import MissingInput
 if TYPE_CHECKING:
     from pedigree.ledger.signed_files import SignatureReport
 
-NAMES = ("model.sig", "model.sigstore.json", "claims.jsonl")
+NAMES = ("model.sig", "model.sigstore.json")
 SHOWN = 12
 
 
@@ -56,7 +56,12 @@ def signature(
     out = Output(json=json, quiet=quiet, color=color)
     if not folder.exists():
         raise MissingInput("no such file or directory", where=str(folder))
-    path = file or _beside(folder)
+    path = file or beside(folder)
+    if path is None:
+        raise MissingInput(
+            "no signature lies with this model", where=str(folder),
+            expected=f"{folder.resolve().name}.sig beside it, or {NAMES[0]} in it", fix="--signature FILE",
+        )  # fmt: skip
     key = SignerKey.load(public_key) if public_key is not None else None
     try:
         with path.open("rb") as stream:
@@ -78,21 +83,11 @@ def signature(
     return CANNOT_SAY if verdict == "UNKNOWN" else DONE
 
 
-def _beside(folder: Path) -> Path:
-    """The signature where signatures usually lie.
-
-    Raises:
-        MissingInput: there is none.
-    """
+def beside(folder: Path) -> Path | None:
+    """The signature where signatures usually lie: beside the model, or in it; None where there is none."""
     whole = folder.resolve()
-    places = [whole.with_name(whole.name + ".sig"), *(whole / name for name in NAMES)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise MissingInput(
-        "no signature lies with this model", where=str(folder),
-        expected=f"{places[0].name} beside it, or {NAMES[0]} in it", fix="--signature FILE",
-    )  # fmt: skip
+    places = (whole.with_name(whole.name + ".sig"), *(whole / name for name in NAMES))
+    return next((place for place in places if place.is_file()), None)
 
 
 def signature_lines(report: SignatureReport, path: Path) -> list[Line]:
