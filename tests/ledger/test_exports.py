@@ -177,6 +177,20 @@ def test_a_card_that_cannot_be_read_is_not_written_over(project: Project) -> Non
         write_card("---\na: [b\n---\ntext\n", passport(project, "small"))
 
 
+def test_hostile_cards_and_configs(project: Project, tmp_path: Path) -> None:
+    place = tmp_path / "hostile"
+    place.mkdir()
+    levels = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'x'}]" for i in range(12))
+    (place / "README.md").write_text(f"---\n{levels}\nbase_model: [*a11, real/one, 7]\nlicense: *a11\n---\n")
+    assert card_claims(place) == [{"name": "real/one", "relation": "unsaid relation"}]
+    assert card_license(place) == ""
+    with pytest.raises(MalformedFile, match="the card is too large"):
+        write_card("x" * (3 << 20), passport(project, "small"))
+    odd = passport_of(project.verify(), project.ids["small"], config={"model_type": "\ud800", "architectures": [["x"]]})
+    assert json.dumps(bill_of_materials(odd, "1.7", "1"), ensure_ascii=False).encode()
+    assert (odd.family, odd.architecture) == ("?", "")
+
+
 def test_names_of_others_cannot_leave_their_cell(project: Project) -> None:
     evil = "x | y\n<!-- pedigree: end -->\n# gotcha"
     project.ids["evil"] = "a" * 64

@@ -218,7 +218,7 @@ def _sign(
 
 def _card(folder: Path, place: str | None, to: Path | None, out: Output) -> int:
     """Write the card; where it lies in the model itself, the model as it is afterwards is entered."""
-    from pedigree.ledger.card import FILE, write_card
+    from pedigree.ledger.card import FILE, MAX_CARD, write_card
     from pedigree.ledger.log import Ledger, LedgerPlace
     from pedigree.ledger.recorder import sidecar_fields
     from pedigree.ledger.registration import register_documented
@@ -227,7 +227,10 @@ def _card(folder: Path, place: str | None, to: Path | None, out: Output) -> int:
 
     found, passport = _known(folder, place)
     present = to if to is not None and to.is_file() else folder / FILE
-    before = present.read_text(encoding="utf-8", errors="replace") if present.is_file() else ""
+    before = ""
+    if present.is_file():
+        with present.open("rb") as stream:
+            before = stream.read(4 * MAX_CARD).decode("utf-8", "replace")
     text, differing = write_card(before, passport)
     for key in differing:
         out.warn(f"the card says another {key} than the ledger; what was written stays")

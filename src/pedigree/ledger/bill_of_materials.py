@@ -94,11 +94,10 @@ def _card(passport: Passport) -> dict[str, Any]:
     parameters: dict[str, Any] = {"datasets": [{"ref": _ref(item.digest)} for item in passport.datasets]}
     if passport.datasets:
         parameters["approach"] = {"type": "self-supervised"}
-    family, architectures = passport.config.get("model_type"), passport.config.get("architectures")
-    if isinstance(family, str) and family:
-        parameters["architectureFamily"] = family
-    if isinstance(architectures, list) and architectures:
-        parameters["modelArchitecture"] = str(architectures[0])
+    if passport.family:
+        parameters["architectureFamily"] = passport.family
+    if passport.architecture:
+        parameters["modelArchitecture"] = passport.architecture
     facts = {
         "pedigree:operation": passport.operation, "pedigree:operators": ", ".join(passport.operators),
         "pedigree:tokens": "" if passport.life.tokens is None else str(passport.life.tokens),

@@ -43,8 +43,8 @@ def card_claims(folder: Path) -> list[dict[str, str]]:
     fields = read_card(folder)
     named = fields.get("base_model")
     names = named if isinstance(named, list) else [named]
-    relation = str(fields.get("base_model_relation") or "unsaid relation")
-    return [{"name": str(name)[:300], "relation": relation[:60]} for name in names[:64] if name]
+    relation = _word(fields.get("base_model_relation")) or "unsaid relation"
+    return [{"name": name[:300], "relation": relation[:60]} for name in map(_word, names[:64]) if name]
 
 
 def card_license(folder: Path) -> str:
@@ -55,7 +55,12 @@ def card_license(folder: Path) -> str:
         word = fields.get("license_name") or word
     if isinstance(word, list):
         word = word[0] if word else ""
-    return str(word or "")[:100]
+    return _word(word)[:100]
+
+
+def _word(value: Any) -> str:
+    """A text of a card; what is none is passed over: a few lines of YAML can stand for lists without end."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def write_card(before: str, passport: Passport) -> tuple[str, list[str]]:
@@ -69,8 +74,10 @@ def write_card(before: str, passport: Passport) -> tuple[str, list[str]]:
         The text, and the keys that somebody wrote and that say something else than the record.
 
     Raises:
-        MalformedFile: its front matter is no YAML, so that nothing can be added to it.
+        MalformedFile: it is too large, or its front matter is no YAML, so that nothing can be added to it.
     """
+    if len(before) > MAX_CARD:
+        raise MalformedFile("the card is too large", where=FILE, got=f"{len(before):,} characters", expected=MAX_CARD)
     head, body = _parted(before)
     theirs = _without(head or "", BEGIN, END).strip("\n")
     known = _fields(theirs)

@@ -61,6 +61,7 @@ class Dataset:
 class Passport:
     """The facts; see the module.
 
+    `family` and `architecture` are what config.json calls it.
     `described` is `digest`, or what it was before nothing but its card was written: the two hold the same weights.
     `imported` says that it came from elsewhere, `origin` from where, as was told.
     `relation` is one of the words of the Hub (adapter, merge, quantized, finetune), "" where none of them fits.
@@ -79,7 +80,8 @@ class Passport:
     credits: list[Credit] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     files: Sequence[FileDigest] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
+    family: str = ""
+    architecture: str = ""
     license: str = ""
     makers: list[Entry] = field(default_factory=list)
     described: str = ""
@@ -136,7 +138,11 @@ def passport_of(
     graph, by_index = Lineage.of_entries(report.entries), {entry.index: entry for entry in report.entries}
     life = life_of(report, digest)
     made = Passport(digest, life.name, life, report.origin, report.size, names=dict(names or {}))
-    made.files, made.config, made.license = files, dict(config or {}), license_
+    made.files, made.license = files, license_
+    told = config or {}
+    architectures = told.get("architectures")
+    made.family = _clean(told.get("model_type"))
+    made.architecture = _clean(architectures[0]) if isinstance(architectures, list) and architectures else ""
     made.described = undocumented(graph, by_index, digest)
     made.entry = graph.maker(made.described)
     if made.entry is not None:
@@ -164,6 +170,11 @@ def undocumented(graph: Lineage, by_index: Mapping[int, Entry], digest: str) -> 
             return digest
         digest = entry.said.parents[0].digest
     return digest
+
+
+def _clean(value: Any) -> str:
+    """A text of a stranger's file that can be written as UTF-8; of anything else nothing."""
+    return value[:200].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def hub_name(origin: str) -> str:
