@@ -68,6 +68,7 @@ def test_a_passport_gathers_the_life(project: Project) -> None:
     assert passport(project, "tuned").relation == "finetune"
     project.make("own")
     assert passport(project, "own").from_scratch
+    assert "| from scratch |" in write_card("", passport(project, "own"))[0]
     assert not passport(project, "base").from_scratch
     assert passport_of(project.verify(), "f" * 64).entry is None
 
@@ -82,6 +83,28 @@ def test_a_passport_gathers_the_life(project: Project) -> None:
 )  # fmt: skip
 def test_names_on_the_hub(origin: str, name: str) -> None:
     assert hub_name(origin) == name
+
+
+def test_statements_keep_the_definitions_of_in_toto(project: Project) -> None:
+    """Read by the protocol buffers that in-toto publishes, which refuse a field they do not know."""
+    if importlib.util.find_spec("in_toto_attestation") is None:
+        pytest.skip("in-toto-attestation, which model-signing brings, is not installed")
+    from google.protobuf import json_format
+    from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+    from in_toto_attestation.v1 import statement_pb2
+    from in_toto_attestation.v1.statement import Statement
+
+    provenances = 0
+    for entry in project.verify().entries:
+        if entry.envelope is None:
+            continue
+        told = json.loads(entry.envelope.payload)
+        Statement.copy_from_pb(json_format.ParseDict(told, statement_pb2.Statement())).validate()
+        if told["predicateType"] == "https://slsa.dev/provenance/v1":
+            assert told["predicate"].pop("pedigree_seen")["size"] == str(entry.index)
+            json_format.ParseDict(told["predicate"], provenance_pb2.Provenance())
+            provenances += 1
+    assert provenances == 3
 
 
 # -- CycloneDX -------------------------------------------------------------------------------------------------------

@@ -129,6 +129,8 @@ def _section(passport: Passport) -> list[str]:
         lines.append(f"| {item.role} | {_cell(item.hub or item.name)}{status}{origin}, `sha256:{item.digest[:12]}` |")
     if not passport.parents:
         lines.append("| parents | none recorded |")
+    if passport.from_scratch:
+        lines.append("| from scratch | nothing from elsewhere is behind it, as far as is recorded |")
     lines += [f"| data | {_cell(item.name)}, `sha256:{item.digest[:12]}` |" for item in passport.datasets]
     if life.tokens is not None:
         lines.append(f"| tokens | {life.tokens:,}, as declared |")
