@@ -162,6 +162,15 @@ def test_a_policy_names_the_missing_piece_until_nothing_is_missing(
     ran = pedigree("ledger", "verify", "base", "--policy", "policy.yaml")
     assert "set aside    licenses: excluded: base: apache-2.0; entry" in ran.out
     assert "alice: asked counsel" in ran.out
+    # A checkpoint from outside counts as far as the ledger is here; the proof alone shows no way to an older one.
+    (model.parent / "kept.txt").write_text(pedigree("ledger", "checkpoint").out)
+    (model.parent / "policy.yaml").write_text(strict + "freshness: {anchored: true}\n")
+    assert verdict() == (1, ["anchored"])
+    assert pedigree("ledger", "attach", "base", "eval.json").code == 0
+    assert pedigree("ledger", "export", "--release", "base", "--policy", "policy.yaml").code == 0
+    ran = pedigree("ledger", "verify", "base", "--policy", "policy.yaml", "--checkpoint", "kept.txt")
+    assert ran.code == 0, ran.out
+    (model.parent / "policy.yaml").write_text(strict)
     monkeypatch.setenv("PEDIGREE_POLICY", "policy.yaml")
     assert pedigree("ledger", "verify", "base", "-q").code == 0
     assert "about one model" in pedigree("ledger", "verify").err

@@ -10,8 +10,8 @@ from pedigree.cli.ledger_policy import judged
 from pedigree.cli.output import Output
 from pedigree.errors import UsageError
 
-OWN_RULES = ("release", "signers", "signatures")
-"""What only a release itself can bring."""
+OWN_RULES = ("release", "signers", "signatures", "anchored")
+"""What only a release itself can bring, or whoever holds a checkpoint can say."""
 
 
 def release_model(folder: Path, place: str | None, policy: Path | None, out: Output) -> int:

@@ -23,7 +23,7 @@ from pedigree.cli.ledger_policy import PolicyOption, judged, ruling_lines, rulin
 from pedigree.cli.ledger_replay import InputsOption, ReplayOption, TrainingOption, applied, replayed
 from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
-from pedigree.errors import MissingInput, UsageError
+from pedigree.errors import InputError, MissingInput, UsageError
 
 if TYPE_CHECKING:
     from pedigree.ledger.directory import Found
@@ -85,7 +85,8 @@ def verify(
     memory = None if forget else Memory()
     found = _look(folder, out) if folder is not None else None
     again = replay or bool(training)
-    report, source = _check(found, ledger, outside, max_age, memory, from_proof=not again)
+    whole = again or (policy is not None and _is_here(found, ledger))
+    report, source = _check(found, ledger, outside, max_age, memory, from_proof=not whole)
     if again:
         behind = None if folder is None else {edge.entry for edge in report.edges}
         applied(report, replayed(open_store(ledger), report, behind, inputs or (), training, out))
@@ -152,6 +153,16 @@ def _check(
     if found is not None:
         _narrow(report, found, store)
     return report, "ledger"
+
+
+def _is_here(found: Found | None, place: str | None) -> bool:
+    """Whether the ledger that a proof was made from is here: it knows more than the proof does."""
+    if found is None or found.proof is None:
+        return False
+    try:
+        return _origin(open_store(place).head().note) == found.proof.get("origin")
+    except InputError:
+        return False
 
 
 def _origin(note: str) -> str:

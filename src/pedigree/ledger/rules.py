@@ -163,7 +163,7 @@ def _lineage(case: Case) -> Ruling:
     missing = [edge for edge in edges if (edge.child, edge.parent) not in found]
     if missing:
         names = ", ".join(edge.child_name or edge.child[:12] for edge in missing[:3])
-        sentence = f"{len(missing)} of {len(edges)} edges have no finding (pedigree audit, --replay): {names}"
+        sentence = f"{len(missing)} of {len(edges)} edges have no finding (pedigree ledger replay): {names}"
         return Ruling("audits", False, sentence)
     return Ruling("audits", True, f"lineage: findings on all {len(edges)} edges")
 
