@@ -24,7 +24,9 @@ LEDGER = (
     "key rotate", "key revoke",
 )  # fmt: skip
 COMMANDS = (
+    "audit",
     "chat",
+    "clear",
     "compare",
     "demo",
     "doctor",

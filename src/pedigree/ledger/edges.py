@@ -12,7 +12,7 @@ from pedigree.ledger.verdict import Edge, EdgeVerdict, Problem, worst
 
 MATERIALS = ("dataset", "tokenizer", "code", "config", "environment", "recipe", "state")
 """Roles of parents that are no weights: they need no entry of their own."""
-_FINDINGS = ("REPLAYED", "CORROBORATED", "CONTRADICTED")
+_FINDINGS = ("REPLAYED", "CORROBORATED", "SUSPECT", "CONTRADICTED")
 
 
 def edges_of(
