@@ -11,14 +11,17 @@ nothing could be asked             DECLARED where it is signed, UNKNOWN where it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pedigree.audit.claims import Claim
 from pedigree.audit.operations import all_copied, frozen_check, is_training, operation_check, steps_check
 from pedigree.audit.relatives import Relative, Scene, nearest_check, parents_check, relatives_of, start_check
-from pedigree.forensics.pair import PairEvidence
 from pedigree.ledger.verdict import Edge, worst
 from pedigree.records.audit import Answer, AuditCheck, AuditEdge, EdgeVerdict
 from pedigree.records.comparison import Decoy
+
+if TYPE_CHECKING:
+    from pedigree.forensics.pair import PairEvidence
 
 _WORST_ANSWER: tuple[Answer, ...] = ("note", "cannot-say", "agrees", "doubtful", "disagrees")
 MOST_DECOYS = 6
@@ -89,6 +92,9 @@ def relation_check(claim: Claim, pair: PairEvidence) -> AuditCheck:
     more = f" ({told})" if told else ""
     if word in ("inconclusive", "not-testable"):
         return AuditCheck(check="relation", answer="cannot-say", sentence=f"the comparison says {word}")
+    if pair.related and not pair.strong:
+        told = f"{word} in a few layers only, without an exact test: too little to count among many comparisons"
+        return AuditCheck(check="relation", answer="cannot-say", sentence=told)
     if word == "unrelated":
         return AuditCheck(
             check="relation", answer="disagrees", lie="not-the-parent",

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pedigree.audit.claims import Claim
-from pedigree.forensics.pair import PairEvidence
 from pedigree.records.audit import AuditCheck
+
+if TYPE_CHECKING:
+    from pedigree.forensics.pair import PairEvidence
 
 TRAINING = frozenset({"train", "finetune", "pretrain", "continue", "sft", "dpo", "distill"})
 ANYTHING = frozenset({"layers", "width", "inner", "attention", "experts", "vocabulary"})

@@ -1,8 +1,13 @@
 """The other models: is one nearer than the declared parent, a parent that nobody named, the source of a random start?
 
-Distances of relatives add along branches (forensics study, section 9.6). Where the child C is said to come from P and
-another model K is at hand, g = (d(P, C) - d(K, C)) / d(P, K) is 1 where K lies on the way from P to C, -1 where K is a
-plain sibling, and between where siblings were moved the same way by the same data. Only g above `ON_THE_WAY` counts.
+Squared ways of relatives add along branches (forensics study, section 9.6); they are taken for each number, on one
+scale. Where the child C is said to come from P and another model K is at hand,
+
+    gain    (m(P, C) - m(K, C)) / m(P, K)            1: K lies on the way; -1: K is a plain sibling
+    branch  (m(P, K) + m(K, C) - m(P, C)) / 2        what K has for itself, beside what it shares with C
+
+Siblings that the same data moved the same way have a gain near 1 too, but each has a branch of its own. Only a gain
+above `ON_THE_WAY` with a branch below `OWN_BRANCH` of m(K, C) counts.
 
 A later model is no parent of an earlier one. Where nothing tells which was first, the weights are asked for the
 direction, and where they do not tell, the finding is a doubt and no more.
@@ -12,16 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pedigree.audit.claims import Claim
 from pedigree.audit.pairs import Pairs
 from pedigree.audit.places import Model
 from pedigree.errors import PedigreeError
-from pedigree.forensics.pair import PairEvidence
 from pedigree.records.audit import Answer, AuditCheck, Lie
+
+if TYPE_CHECKING:
+    from pedigree.forensics.pair import PairEvidence
 
 ON_THE_WAY = 0.8
 """Share of the way between declared parent and candidate by which the candidate must be nearer to the child."""
+
+OWN_BRANCH = 0.3
+"""Share of the way from the candidate to the child that the candidate may have for itself; half of it for a twin."""
 
 NEGLIGIBLE = 1e-6
 """Squared distance below which two models are the same but for rounding."""
@@ -99,7 +110,7 @@ def relatives_of(claim: Claim, scene: Scene) -> list[Relative]:
     found = []
     for digest in scene.candidates(claim):
         pair = scene.pairs.of(digest, claim.child)
-        if pair is None or not pair.related:
+        if pair is None or not pair.strong:
             continue
         before = scene.is_before(digest, claim.child)
         if before is None:
@@ -146,7 +157,8 @@ def _word(pair: PairEvidence | None) -> str:
 
 
 def _is_open(pair: PairEvidence | None) -> bool:
-    return _word(pair) in ("inconclusive", "not-testable")
+    """Whether the comparison leaves the question open: it says so, or what it found is too little to count."""
+    return pair is not None and (pair.verdict in ("inconclusive", "not-testable") or pair.related != pair.strong)
 
 
 def nearest_check(claim: Claim, parent: str, relatives: Sequence[Relative], scene: Scene) -> AuditCheck | None:
@@ -155,7 +167,7 @@ def nearest_check(claim: Claim, parent: str, relatives: Sequence[Relative], scen
     if own is None or own.distance2 is None or not claim.exact or len(claim.edges) > 1:
         return None
     made_of_parent = scene.descendants(parent)
-    asked = 0
+    asked, moved_alike = 0, ""
     for one in relatives:
         if one.pair.verdict == "identical":
             return _same_weights(one, scene)
@@ -165,8 +177,8 @@ def nearest_check(claim: Claim, parent: str, relatives: Sequence[Relative], scen
         asked += 1
         if between.distance2 <= NEGLIGIBLE:
             continue
-        gain = (own.distance2 - one.pair.distance2) / between.distance2
-        if gain < ON_THE_WAY:
+        if not lies_on_the_way(own, one.pair, between):
+            moved_alike = moved_alike or (scene.name(one.digest) if one.pair.distance2 < own.distance2 else "")
             continue
         name = scene.name(one.digest)
         told = (
@@ -177,11 +189,29 @@ def nearest_check(claim: Claim, parent: str, relatives: Sequence[Relative], scen
         return _found("nearest", one, "swapped-sibling", f"{told}, which does not lie on the way")
     if not asked:
         return None
+    if moved_alike:
+        told = f"{moved_alike} is as near or nearer and has a way of its own, as siblings of one recipe have"
+        return AuditCheck(check="nearest", answer="note", sentence=told)
     return AuditCheck(
         check="nearest",
         answer="agrees",
         sentence=f"no nearer relative among {asked} other models that are related to it",
     )
+
+
+def lies_on_the_way(own: PairEvidence, near: PairEvidence, between: PairEvidence) -> bool:
+    """Whether a candidate lies on the way from the declared parent to the child.
+
+    Args:
+        own: declared parent and child.
+        near: candidate and child.
+        between: declared parent and candidate.
+    """
+    whole, rest, first = (pair.moved or 0.0 for pair in (own, near, between))
+    whole, rest, first = whole**2, rest**2, first**2
+    if first == 0.0:
+        return False
+    return (whole - rest) / first >= ON_THE_WAY and (first + rest - whole) / 2 < OWN_BRANCH * rest
 
 
 def _same_weights(one: Relative, scene: Scene) -> AuditCheck:

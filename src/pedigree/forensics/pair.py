@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.findings import CLEAR_LOG10_P
 from pedigree.forensics.kinship import RELATED, distance2
 from pedigree.forensics.record import build_record, detection_limit
-from pedigree.records.comparison import Comparison
+from pedigree.records.comparison import Comparison, Component
 from pedigree.weights.anatomy import Anatomy
+
+FEW_LAYERS = 0.25
+"""Share of layers that must agree where no exact test speaks; as `PARTIAL_SHARE` of the verdict."""
 
 DIMENSIONS = ("layers", "width", "inner", "attention", "experts", "vocabulary")
 
@@ -56,6 +60,21 @@ class PairEvidence:
     def related(self) -> bool:
         """Whether any trained ancestry is shared; a common random start alone is none."""
         return self.verdict in ("identical", "related", "partly-related")
+
+    @property
+    def strong(self) -> bool:
+        """Whether the relation is one that an audit of many pairs may call a finding.
+
+        Few layers that agree, without an exact test, have no better p-value than one in the pairs of the bank: among
+        many comparisons that is to be expected once.
+        """
+        result = self.comparison.result
+        if not self.related or self.verdict != "partly-related":
+            return self.related
+        if result.log10_p is not None and result.log10_p <= CLEAR_LOG10_P:
+            return True
+        matched = {layer for name in ("attn", "mlp", "experts") for layer in _layers(result.components.get(name))}
+        return len(matched) >= FEW_LAYERS * max(1, len(result.layer_map))
 
     @property
     def moved(self) -> float | None:
@@ -102,6 +121,10 @@ def look_at_pair(a: str | Path, b: str | Path, *, allow_pickle: bool = False) ->
         tuple(bits.different) if bits else (), bits.whole if bits else False,
         reshaped(left.anatomy, right.anatomy), detection_limit(found),
     )  # fmt: skip
+
+
+def _layers(part: Component | None) -> list[int]:
+    return part.layers if part is not None and part.verdict in ("related", "identical") else []
 
 
 def reshaped(a: Anatomy, b: Anatomy) -> tuple[str, ...]:

@@ -20,8 +20,9 @@ from pedigree.report.lineage_figure import ArcStyle, LineageArc, LineageNode, li
 from pedigree.report.plain_text import printable_lines
 from pedigree.report.transformations import transformation_sentences
 
-_LINES = 6  # claims on the first sheet
-_SMALL_TREE = 8  # models that a tree on the first sheet has at most
+_LINES, _LINES_WITH_TREE = 5, 3  # claims on the first sheet
+_DECOYS = 4  # other models beside the pair
+_SMALL_TREE = 6  # models that a tree on the first sheet has at most
 _ORDER = list(audit_words.EDGE_SENTENCES)
 
 
@@ -42,13 +43,15 @@ def render_audit(audit: Audit) -> str:
     shown = main_edge(gravest)
     subjects = [model for model in result.models if model.state != "missing"]
     tree = tree_figure(audit)
+    small_tree = tree if len(result.models) <= _SMALL_TREE else None
+    lines = _LINES if small_tree is None else _LINES_WITH_TREE
     context: dict[str, Any] = {
         "a": audit, "words": words, "said": audit_words, "style": page_style(), "digest": audit.content_digest(),
         "mark": audit_words.EDGE_MARKS[result.verdict], "question": _question(audit, subjects), "subjects": subjects,
-        "gravest": gravest[:_LINES], "left": max(0, len(gravest) - _LINES), "main": shown,
+        "gravest": gravest[:lines], "left": max(0, len(gravest) - lines), "main": shown,
         "lies": list(dict.fromkeys(lie for edge in gravest for lie in edge.lies)),
         "strip": component_figure(shown.comparison.result) if shown and shown.comparison else None,
-        "decoys": _decoys(shown), "tree": tree, "small_tree": tree if len(result.models) <= _SMALL_TREE else None,
+        "decoys": _decoys(shown), "tree": tree, "small_tree": small_tree,
         "edges": [_part(edge) for edge in result.edges],
     }  # fmt: skip
     return printable_lines(page_environment().get_template("audit.html.j2").render(context))
@@ -75,7 +78,7 @@ def _decoys(edge: AuditEdge | None) -> str | None:
     if edge is None or edge.comparison is None or not edge.decoys:
         return None
     result = edge.comparison.result
-    controls = Controls(decoys=edge.decoys, off_diagonal=result.controls.off_diagonal)
+    controls = Controls(decoys=edge.decoys[:_DECOYS], off_diagonal=result.controls.off_diagonal)
     shown: Comparison = edge.comparison.model_copy(update={"result": result.model_copy(update={"controls": controls})})
     return decoy_figure(shown)
 

@@ -12,7 +12,7 @@ from pedigree.report.figures import component_figure, decoy_figure
 from pedigree.report.numbers import percent_text, plural
 from pedigree.report.plain_text import printable_lines
 
-_ROWS = 14  # models on the sheet
+_ROWS = 9  # models on the sheet
 
 
 def render_clearance(clearance: Clearance) -> str:
@@ -56,7 +56,7 @@ def _field(clearance: Clearance) -> str | None:
         return None
     others = [
         Decoy(location=one.name, verdict=one.verdict, log10_p=one.log10_p, score=one.score)
-        for one in result.against[1:9]
+        for one in result.against[1:6]
         if one.score is not None
     ]
     shown = result.nearest.result.model_copy(update={"controls": Controls(decoys=others)})
