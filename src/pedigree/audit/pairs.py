@@ -82,8 +82,9 @@ class Pairs:
             self.failed[parent, child] = error.sentence()
             return None
         self.made += 1
-        _write(file, found)
-        return found
+        plain = json.dumps(found.to_dict())
+        _write(file, plain)
+        return type(found).from_dict(json.loads(plain))  # as a later audit will read it, to the last digit
 
     def _file(self, a: Model, b: Model) -> Path | None:
         """Where the pair is kept: named by what lies on disk, not by what is claimed to."""
@@ -116,14 +117,14 @@ def _read(file: Path | None) -> PairEvidence | None:
         return None
 
 
-def _write(file: Path | None, pair: PairEvidence) -> None:
+def _write(file: Path | None, text: str) -> None:
     """Keep a pair; a full disk only means that it is compared again next time."""
     if file is None:
         return
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(exist_ok=True)
-        temporary.write_text(json.dumps(pair.to_dict()), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(file)
     except OSError:
         with contextlib.suppress(OSError):
