@@ -102,7 +102,7 @@ def test_the_sheet_holds_what_an_evidence_page_must_hold() -> None:
     page = render_audit(audit(edge("left", "base"), edge("wrapped", "", "CONTRADICTED", lies=["not-from-scratch"])))
     sheet = page[: page.index("How to read this")]
     for words in (
-        "Is what is claimed of these 3 models true of their weights?", "CONTRADICTED", "not-from-scratch",
+        "Is what is claimed of these 2 models true of their weights?", "CONTRADICTED", "not-from-scratch",
         "it did not begin with random weights", "0 of 148 independent pairs called related (bank-1)",
         "that still allows a rate of 2 %", "at most 20 %", "It says nothing about people", "Decoys", "Reply", "Analyst",
         'aria-label="The answer for each component"', 'aria-label="The pair beside its decoys"', "other unrelated",
@@ -170,9 +170,15 @@ def test_the_sheets_fit_a_page_of_paper(tmp_path: Path) -> None:
     edges = [edge(f"model-number-{n}", f"model-number-{n - 1}", "CONTRADICTED") for n in range(1, 9)]
     more = {"lies": ["hidden-step", "swapped-sibling"], "why": "because " * 60}
     edges = [one.model_copy(update=more) for one in edges]
-    page = render_audit(audit(*edges))
-    sheet = page[: page.index("<h2>")] + "</body></html>"
-    for name, text in (("audit", sheet), ("clearance", render_clearance(clearance(*["unrelated"] * 40)))):
+    decoys = [Decoy(location=f"other-{n}", verdict="unrelated", score=2.0 + n) for n in range(6)]
+    names = ("left", "right", "mixed", "grown")
+    small = [edge(name, "base").model_copy(update={**more, "decoys": decoys}) for name in names] + [
+        edge("stranger", "")
+    ]
+    pages = (render_audit(audit(*edges)), render_audit(audit(*small)))
+    sheets = [page[: page.index("<h2>")] + "</body></html>" for page in pages]
+    cleared = render_clearance(clearance(*["unrelated"] * 40))
+    for name, text in (("many", sheets[0]), ("few", sheets[1]), ("clearance", cleared)):
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
         out = tmp_path / f"{name}.pdf"
         subprocess.run(

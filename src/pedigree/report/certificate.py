@@ -41,13 +41,16 @@ def render_audit(audit: Audit) -> str:
     result = audit.result
     gravest = sorted(result.edges, key=lambda edge: -_ORDER.index(edge.verdict))
     shown = main_edge(gravest)
-    subjects = [model for model in result.models if model.state != "missing"]
+    children = {edge.child for edge in result.edges}
+    present = [model for model in result.models if model.state != "missing"]
+    subjects = [model for model in present if (model.recorded_as or model.artifact) in children] or present
     tree = tree_figure(audit)
-    small_tree = tree if len(result.models) <= _SMALL_TREE else None
+    named = {digest for edge in result.edges for digest in (edge.child, edge.parent) if digest}
+    small_tree = tree if 1 < len(named) <= _SMALL_TREE else None
     lines = _LINES if small_tree is None else _LINES_WITH_TREE
     context: dict[str, Any] = {
         "a": audit, "words": words, "said": audit_words, "style": page_style(), "digest": audit.content_digest(),
-        "mark": audit_words.EDGE_MARKS[result.verdict], "question": _question(audit, subjects), "subjects": subjects,
+        "mark": audit_words.EDGE_MARKS[result.verdict], "question": _question(subjects), "subjects": subjects,
         "gravest": gravest[:lines], "left": max(0, len(gravest) - lines), "main": shown,
         "lies": list(dict.fromkeys(lie for edge in gravest for lie in edge.lies)),
         "strip": component_figure(shown.comparison.result) if shown and shown.comparison else None,
@@ -66,10 +69,9 @@ def main_edge(gravest: Sequence[AuditEdge]) -> AuditEdge | None:
     return worst[-1]
 
 
-def _question(audit: Audit, subjects: Sequence[AuditModel]) -> str:
-    children = {edge.child for edge in audit.result.edges if edge.comparison is not None or edge.role != "origin"}
-    if len(children) == 1 and audit.result.edges:
-        return f"Is what is claimed of {audit.result.edges[-1].child_name} true of its weights?"
+def _question(subjects: Sequence[AuditModel]) -> str:
+    if len(subjects) == 1:
+        return f"Is what is claimed of {subjects[0].name} true of its weights?"
     return f"Is what is claimed of these {len(subjects)} models true of their weights?"
 
 
@@ -95,8 +97,9 @@ def _part(edge: AuditEdge) -> EdgePart:
 
 
 def tree_figure(audit: Audit) -> str:
-    """The family tree: claimed edges dashed, corroborated ones solid, contradicted ones hatched."""
-    models = audit.result.models
+    """The family tree of what claims name: claimed edges dashed, corroborated ones solid, contradicted ones hatched."""
+    named = {digest for edge in audit.result.edges for digest in (edge.child, edge.parent)}
+    models = [model for model in audit.result.models if (model.recorded_as or model.artifact) in named]
     twice = Counter(model.name for model in models)
     labels = {
         model.recorded_as or model.artifact: model.name
