@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from audited_family import TRUE_PARENTS, Family
 
+from pedigree.ledger.statement import Draft, Subject
 from pedigree.records.audit import AuditEdge
 
 SETTINGS: dict[str, Any] = {
@@ -27,7 +30,8 @@ def test_no_edge_of_an_honest_family_is_contradicted_or_in_doubt(family: Family)
     assert {(child, parent) for child in TRUE_PARENTS for parent in TRUE_PARENTS[child]} < set(verdicts)
     assert not [lie for edge in ledger for lie in edge.lies]
     frozen = next(edge for edge in ledger if edge.child_name == "left-more")
-    assert {check.check: check.answer for check in frozen.checks}["frozen"] == "agrees"
+    answers = {check.check: check.answer for check in frozen.checks}
+    assert answers["frozen"] == answers["states"] == "agrees"
     # What the family is said to be is held against the weights as well, and one of it is not so.
     said = {edge.child_name: edge for edge in found.result.edges if edge.source == "family"}
     assert (said["left"].verdict, said["grown-more"].verdict) == ("CORROBORATED", "CONTRADICTED")
@@ -88,8 +92,6 @@ def test_more_training_than_was_recorded_is_found(family: Family, tmp_path: Path
     run = "018f0000-0000-7000-8000-000000000001"
     start = family.draft("left", ["base"])
     steps = {"steps": "1"}
-    from pedigree.ledger.statement import Draft
-
     events = [
         Draft("run.start", {"settings": SETTINGS}, run, parents=start.parents),
         Draft(
@@ -100,6 +102,33 @@ def test_more_training_than_was_recorded_is_found(family: Family, tmp_path: Path
     ledger = family.said(tmp_path, *events)
     (edge,) = family.by(ledger, [family.model("left"), family.model("base")]).result.edges
     is_caught(edge, "hidden-step", "more was done than was recorded")
+
+
+def test_a_run_that_began_with_other_weights_than_its_parent_is_found(family: Family, tmp_path: Path) -> None:
+    run = "018f0000-0000-7000-8000-000000000002"
+    saved = sorted((family.model("left-more").parent / "checkpoints").glob("step-*"))
+    states = [
+        Draft(
+            "ckpt.save", {"step": str(int(folder.name[5:]))}, run,
+            (Subject("state.json", hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()),),
+        )
+        for folder in saved
+    ]  # fmt: skip
+    for parent, verdict, words in (
+        ("left", "CORROBORATED", "began with the weights of left"),
+        ("right", "CONTRADICTED", "began with weights of which none of 30 is that of right"),
+    ):
+        made = family.draft("left-more", [parent])
+        said = replace(made, run=run)
+        (tmp_path / parent).mkdir()
+        ledger = family.said(tmp_path / parent, Draft("run.start", {}, run, parents=made.parents), *states, said)
+        (edge,) = family.by(ledger, [family.model("left-more"), family.model(parent)]).result.edges
+        assert edge.verdict == verdict, edge.why
+        assert words in edge.why
+    changed = [replace(state, subjects=(Subject("state.json", "ab" * 32),)) for state in states]
+    ledger = family.said(tmp_path / "left" / "..", Draft("run.start", {}, run), *changed, replace(said, run=run))
+    (edge,) = family.by(ledger, [family.model("left-more"), family.model("right")]).result.edges
+    assert (edge.verdict, edge.lies) == ("SUSPECT", ["changed-files"])
 
 
 def test_training_that_did_not_happen_is_found(family: Family, copied: Callable[[str], Path], tmp_path: Path) -> None:

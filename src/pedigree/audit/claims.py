@@ -35,6 +35,7 @@ class Claim:
         operators: names of the surgery operators, in order.
         settings: of the training, as the start of its run recorded them.
         parameters: what the entry says of the operation.
+        states: sha256 of `state.json` of every state that its run saved, by step.
         order: place in the log or in the family; a later model cannot be the parent of an earlier one. None: unknown.
         entry: index in the log.
     """
@@ -46,6 +47,7 @@ class Claim:
     operators: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    states: Mapping[int, str] = field(default_factory=dict)
     order: int | None = None
     entry: int | None = None
 
@@ -114,10 +116,15 @@ def _of_entry(entry: Entry, edges: Sequence[Edge], graph: Lineage, entries: Mapp
         told = entries[index].facts.get("settings") if entries[index].leaf.kind == "run.start" else None
         if isinstance(told, Mapping):
             settings = told
+    states = {}
+    for index in graph.runs.get(entry.leaf.run or "", ()):
+        leaf, step = entries[index].leaf, str(entries[index].facts.get("step"))
+        if leaf.kind == "ckpt.save" and leaf.subjects and step.isdecimal() and entries[index].said is not None:
+            states[int(step)] = leaf.subjects[0]
     first = min((index for index in graph.makers.get(edges[0].child, ())), default=entry.index)
     return Claim(
         edges[0].child, "ledger", edges[0].operation, tuple(edges), operators, settings,
-        parameters if isinstance(parameters, Mapping) else {}, first, entry.index,
+        parameters if isinstance(parameters, Mapping) else {}, states, first, entry.index,
     )  # fmt: skip
 
 

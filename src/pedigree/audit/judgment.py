@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pedigree.audit.claims import Claim
 from pedigree.audit.operations import all_copied, frozen_check, is_training, operation_check, steps_check
 from pedigree.audit.relatives import Relative, Scene, nearest_check, parents_check, relatives_of, start_check
+from pedigree.audit.states import states_check
 from pedigree.ledger.verdict import Edge, worst
 from pedigree.records.audit import Answer, AuditCheck, AuditEdge, EdgeVerdict
 from pedigree.records.comparison import Decoy
@@ -68,7 +69,8 @@ def _edge_checks(
     if claim.child not in scene.models:
         return []
     if edge.role == "start":
-        return [start_check(claim, relatives, scene)]
+        found = [start_check(claim, relatives, scene), _states(claim, edge, scene)]
+        return [check for check in found if check is not None]
     if edge.role == "origin":
         return [_origin_check(relatives, scene)]
     if not edge.parent:
@@ -82,8 +84,12 @@ def _edge_checks(
     checks: list[AuditCheck | None] = [relation_check(claim, pair)]
     if pair.related:
         checks += [operation_check(claim, pair), steps_check(claim, pair), frozen_check(claim, pair)]
-        checks.append(nearest_check(claim, edge.parent, relatives, scene))
+        checks += [_states(claim, edge, scene), nearest_check(claim, edge.parent, relatives, scene)]
     return [check for check in checks if check is not None]
+
+
+def _states(claim: Claim, edge: Edge, scene: Scene) -> AuditCheck | None:
+    return states_check(claim, scene.models.get(edge.parent), scene.models.get(claim.child), scene.prints)
 
 
 def relation_check(claim: Claim, pair: PairEvidence) -> AuditCheck:

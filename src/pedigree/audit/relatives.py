@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pedigree.audit.claims import Claim
 from pedigree.audit.pairs import Pairs
 from pedigree.audit.places import Model
+from pedigree.audit.states import Prints
 from pedigree.errors import PedigreeError
 from pedigree.records.audit import Answer, AuditCheck, Lie
 
@@ -52,6 +53,7 @@ class Scene:
             their entry.
         children: digests of what is recorded to have been made of a model, by its digest.
         names: what recorded models are called.
+        prints: digests of the tensors of models and states that were read.
     """
 
     models: Mapping[str, Model]
@@ -60,6 +62,7 @@ class Scene:
     imported: frozenset[str]
     children: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    prints: Prints = field(default_factory=dict)
 
     def name(self, digest: str) -> str:
         """What a model is called."""

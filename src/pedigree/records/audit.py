@@ -30,6 +30,7 @@ CheckWord = Literal[
     "relation",
     "operation",
     "steps",
+    "states",
     "frozen",
     "parents",
     "nearest",

@@ -48,8 +48,8 @@ LIE_SENTENCES: Mapping[Lie, str] = {
     "changed-files": "the files are not those that were recorded",
 }
 CHECK_NAMES: Mapping[CheckWord, str] = {
-    "files": "files", "relation": "relation", "operation": "operation", "steps": "steps", "frozen": "frozen parts",
-    "parents": "other parents", "nearest": "nearest relative", "start": "random start",
+    "files": "files", "relation": "relation", "operation": "operation", "steps": "steps", "states": "saved states",
+    "frozen": "frozen parts", "parents": "other parents", "nearest": "nearest relative", "start": "random start",
 }  # fmt: skip
 ANSWER_NAMES: Mapping[Answer, str] = {
     "agrees": "agrees", "note": "noted", "cannot-say": "cannot say", "doubtful": "in doubt", "disagrees": "disagrees",
