@@ -34,7 +34,7 @@ from pedigree.ledger.verification import Verification
 MAX_ENTRIES = 100_000
 NOT_SHOWN = (
     "that no later key event or finding was left out of the proof: ask for a newer one, or for the ledger",
-    "that what was recorded is true: pedigree compare asks the weights",
+    "that what was recorded is true: pedigree audit asks the weights",
 )
 
 
