@@ -27,7 +27,8 @@ MAY_CHANGE: Mapping[str, frozenset[str]] = {
     "grow.heads": frozenset({"attention"}), "grow.kv": frozenset({"attention"}),
     "grow.head_dim": frozenset({"attention"}), "prune.heads": frozenset({"attention"}),
     "prune.kv": frozenset({"attention"}), "moe.upcycle": frozenset({"experts", "inner"}),
-    "moe.densify": frozenset({"experts", "inner"}), "vocab.swap": frozenset({"vocabulary"}), "cast": frozenset(),
+    "moe.densify": frozenset({"experts", "inner"}), "vocab.swap": frozenset({"vocabulary"}),
+    "vocab.shrink": frozenset({"vocabulary"}), "cast": frozenset(),
     "quantize": frozenset(), "merge": frozenset(), "lora.merge": frozenset(),
 }  # fmt: skip
 _MUST_CHANGE = {"grow.depth": "layers", "prune.depth": "layers"}
