@@ -37,8 +37,15 @@ def judge_claim(claim: Claim, scene: Scene) -> list[AuditEdge]:
     for edge in claim.edges:
         pair = scene.pairs.of(edge.parent, claim.child) if edge.parent else None
         checks = [*shared, *_edge_checks(claim, edge, pair, relatives, scene)]
-        edges.append(_edge(claim, edge, pair, checks, scene))
+        near = relatives[0] if edge.role == "start" and relatives else None
+        made = _edge(claim, edge, near.pair if near else pair, checks, scene)
+        edges.append(_beside(made, scene.name(near.digest)) if near else made)
     return edges
+
+
+def _beside(edge: AuditEdge, name: str) -> AuditEdge:
+    """The same edge, whose comparison is with a relative rather than with the parent."""
+    return edge.model_copy(update={"beside": name, "decoys": [one for one in edge.decoys if one.location != name]})
 
 
 def _wants_relatives(claim: Claim, scene: Scene) -> bool:

@@ -79,7 +79,8 @@ class AuditEdge(Record):
     """One claim of ancestry and what it is worth.
 
     `parent` is empty where the claim is a random start, or an origin outside. `source` says who claims it: an entry of
-    the ledger, a model card, or the record of a family. `decoys` are other models put to the same test as the parent.
+    the ledger, a model card, or the record of a family. `comparison` is with the parent or, of a random start, with
+    the relative that `beside` names. `decoys` are other models put to the same test.
     """
 
     child: str
@@ -97,6 +98,7 @@ class AuditEdge(Record):
     checks: list[AuditCheck] = Field(default_factory=list)
     distance2: float | None = None
     comparison: Comparison | None = None
+    beside: str = ""
     decoys: list[Decoy] = Field(default_factory=list)
 
     @property
