@@ -115,7 +115,7 @@ def test_frozen_parts_are_those_of_the_rules() -> None:
     rules = {"training": {"freeze": [{"roles": ["attention"], "layers": ["0"]}, {"roles": ["norm"]}]}}
     said = claim(settings=rules)
     still = ("layers.0.attn.q", "layers.1.norm.attn")
-    held = frozen_check(said, pair(equal=still, different=("layers.1.attn.q", "layers.0.mlp.up")))
+    held = frozen_check(said, pair(equal=still, different=("layers.1.attn.q", "layers.0.mlp.up", "mtp.norm.attn")))
     moved = frozen_check(said, pair(different=("layers.0.attn.q",)))
     more = frozen_check(said, pair(equal=("layers.1.attn.q",)))
     assert held is not None

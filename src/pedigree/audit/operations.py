@@ -226,11 +226,11 @@ def _fits(rule: Mapping[str, Any], layer: int | None, role: str) -> bool:
         return False
     if not isinstance(roles, list):
         return isinstance(layers, list)
-    # Norms inside attention and feed-forward parts are norms.
-    kind = "norm" if "norm" in role else None
-    return any(
-        (word == "norm") if kind == "norm" else bool(re.match(_FROZEN.get(str(word), "$^"), role)) for word in roles
-    )
+    # Everything of a head for later tokens is that head's; elsewhere a norm is a norm, whatever part it stands in.
+    kind = "mtp" if role.startswith("mtp") else "norm" if "norm" in role else None
+    if kind is not None:
+        return kind in roles
+    return any(re.match(_FROZEN.get(str(word), "$^"), role) for word in roles)
 
 
 def _is_matrix(label: str) -> bool:
