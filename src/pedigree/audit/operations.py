@@ -227,6 +227,8 @@ def _fits(rule: Mapping[str, Any], layer: int | None, role: str) -> bool:
     if not isinstance(roles, list):
         return isinstance(layers, list)
     # Everything of a head for later tokens is that head's; elsewhere a norm is a norm, whatever part it stands in.
+    if role in ("mtp.embed", "mtp.head"):  # copies of the tables of the model
+        return "mtp" in roles or role.removeprefix("mtp.") in roles
     kind = "mtp" if role.startswith("mtp") else "norm" if "norm" in role else None
     if kind is not None:
         return kind in roles
