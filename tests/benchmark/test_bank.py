@@ -14,7 +14,7 @@ import pytest
 from pedigree.benchmark.bank import training
 from pedigree.benchmark.bank.kinds import BankModel, every, independent, kin, one_start
 from pedigree.benchmark.bank.numbers import kin_summary, pages, summary, uniformity
-from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_one, measure_pairs
+from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_one, measure_pairs, measured_before
 from pedigree.benchmark.bank.training import BankShop
 from pedigree.forensics.bank import load_bank
 from pedigree.forensics.findings import CLEAR_Z
@@ -141,6 +141,7 @@ def test_a_pair_is_measured_once(shop: BankShop, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pairs, "measure_one", lambda pair: calls.append(pair) or {"a": pair[0].name, "b": pair[1].name})
     wanted = [("one", "twin"), ("twin", "one")]
     first = measure_pairs(shop.directory, wanted[:1])
+    assert measured_before(shop.directory, wanted) == wanted[:1]
     both = measure_pairs(shop.directory, wanted)
     assert len(calls) == 2
     assert both[0] == first[0]

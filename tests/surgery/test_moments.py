@@ -161,6 +161,22 @@ def test_fresh_tensors_begin_at_zero_and_count_their_steps_from_there(tmp_path: 
     assert any("tensors begins at zero" in note for note in notes)
 
 
+def test_what_was_moved_once_moves_again(tmp_path: Path) -> None:
+    model = source(tmp_path, "llama-3-8b", steps=3)
+    _, first, _ = moved(tmp_path, ["launder.permute"])
+    (tmp_path / "model").rename(tmp_path / "gone")
+    (tmp_path / "state").rename(tmp_path / "gone-too")
+    (tmp_path / "out").rename(tmp_path / "model")
+    (tmp_path / "out.optimizer").rename(tmp_path / "state")
+    _, second, _ = moved(tmp_path, [{"grow.ffn": {"to": 240}}])
+    inner = model.config.feed_forward.d_inner
+    for kind in ("exp_avg", "exp_avg_sq"):
+        name = f"{kind}.layers.1.ffn.up.weight"
+        assert torch.equal(second[name][:inner], first[name])
+        assert torch.equal(second[f"{kind}.embed.weight"], first[f"{kind}.embed.weight"])
+    assert {float(value) for name, value in second.items() if name.startswith("step.")} == {3.0}
+
+
 def test_what_moved_is_recorded_and_goes_on_after_an_interruption(tmp_path: Path) -> None:
     source(tmp_path, "llama-3-8b", steps=2)
     moved(tmp_path, ["launder.permute"])
@@ -173,6 +189,7 @@ def test_what_moved_is_recorded_and_goes_on_after_an_interruption(tmp_path: Path
         composition.close()
     facts = next(event for event in read_events(tmp_path / "record.jsonl") if "recipe" in str(event))
     assert "exp_avg_sq.layers.0.attn.q.weight" in json.dumps(facts, default=str)
+    assert '"replay"' not in json.dumps(facts, default=str)  # it would make the weights again, not their moments
     assert (tmp_path / "out.optimizer" / "surgery.json").exists()
 
 

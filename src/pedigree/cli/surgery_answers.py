@@ -181,7 +181,9 @@ def _layer_lines(record: SurgeryCheck) -> list[Line]:
 def _layer_name(one: LayerDrift) -> str:
     if one.layer < 0:
         return "the embeddings"
-    return f"layer {one.layer}" + (", which adds nothing" if one.source is None else f", of layer {one.source}")
+    if one.source is None:
+        return f"layer {one.layer}, which adds nothing"
+    return f"layer {one.layer}" + (f", of layer {one.source}" if one.source != one.layer else "")
 
 
 def _gb(size: int) -> str:

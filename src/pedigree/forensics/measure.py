@@ -297,7 +297,7 @@ def _cosines_of(
 
     Each of them also as `-quiet`: through the lens, outside the leading directions of vocabulary rows. Rows that began
     small are made of what training put there, and independent models of one language put the same there: held-out
-    tokens agree at up to 0.94 in a fitted frame, and at 0.28 through the lens (docs/LOG.md, 2026-11-29).
+    tokens agree at up to 0.94 in a fitted frame, and at 0.34 through the lens (docs/LOG.md, 2026-11-29).
     """
     left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
     if left is None or right is None or tokens.count < 64:

@@ -114,6 +114,9 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return {
         "trade": "surgery",
         "recipe": recipe.resolved(),
+        # Moved moments come from the same recipe as the weights beside them, which it would make again.
+        **({} if composition.symbolic.stem == "moments" else {"replay": recipe.exact_json()}),
+        "made_with": made_with(),
         "operators": [
             {"operator": step.operator.name, "parameters": step.parameters.model_dump(mode="json"),
              "exactness": exactness.word}
@@ -134,6 +137,17 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             },
         },
         "plan": plan.digest,
+    }  # fmt: skip
+
+
+def made_with() -> dict[str, str]:
+    """What the last bits of a product depend on beside the plan: library, processor, and the instructions it has."""
+    import platform
+
+    import torch
+
+    return {
+        "torch": torch.__version__, "machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(),
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Blend, Fill, Gather, Given, Join, Leaf, Node, OneOf, Pick, Random, Round, Scale, Turn
 from pedigree.surgery.operator import Step
 from pedigree.surgery.plan import make_plan
-from pedigree.surgery.renaming import rename
+from pedigree.surgery.rehousing import rehouse
 from pedigree.surgery.retarget import model_of
 from pedigree.surgery.settings import Settings
 from pedigree.surgery.storing import Output, outputs
@@ -169,10 +169,10 @@ def _moved(
     symbolic: Symbolic, mapped: _Mapped, checkpoint: Checkpoint, model: ModelConfig, step: Step
 ) -> Symbolic:  # fmt: skip
     """The moments of one kind under the names of our decoder."""
-    from pedigree.model.hf_dialects import OWN
+    from pedigree.model.hf_dialects import OWN_TYPE
 
     moved = replace(symbolic.copy(), parts=mapped.all(), dtype=None)
-    rename(moved, model, OWN, step)
+    rehouse(moved, model, step, OWN_TYPE)
     moved.checkpoint = checkpoint
     moved.stored = [
         replace(one, dtype="F32", leaves=tuple(Fill(leaf.shape) for leaf in one.leaves))

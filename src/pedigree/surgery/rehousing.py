@@ -18,8 +18,7 @@ import numpy as np
 from pedigree.errors import InternalError
 from pedigree.surgery.nodes import FLOATS, Fill, Leaf
 from pedigree.surgery.operator import Step
-from pedigree.surgery.retarget import CARRIED_KEYS
-from pedigree.surgery.settings import Settings
+from pedigree.surgery.settings import CARRIED_KEYS, Settings
 from pedigree.surgery.symbolic import Key, Stored, Symbolic, read_symbolic
 
 if TYPE_CHECKING:
@@ -57,7 +56,10 @@ def rehouse(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str 
     """
     from pedigree.model.hf_config import choose_dialect
 
-    loose = [stored.template for stored in symbolic.stored if not stored.keys]
+    if model.tied:
+        symbolic.parts.pop(("head", None, None), None)  # stored though tied, as some writers do
+    constants = symbolic.anatomy.constants
+    loose = [stored.template for stored in symbolic.stored if not stored.keys and stored.origin not in constants]
     if loose:
         raise step.refuse(
             "tensors without a role have no place in another architecture", got=", ".join(loose[:3]),
@@ -96,7 +98,7 @@ def _stored(symbolic: Symbolic, stored: Stored, origins: dict[Key, Stored], exam
     """
     source = next((origins[key] for key in stored.keys if key in origins), example)
     scaled = any(isinstance(leaf, Leaf) and leaf.dtype != leaf.part.dtype for leaf in source.leaves)
-    dtype = (symbolic.dtype or "BF16") if scaled else source.dtype
+    dtype = stored.dtype or ((symbolic.dtype or "BF16") if scaled else source.dtype)
     leaves = (
         source.leaves if not scaled and _alike(source, stored) else tuple(Fill(leaf.shape) for leaf in stored.leaves)
     )

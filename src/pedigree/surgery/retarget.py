@@ -13,16 +13,12 @@ from pedigree.model.config import ModelConfig
 from pedigree.model.hf_dialects import OWN_TYPE
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Step
-from pedigree.surgery.renaming import rename
-from pedigree.surgery.settings import Settings
+from pedigree.surgery.rehousing import rehouse
+from pedigree.surgery.settings import CARRIED_KEYS, Settings
 from pedigree.surgery.symbolic import Key, Stored, Symbolic
 from pedigree.weights.roles import BIAS
 from pedigree.weights.table import Table, tables
 
-# What a config says beside the shape of the model.
-CARRIED_KEYS = (
-    "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
-)  # fmt: skip
 # Tensors that are stored with a first axis of one, and without `.weight`.
 _ROWS = frozenset({"moe.router.scale"})
 
@@ -69,12 +65,12 @@ def become(symbolic: Symbolic, model: ModelConfig, step: Step, *, own: bool = Fa
             expected="Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE, Pangu Embedded or Pangu Pro MoE",
             fix="pedigree surgery ops tells what each operator makes",
         )  # fmt: skip
-    old = symbolic.config.values
-    values = {key: value for key, value in config_to_hf(model, dialect).items() if dialect is OWN or key != KEY}
-    symbolic.config = Settings({**values, **{key: old[key] for key in CARRIED_KEYS if key in old}})
     if dialect is OWN or was_own:
-        rename(symbolic, model, dialect, step)
+        rehouse(symbolic, model, step)
         return
+    old = symbolic.config.values
+    values = {key: value for key, value in config_to_hf(model, dialect).items() if key != KEY}
+    symbolic.config = Settings({**values, **{key: old[key] for key in CARRIED_KEYS if key in old}})
     table = next(table for table in tables() if dialect.model_type in table.model_types)
     held = {key for stored in symbolic.stored for key in stored.keys}
     example = next(stored for stored in symbolic.stored if stored.layer is not None and "layers.{i}" in stored.template)

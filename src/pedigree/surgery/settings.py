@@ -25,6 +25,10 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "eps": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"),
     "dtype": ("dtype", "torch_dtype"),
 }
+# What a config says beside the shape of the model.
+CARRIED_KEYS = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
+)  # fmt: skip
 # A config of our own type is the mapping under this key; what other readers want stands beside it.
 OWN_TYPE, OWN_KEY = "pedigree_decoder", "pedigree"
 _OWN: dict[str, tuple[str, ...]] = {

@@ -346,7 +346,9 @@ class Run:
             "settings": self._settings(),
         }  # fmt: skip
         path = self.checkpoints.save(self._tensors(), state)
-        self._recorder.checkpoint({"step": place.step, "tokens": state["tokens"], "path": str(path)})
+        # The loss of the last step is what a replay up to this state is held against.
+        last = {"loss": self._recent[-1]} if self._recent else {}
+        self._recorder.checkpoint({"step": place.step, "tokens": state["tokens"], "path": str(path), **last})
         return path
 
     def _go_to(self, saved: Saved, *, after_rollback: bool = False) -> None:

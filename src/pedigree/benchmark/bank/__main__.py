@@ -14,9 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pedigree.benchmark.bank.kinds import every
+from pedigree.benchmark.bank.kinds import Split, every
 from pedigree.benchmark.bank.numbers import kin_summary, summary
-from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_pairs
+from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_pairs, measured_before
 
 SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "bank.json"
 
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", choices=("calibration", "test"), default="calibration")
     parser.add_argument("--pairs", type=int, nargs=2, default=(None, None), metavar=("CALIBRATION", "TEST"),
                         help="at most so many independent pairs of each split; all by default")  # fmt: skip
+    parser.add_argument("--measured", action="store_true", help="take what was measured before, compare nothing more")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--workers", type=int, default=1)
     told = parser.parse_args(arguments)
@@ -47,11 +48,17 @@ def _numbers(told: argparse.Namespace) -> dict[str, Any]:
     if told.step == "kin":
         truth = kin_pairs(told.split)
         return kin_summary(measure_pairs(told.directory, [(k.a, k.b) for k in truth], told.workers), truth)
-    calibration = measure_pairs(told.directory, independent_pairs("calibration", told.pairs[0]), told.workers)
+    calibration = _rows(told, "calibration", told.pairs[0])
     if told.step == "measure" and told.split == "calibration":
         return summary(calibration, [])
-    test = measure_pairs(told.directory, independent_pairs("test", told.pairs[1]), told.workers)
-    return summary(calibration, test)
+    return summary(calibration, _rows(told, "test", told.pairs[1]))
+
+
+def _rows(told: argparse.Namespace, split: Split, most: int | None) -> list[dict[str, Any]]:
+    pairs = independent_pairs(split, most)
+    if told.measured:
+        pairs = measured_before(told.directory, pairs)
+    return measure_pairs(told.directory, pairs, told.workers)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ two models and a digest of the code that compares.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import json
@@ -84,7 +85,7 @@ def _digest(*names: str) -> bytes:
 
 @cache
 def code_digest() -> str:
-    """Digest of the source of everything that takes part in a comparison."""
+    """Digest of everything that takes part in a comparison; words about the code are not part of it."""
     from pedigree import forensics, weights
 
     state = hashlib.sha256()
@@ -92,8 +93,20 @@ def code_digest() -> str:
         folder = Path(str(package.__file__)).parent
         for path in sorted([*folder.rglob("*.py"), *folder.glob("data/*.json")]):
             if path.name != "bank.json":
-                state.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+                content = _bare(path.read_text(encoding="utf-8")) if path.suffix == ".py" else path.read_text()
+                state.update(f"{path.relative_to(folder).as_posix()}\n{content}".encode())
     return state.hexdigest()[:16]
+
+
+def _bare(source: str) -> str:
+    """Code without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            said = [at for at in body if isinstance(at, ast.Expr) and isinstance(at.value, ast.Constant)]
+            node.body = [at for at in body if at not in said]  # type: ignore[attr-defined]
+    return ast.dump(tree)
 
 
 def measure_pairs(directory: Path, pairs: Iterable[Pair], workers: int = 1) -> list[dict[str, Any]]:
@@ -105,7 +118,7 @@ def measure_pairs(directory: Path, pairs: Iterable[Pair], workers: int = 1) -> l
         workers: processes.
     """
     wanted = list(pairs)
-    path = directory / ".bank" / f"pairs-{code_digest()}.jsonl"
+    path = _notes(directory)
     known = {(row["a"], row["b"]): row for row in _rows(path)}
     missing = [pair for pair in wanted if pair not in known]
     jobs = [(directory / a, directory / b) for a, b in missing]
@@ -116,6 +129,16 @@ def measure_pairs(directory: Path, pairs: Iterable[Pair], workers: int = 1) -> l
             stream.write(json.dumps(row, sort_keys=True) + "\n")
             stream.flush()
     return [known[pair] for pair in wanted]
+
+
+def measured_before(directory: Path, pairs: Iterable[Pair]) -> list[Pair]:
+    """Those of the pairs that were measured by the same code before."""
+    known = {(row["a"], row["b"]) for row in _rows(_notes(directory))}
+    return [pair for pair in pairs if pair in known]
+
+
+def _notes(directory: Path) -> Path:
+    return directory / ".bank" / f"pairs-{code_digest()}.jsonl"
 
 
 def _measured(jobs: Sequence[tuple[Path, Path]], workers: int) -> Iterable[dict[str, Any]]:
