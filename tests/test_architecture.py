@@ -49,7 +49,7 @@ FORBIDDEN_WORDS = ("plagiarism", "theft", "fraud", "fake", "stolen", "shell", "c
 # Where a blind `except` is right, and why.
 BLIND_EXCEPT_ALLOWED = {"src/pedigree/cli/": "the one place where any error becomes a sentence and exit code 70"}
 # Rooms that must import without torch; forensics and benchmark compute with it.
-WITHOUT_TORCH = ("errors", "records", "weights", "tokenizers", "report", "family", "ledger", "cli")
+WITHOUT_TORCH = ("errors", "records", "weights", "tokenizers", "report", "family", "audit", "ledger", "cli")
 # Import name -> the declared distribution that brings it, where the two differ.
 DISTRIBUTIONS = {
     "faiss": "faiss-cpu", "yaml": "pyyaml", "lm_eval": "lm-eval", "huggingface_hub": "huggingface-hub",

@@ -24,7 +24,9 @@ LEDGER = (
     "key rotate", "key revoke", "key add", "signature", "approve", "waive", "attach", "replay",
 )  # fmt: skip
 COMMANDS = (
+    "audit",
     "chat",
+    "clear",
     "compare",
     "demo",
     "doctor",

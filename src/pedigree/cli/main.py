@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from pedigree.cli.audit import audit
 from pedigree.cli.chat import chat
+from pedigree.cli.clear import clear
 from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
 from pedigree.cli.doctor import doctor
@@ -79,10 +81,25 @@ def _pedigree(
 
 
 _COMMANDS: tuple[Callable[..., int], ...] = (
-    chat, compare, demo, doctor, evaluate, explain, fingerprint, plan, run, scan, schema, serve, train, tree, unmerge,
-    why,
+    audit, chat, clear, compare, demo, doctor, evaluate, explain, fingerprint, plan, run, scan, schema, serve, train,
+    tree, unmerge, why,
 )  # fmt: skip
-_WITH_ARGUMENTS = (chat, compare, evaluate, fingerprint, plan, run, scan, serve, train, tree, unmerge, why)
+_WITH_ARGUMENTS = (
+    audit,
+    chat,
+    clear,
+    compare,
+    evaluate,
+    fingerprint,
+    plan,
+    run,
+    scan,
+    serve,
+    train,
+    tree,
+    unmerge,
+    why,
+)
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)

@@ -76,13 +76,14 @@ def _life(found: Found, place: str | None, files: Any) -> tuple[Life, dict[str, 
 def life_lines(life: Life, names: dict[str, str], width: int) -> list[Line]:
     """The life in at most ten lines."""
     rows: list[tuple[str, str]] = [("artifact", f"sha256:{life.artifact}")]
-    for edge in life.edges[-3:]:
+    most = 2 if life.audited else 3  # ten lines in all
+    for edge in life.edges[-most:]:
         parent = f"{edge.parent_name or 'unnamed'} {short(edge.parent)}".strip()
         rows.append(
             (edge.operation, f"{edge.child_name or 'unnamed'} <- {parent}   {edge.verdict}, entry {edge.entry}")
         )
-    if len(life.edges) > 3:
-        rows[-1] = (rows[-1][0], f"{rows[-1][1]}; {len(life.edges) - 3} steps before (--json has all)")
+    if len(life.edges) > most:
+        rows[-1] = (rows[-1][0], f"{rows[-1][1]}; {len(life.edges) - most} steps before (--json has all)")
     rows.append(("data", ", ".join(life.data) or "none recorded"))
     tokens = f"{life.tokens:,} tokens" if life.tokens is not None else "no tokens recorded"
     work = f"{life.operations:.3g} floating-point operations" if life.operations is not None else "no compute recorded"
@@ -92,5 +93,7 @@ def life_lines(life: Life, names: dict[str, str], width: int) -> list[Line]:
     head = f"   {life.name or 'unnamed'}, {life.entries} entries"
     if life.first:
         head += f" from {life.first[:16]} to {life.last[:16]} by the clock of the recorder"
+    if life.audited:
+        rows.append(("audit", "; ".join(life.audited)))
     lines: list[Line] = [(Span(life.verdict, STYLES[life.verdict]), Span(head))]
     return lines + [(Span(f"{label:<12}", "bold"), Span(shorten(text, width - 12))) for label, text in rows]

@@ -37,6 +37,12 @@ def error_rate() -> ErrorRate | None:
     )
 
 
+def false_positives() -> int | None:
+    """How many pairs of the bank's test split were called related, None where there is no bank."""
+    bank = load_bank()
+    return None if bank is None else int(bank["test"]["false_positives"])
+
+
 def upper_95(errors: int, pairs: int) -> float:
     """One-sided 95 % Clopper-Pearson upper bound of a rate."""
     from scipy.stats import beta

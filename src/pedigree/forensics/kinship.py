@@ -80,7 +80,7 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
         judgment.verdict,
         whole.log_odds,
         plain.log_odds,
-        *_distance2(a, b, found),
+        *distance2(a, b, found),
         tuple(_named(words, str(first), str(second)) for words in whole.reasons),
     )
 
@@ -91,7 +91,7 @@ def _named(words: str, first: str, second: str) -> str:
     return re.sub(r"\b[AB]\b", lambda found: names[found[0]], words)
 
 
-def _distance2(a: Side, b: Side, found: Findings) -> tuple[float | None, float]:
+def distance2(a: Side, b: Side, found: Findings) -> tuple[float | None, float]:
     """Squared distance over the product of lengths, on matched rows, and that product for each number."""
     if found.same_numbers:
         return 0.0, 1.0

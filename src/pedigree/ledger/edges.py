@@ -10,7 +10,7 @@ from pedigree.ledger.key_ring import KeyRing
 from pedigree.ledger.statement import MAKING, MATERIALS, Parent
 from pedigree.ledger.verdict import Edge, EdgeVerdict, Problem, worst
 
-_FINDINGS = ("REPLAYED", "CORROBORATED", "CONTRADICTED")
+_FINDINGS = ("REPLAYED", "CORROBORATED", "SUSPECT", "CONTRADICTED")
 
 
 def edges_of(

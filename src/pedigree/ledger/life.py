@@ -19,6 +19,7 @@ class Life:
     """What a ledger knows of an artifact.
 
     `tokens` and `operations` are sums over every training in its life, as declared; None where none was recorded.
+    `audited` is what the newest signed audit found of each of its edges.
     """
 
     artifact: str
@@ -31,6 +32,7 @@ class Life:
     people: list[str] = field(default_factory=list)
     code: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    audited: list[str] = field(default_factory=list)
     first: str = ""
     last: str = ""
     entries: int = 0
@@ -41,6 +43,7 @@ class Life:
             "artifact": "sha256:" + self.artifact, "name": self.name, "verdict": self.verdict,
             "edges": [edge.to_dict() for edge in self.edges], "data": self.data, "tokens": self.tokens,
             "floating_point_operations": self.operations, "people": self.people, "code": self.code, "gaps": self.gaps,
+            "audited": self.audited,
             "first": self.first, "last": self.last, "entries": self.entries,
         }  # fmt: skip
 
@@ -69,6 +72,7 @@ def life_of(report: Verification, digest: str, files: Sequence[Problem] = ()) ->
     life.tokens, life.operations = _sums(entries)
     life.people = [credit.person for credit in credits_of(entries)]
     life.gaps = _unique([*_gaps(edges), *(item.sentence for item in problems)])
+    life.audited = _audited(report.entries, edges)
     if not made:
         life.gaps.insert(0, "no entry of the ledger makes this artifact")
     return life
@@ -76,6 +80,20 @@ def life_of(report: Verification, digest: str, files: Sequence[Problem] = ()) ->
 
 def _gaps(edges: Iterable[Edge]) -> list[str]:
     return [f"{edge.child_name or edge.child[:12]}: {edge.why}" for edge in edges if edge.verdict == "UNKNOWN"]
+
+
+def _audited(entries: Iterable[Entry], edges: Iterable[Edge]) -> list[str]:
+    """A sentence for the newest finding of an audit on each edge, the last edge first."""
+    found: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        facts = entry.facts
+        if entry.leaf.kind == "forensic" and entry.said is not None and facts.get("audit"):
+            lies = facts.get("lies")
+            named = f" ({', '.join(str(lie) for lie in lies)})" if isinstance(lies, list) and lies else ""
+            word = f"{facts.get('verdict')}{named} in entry {entry.index}"
+            found[str(facts.get("child")), str(facts.get("parent"))] = f"{facts.get('name') or 'unnamed'} {word}"
+    mine = dict.fromkeys((edge.child, edge.parent) for edge in edges)
+    return [found[key] for key in reversed(mine) if key in found]
 
 
 def _sums(entries: Iterable[Entry]) -> tuple[int | None, float | None]:

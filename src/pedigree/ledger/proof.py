@@ -36,7 +36,7 @@ ABOUT = ("forensic", "replay", "release", "retract", "approval", "waiver", "atta
 """Kinds of entries that say something of an artifact without making it."""
 NOT_SHOWN = (
     "that no later key event or finding was left out of the proof: ask for a newer one, or for the ledger",
-    "that what was recorded is true: pedigree compare asks the weights",
+    "that what was recorded is true: pedigree audit asks the weights",
 )
 
 

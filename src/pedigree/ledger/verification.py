@@ -32,7 +32,7 @@ from pedigree.ledger.verdict import Edge, EdgeVerdict, Problem, worst
 
 NOT_CHECKED = (
     "that nothing was left out: a ledger shows what was recorded",
-    "that what was recorded is true: pedigree compare asks the weights",
+    "that what was recorded is true: pedigree audit asks the weights",
 )
 
 

@@ -7,21 +7,18 @@ It renders what the record holds and computes nothing, so the same record gives 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from html import escape
-from pathlib import Path
 from typing import Any
 
 from pedigree.records.comparison import Comparison
 from pedigree.report import words
+from pedigree.report.environment import number_or_nothing, page_environment, page_style
 from pedigree.report.figures import component_figure, decoy_figure, evidence_figure, layers_figure
 from pedigree.report.layers import layer_runs, layer_strip, split_sentence
-from pedigree.report.numbers import count_text, number_text, ranges_text
+from pedigree.report.numbers import number_text
 from pedigree.report.plain_text import escaped_json, printable_lines
 from pedigree.report.transformations import transformation_sentences
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _NOTHING = "-"
 
 
@@ -36,28 +33,6 @@ class LayerRow:
     ffn: str
     attn: str
     note: str
-
-
-def _number(value: float | None) -> str:
-    return _NOTHING if value is None else number_text(value)
-
-
-def _log10(value: float | None) -> str:
-    return _NOTHING if value is None else f"{value:.1f}"
-
-
-def _powers(text: str) -> str:
-    """HTML: `10^-1234` with its exponent raised, everything else escaped."""
-    return re.sub(r"10\^(-?[\d.]*\d)", r"10<sup>\1</sup>", escape(text))
-
-
-def _sentence(text: str) -> str:
-    """First letter large, a full stop at the end; a letter that stands alone (z, p) is a symbol and stays."""
-    text = text.strip()
-    if not text:
-        return text
-    first = text[0] if text[1:2] == " " else text[0].upper()
-    return first + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
 def _column(comparison: Comparison, layer: int) -> dict[int, float]:
@@ -81,8 +56,8 @@ def _layer_rows(comparison: Comparison) -> list[LayerRow]:
             LayerRow(
                 layer=layer,
                 source="new" if source is None else str(source),
-                evidence=_number(column.get(source)) if source is not None else _NOTHING,
-                elsewhere=_number(max(others, default=None)),
+                evidence=number_or_nothing(column.get(source)) if source is not None else _NOTHING,
+                elsewhere=number_or_nothing(max(others, default=None)),
                 ffn=_source_text(match.ffn, match.ffn_score) if match else _NOTHING,
                 attn=_source_text(match.attn, match.attn_score) if match else _NOTHING,
                 note=match.note if match else "",
@@ -120,19 +95,7 @@ def render_comparison(comparison: Comparison) -> str:
     Returns:
         HTML text, the same for the same record.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        sentence=_sentence, number=_number, log10=_log10, powers=_powers, count=count_text, ranges=ranges_text
-    )
+    environment = page_environment()
     result = comparison.result
     rows_a = len(comparison.evidence_map.rows) if comparison.evidence_map is not None else None
     figures = {
@@ -144,7 +107,7 @@ def render_comparison(comparison: Comparison) -> str:
     context: dict[str, Any] = {
         "c": comparison,
         "words": words,
-        "style": (_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        "style": page_style(),
         "figures": figures,
         "digest": comparison.content_digest(),
         "mark": words.VERDICT_MARKS[result.verdict][0],
