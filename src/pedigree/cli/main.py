@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from pedigree.cli.bench import bench_app
 from pedigree.cli.chat import chat
 from pedigree.cli.compare import compare
 from pedigree.cli.demo import demo
@@ -86,6 +87,7 @@ _WITH_ARGUMENTS = (chat, compare, evaluate, fingerprint, plan, run, scan, serve,
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
+app.add_typer(bench_app(_SETTINGS, EXIT_CODES), name="bench", epilog=EXIT_CODES)
 app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)

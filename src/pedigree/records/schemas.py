@@ -6,6 +6,7 @@ from typing import Any
 
 from pedigree.records.answer import Answer
 from pedigree.records.artifact import Artifact, Manifest, TensorManifest
+from pedigree.records.benchmark import Benchmark, BenchmarkStep
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
@@ -30,6 +31,8 @@ from pedigree.records.unmerging import Unmerging
 SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
     "artifact": Artifact,
+    "benchmark": Benchmark,
+    "benchmark-step": BenchmarkStep,
     "comparison": Comparison,
     "evaluation": Evaluation,
     "family-run": FamilyRun,
