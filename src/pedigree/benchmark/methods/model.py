@@ -9,7 +9,7 @@ Shapes  R = rows (head or inner dimensions), D = residual width, V = vocabulary,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,11 @@ from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 ATTENTION = ("q", "k", "v", "o")
+BATCH = 50
+"""Inputs that go through a model at once."""
 
 
 @dataclass
@@ -138,12 +139,12 @@ class Model:
         import torch
 
         if ("states", key) not in self.kept:
-            rows: list[list[torch.Tensor]] = []
+            found: list[list[Tensor]] = []
             with torch.no_grad():
-                for ids in inputs:
-                    output = self.runnable(input_ids=torch.tensor([list(ids)]), output_hidden_states=True)
-                    rows.append([state[0, -1] for state in output.hidden_states])
-            self.kept["states", key] = [torch.stack(layer) for layer in zip(*rows, strict=True)]
+                for ids_BT, last_B in _batches(inputs):
+                    output = self.runnable(input_ids=ids_BT, output_hidden_states=True)
+                    found.append([_at(state, last_B) for state in output.hidden_states])
+            self.kept["states", key] = [torch.cat(layer) for layer in zip(*found, strict=True)]
         states: list[Tensor] = self.kept["states", key]
         return states
 
@@ -164,13 +165,13 @@ class Model:
             ]
             rows: dict[int, list[Tensor]] = {}
             with torch.no_grad():
-                for ids in inputs:
-                    self.runnable(input_ids=torch.tensor([list(ids)]))
+                for ids_BT, last_B in _batches(inputs):
+                    self.runnable(input_ids=ids_BT)
                     for layer, state in seen.items():
-                        rows.setdefault(layer, []).append(state)
+                        rows.setdefault(layer, []).append(_at(state.reshape(*ids_BT.shape, -1), last_B))
             for hook in hooks:
                 hook.remove()
-            self.kept["inputs", key] = {layer: torch.stack(found) for layer, found in rows.items()}
+            self.kept["inputs", key] = {layer: torch.cat(states) for layer, states in rows.items()}
         found: dict[int, Tensor] = self.kept["inputs", key]
         return found
 
@@ -183,9 +184,27 @@ class Model:
         self.kept.clear()
 
 
+def _batches(inputs: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids [B, T], padded behind, and the place of each input's last token [B]; what stands behind it is not seen by it,
+    since these models look back alone."""
+    import torch
+
+    for start in range(0, len(inputs), BATCH):
+        rows = [torch.tensor(list(ids)) for ids in inputs[start : start + BATCH]]
+        last_B = torch.tensor([len(row) - 1 for row in rows])
+        yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), last_B
+
+
+def _at(state_BTD: Tensor, last_B: Tensor) -> Tensor:
+    """The state of the last token of each row, [B, D]."""
+    import torch
+
+    return state_BTD[torch.arange(len(last_B)), last_B]
+
+
 def _keeper(seen: dict[int, Tensor], layer: int) -> Any:
     def keep(_module: Any, inputs: tuple[Any, ...]) -> None:
-        seen[layer] = inputs[0].detach().reshape(-1, inputs[0].shape[-1])[-1]
+        seen[layer] = inputs[0].detach()
 
     return keep
 
