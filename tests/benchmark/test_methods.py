@@ -23,7 +23,7 @@ from pedigree.benchmark.methods.matching import (
 )
 from pedigree.benchmark.methods.model import Model
 from pedigree.benchmark.methods.mother import arborescence
-from pedigree.benchmark.methods.polar_trace import strength
+from pedigree.benchmark.methods.polar_trace import Trace, matched_trace, strength
 from pedigree.benchmark.zoo import derive_gauge, derive_mixture, derive_survival
 from pedigree.benchmark.zoo.snapshot import Snapshot
 from pedigree.errors import UsageError
@@ -175,8 +175,16 @@ def test_rank_agreement_of_few_survivors_is_as_weak_as_published(share: float, p
 @pytest.mark.parametrize(("n", "x"), [(896, 0.121), (4096, 0.063)])
 def test_the_bound_of_traces_passes_twenty_decades_where_it_is_published_to(n: int, x: float) -> None:
     """Section 2.6: log p <= log n! + n log 2 - n^2 x^2 / 2, thresholds for 1e-20."""
-    assert strength(x + 0.002, n) > 20
-    assert strength(x - 0.004, n) < 20
+    assert strength(Trace((x + 0.002) * n, n, n, n)) > 20
+    assert strength(Trace((x - 0.004) * n, n, n, n)) < 20
+
+
+def test_the_bound_of_traces_holds_for_random_isometries_of_low_rank() -> None:
+    """More units than residual width: the map between units has the rank of the width alone."""
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(200, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    assert strength(matched_trace(a @ b.T)) == 0.0
+    assert strength(matched_trace(a @ a.T)) > 20
 
 
 def test_fisher_joins_p_values_and_survives_tiny_ones() -> None:

@@ -29,7 +29,8 @@ from pedigree.benchmark.methods.model import Model
 from pedigree.errors import PedigreeError
 
 RESULTS = "results"
-KEPT_MODELS = 48
+KEPT_MODELS = 200
+"""Models a process keeps open between questions."""
 SHARED = ("interface.py", "matching.py", "model.py", "prompts.py")
 CHUNK = 40
 """Pairs that a worker takes at once."""
@@ -141,7 +142,8 @@ def run(
         code = code_of(method)
         there = {task for task, line in latest(folder, method.name, tasks).items() if line.code == code}
         open_tasks = [task for task in tasks if task.address not in there and _can(method, task)]
-        open_tasks.sort(key=lambda task: (task.kind, task.models))
+        # In the order of a hash: a run that is stopped has then asked about a sample of all kinds of pairs.
+        open_tasks.sort(key=lambda task: (task.kind == "pair", task.address))
         batches += [(folder, method.name, open_tasks[i : i + CHUNK]) for i in range(0, len(open_tasks), CHUNK)]
     total = sum(len(batch) for _, _, batch in batches)
     counts: dict[str, int] = {}
@@ -179,22 +181,24 @@ def answer_all(folder: Path, name: str, tasks: Sequence[Task]) -> list[Line]:
     torch.set_num_threads(1)
     (method,) = chosen_methods([name])
     code = code_of(method)
-    kept: dict[str, Model] = {}
     lines = []
     for task in tasks:
-        models = [_kept(kept, folder, model) for model in task.models]
+        models = [_kept(method.name, folder / "models" / model) for model in task.models]
         lines.append(replace(ask(method, task, models), code=code))
-    for model in kept.values():
-        model.forget()
     return lines
 
 
-def _kept(kept: dict[str, Model], folder: Path, name: str) -> Model:
-    if name not in kept:
-        if len(kept) >= KEPT_MODELS:
-            kept.pop(next(iter(kept))).forget()
-        kept[name] = Model(folder / "models" / name)
-    return kept[name]
+_KEPT: dict[tuple[str, Path], Model] = {}
+
+
+def _kept(method: str, folder: Path) -> Model:
+    """The model as this method knows it; methods share none, so that each pays for what it reads and computes."""
+    key = (method, folder)
+    if key not in _KEPT:
+        if len(_KEPT) >= KEPT_MODELS:
+            _KEPT.pop(next(iter(_KEPT))).forget()
+        _KEPT[key] = Model(folder)
+    return _KEPT[key]
 
 
 def ask(method: Method, task: Task, models: Sequence[Model]) -> Line:

@@ -40,8 +40,8 @@ class PolarTrace(Described):
             ]
             if found:
                 # The best of so many roles is paid for.
-                strengths.append(max(0.0, max(strength(x, n) for x, n in found) - math.log10(len(found))))
-                traces += [x for x, _ in found]
+                strengths.append(max(0.0, max(strength(trace) for trace in found) - math.log10(len(found))))
+                traces += [trace.share for trace in found]
         if not strengths:
             return Answer(None, why_not="no matrices of one role in both")
         return Answer(sum(strengths) / len(strengths) + sum(traces) / len(traces))
@@ -56,22 +56,47 @@ def outputs(model: Model, layer: int) -> dict[str, Tensor]:
     return found
 
 
-def matched_trace(m_NM: Tensor) -> tuple[float, int]:
-    """Trace of the polar factor under the best signed permutation, over n, and n, the rank that is there."""
+@dataclass(frozen=True)
+class Trace:
+    """What a signed permutation collects of a partial isometry.
+
+    Args:
+        total: sum of the matched entries, at most `rank`.
+        rows, columns: of the matrix, the smaller one first.
+        rank: of the isometry.
+    """
+
+    total: float
+    rows: int
+    columns: int
+    rank: int
+
+    @property
+    def share(self) -> float:
+        """Of the largest trace there could be."""
+        return self.total / self.rank
+
+
+def matched_trace(m_NM: Tensor) -> Trace:
+    """The trace of the polar factor under the best signed permutation; of a singular matrix, on the range it has."""
     import torch
 
-    values = torch.linalg.svdvals(m_NM)
+    u, values, vh = torch.linalg.svd(m_NM, full_matrices=False)
     rank = max(1, int((values > 1e-9 * values[0].clamp_min(1e-30)).sum()))
-    # Where the matrix has not full rank, the factor is taken on the range that is there.
-    u, _, vh = torch.linalg.svd(m_NM, full_matrices=False)
     turn = (u[:, :rank] @ vh[:rank]).abs()
     rows, columns = assign(turn)
-    return float(turn[rows, columns].sum()) / rank, rank
+    return Trace(float(turn[rows, columns].sum()), min(turn.shape), max(turn.shape), rank)
 
 
-def strength(x: float, n: int) -> float:
-    """Minus log10 of the bound, at least 0."""
-    ln_p = math.lgamma(n + 1) + n * math.log(2) - n * n * x * x / 2
+def strength(trace: Trace) -> float:
+    """Minus log10 of the bound, at least 0.
+
+    A fixed signed matching of N rows to M columns collects a sum of variance rank / M from a random partial isometry;
+    there are 2^N M! / (M - N)! of them. Square and of full rank, this is the published bound.
+    """
+    n, m = trace.rows, trace.columns
+    matchings = math.lgamma(m + 1) - math.lgamma(m - n + 1) + n * math.log(2)
+    ln_p = matchings - trace.total**2 * m / (2 * trace.rank)
     return max(0.0, -ln_p / math.log(10))
 
 
