@@ -32,7 +32,7 @@ RESULTS = "results"
 KEPT_MODELS = 200
 """Models a process keeps open between questions."""
 SHARED = ("interface.py", "matching.py", "model.py", "prompts.py")
-CHUNK = 40
+CHUNK = 12
 """Pairs that a worker takes at once."""
 
 Told = Callable[[str, float, str], None]

@@ -64,6 +64,12 @@ def score(folder: Path, exam: Exam, methods: Sequence[Method], options: Mapping[
     warnings = []
     if made < in_all:
         warnings.append(f"{made} of {in_all} models were made: scores are over the {len(exam.pairs)} pairs among them")
+    most = sum(question.split == "test" for question in exam.asked.values())
+    warnings += [
+        f"{method.name} has answered {method.answers} of {most} questions of the test split: a sample, not the whole"
+        for method in scored
+        if method.answers < most
+    ]
     created = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
     return Benchmark(created=created, options=dict(options), result=result, warnings=warnings)
 

@@ -34,8 +34,9 @@ def counted(method: MethodScore, row: str) -> Found | None:
 
 
 def rows_of(record: Benchmark) -> list[str]:
-    """Rows in the order of the first method."""
-    return list(dict.fromkeys(score.row for method in record.result.methods for score in method.rows))
+    """Rows in the order of the method that was asked about most."""
+    methods = sorted(record.result.methods, key=lambda method: -len(method.rows))
+    return list(dict.fromkeys(score.row for method in methods for score in method.rows))
 
 
 def _svg(width: int, height: int, label: str, body: str) -> str:
@@ -52,7 +53,7 @@ def heat_figure(record: Benchmark) -> str:
     if not methods or not rows:
         return ""
     top = 150
-    width, height = _LABEL + _CELL * len(methods) + 100, top + _ROW_HEIGHT * len(rows) + 8
+    width, height = _LABEL + _CELL * len(methods) + 124, top + _ROW_HEIGHT * len(rows) + 8
     parts = []
     for j, method in enumerate(methods):
         x = _LABEL + _CELL * j + _CELL / 2 + 4
