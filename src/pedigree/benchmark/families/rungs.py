@@ -115,7 +115,7 @@ SURVIVORS: tuple[Rung, ...] = (
     Rung("survivors-5", "5 % surviving units", (("surviving-units", {"share": 0.05}),), (0.0, 0.3)),
 )
 
-# Every operator of `pedigree surgery`, once.
+# Operators of `pedigree surgery`; those that are left out stand below, with the reason.
 SURGERY: tuple[Rung, ...] = (
     Rung("identity", "surgery: depth", _surgery("grow.depth", op="identity", after=[0, 2]), says=("layers-inserted",)),
     Rung("stack", "surgery: depth", _surgery("grow.depth", op="stack", times=2), says=("layers-duplicated",)),
@@ -168,6 +168,19 @@ SURGERY: tuple[Rung, ...] = (
     Rung("turned", "surgery: disguise", _surgery("launder.rotate", block="{hidden}"), says=("gauge-disguise",)),
     Rung("20-decibels", "surgery: disguise", _surgery("launder.noise", snr=20.0)),
 )  # fmt: skip
+
+NOT_IN_THE_TABLE: Mapping[str, str] = {
+    "lora.extract": "makes an adapter, not a model",
+    **dict.fromkeys(
+        (
+            "moe.prune", "moe.merge", "vocab.shrink", "convert.norm", "convert.biases", "convert.positions",
+            "convert.query_layer", "convert.activation", "convert.kv", "convert.latent", "convert.sandwich",
+            "convert.pi", "convert.layout", "convert.untie", "convert.tie",
+        ),
+        "younger than the table; what conversions make has no class in transformers, which trains the zoo",
+    ),
+}  # fmt: skip
+"""Operators of `pedigree surgery` that no rung uses, and why."""
 
 # Rows 15 and 16 of the mission, on a root with biases: deeper and wider; grouped experts with another vocabulary.
 LETTER: tuple[Rung, ...] = (
