@@ -40,6 +40,7 @@ COMMANDS = (
     "schema",
     "serve",
     "train",
+    *(f"bench {verb}" for verb in ("make", "run", "score", "report")),
     *(f"surgery {verb}" for verb in ("ops", "plan", "run", "verify")),
     "tree",
     "unmerge",
@@ -48,7 +49,7 @@ COMMANDS = (
     *(f"library {verb}" for verb in ("add", "list", "export")),
     *(f"ledger {verb}" for verb in LEDGER),
 )
-NOUNS = ("surgery", "tokenizer", "library", "ledger", "ledger key")
+NOUNS = ("bench", "surgery", "tokenizer", "library", "ledger", "ledger key")
 FORBIDDEN = "plag" + "iarism|th" + "eft|fr" + "aud|fa" + "ke|sto" + "len|sh" + "ell|copy" + "cat"
 
 

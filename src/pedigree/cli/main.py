@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from pedigree.cli.audit import audit
+from pedigree.cli.bench import bench_app
 from pedigree.cli.chat import chat
 from pedigree.cli.clear import clear
 from pedigree.cli.compare import compare
@@ -103,6 +104,7 @@ _WITH_ARGUMENTS = (
 for _command in _COMMANDS:
     app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
 app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
+app.add_typer(bench_app(_SETTINGS, EXIT_CODES), name="bench", epilog=EXIT_CODES)
 app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)
 app.add_typer(tokenizer_app(_SETTINGS, EXIT_CODES), name="tokenizer", epilog=EXIT_CODES)

@@ -7,6 +7,7 @@ from typing import Any
 from pedigree.records.answer import Answer
 from pedigree.records.artifact import Artifact, Manifest, TensorManifest
 from pedigree.records.audit import Audit, Clearance
+from pedigree.records.benchmark import Benchmark, BenchmarkStep
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
@@ -32,6 +33,8 @@ SCHEMAS: dict[str, type[Record]] = {
     "answer": Answer,
     "artifact": Artifact,
     "audit": Audit,
+    "benchmark": Benchmark,
+    "benchmark-step": BenchmarkStep,
     "clearance": Clearance,
     "comparison": Comparison,
     "evaluation": Evaluation,

@@ -18,6 +18,8 @@ from pedigree.benchmark.zoo import (
     derive_mixture,
     derive_plain,
     derive_storage,
+    derive_surgery,
+    derive_survival,
     derive_vocabulary,
     derive_width,
     disguise,
@@ -46,6 +48,10 @@ def _without_embeddings(first: Lineage, **_arguments: Any) -> Lineage:
 
 def _reinitialized(first: Lineage, *, branch: str) -> Lineage:
     return first.without(branch)
+
+
+def _units_alone(first: Lineage, **_arguments: Any) -> Lineage:
+    return first.without("embed").without("attn")
 
 
 def _merged(first: Lineage, second: Lineage, **_arguments: Any) -> Lineage:
@@ -115,6 +121,9 @@ OPERATORS: Mapping[str, Operator] = {
     "low-rank": Operator(derive_mixture.add_low_rank),
     "cast": Operator(derive_storage.cast, seeded=False),
     "quantize-int8": Operator(derive_storage.quantize_int8, seeded=False),
+    "surgery": Operator(derive_surgery.operate, derive_surgery.operated_lineage),
+    "surviving-units": Operator(derive_survival.surviving_units, _units_alone),
+    "fresh-tables": Operator(derive_survival.fresh_tables, _without_embeddings),
     "reshard": Operator(derive_storage.reshard, exact=True, identical=True, seeded=False),
     "rename": Operator(derive_storage.rename, identical=True, seeded=False),
     "fuse": Operator(derive_storage.fuse, exact=True, identical=True, seeded=False),

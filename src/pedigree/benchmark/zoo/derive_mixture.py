@@ -52,7 +52,7 @@ def splice(first: Snapshot, second: Snapshot, *, layers: Sequence[int], seed: in
     return first.changed({name: second.tensors[name] for layer in layers for name in layer_names(second, layer)})
 
 
-def _fresh(snapshot: Snapshot, seed: int) -> dict[str, torch.Tensor]:
+def fresh_start(snapshot: Snapshot, seed: int) -> dict[str, torch.Tensor]:
     """Tensors of a fresh start with the config of a snapshot, as transformers draws it."""
     import torch
 
@@ -78,7 +78,7 @@ def reinitialize(snapshot: Snapshot, *, branch: str, seed: int) -> Snapshot:
     layout = layout_of(snapshot)
     if branch not in ("attn", "mlp", "body"):
         raise UsageError("no such branch", got=branch, expected="attn, mlp or body")
-    fresh = _fresh(snapshot, seed)
+    fresh = fresh_start(snapshot, seed)
     if branch == "body":
         chosen = [name for name in snapshot.tensors if not name.startswith(layout.embeddings)]
     else:
