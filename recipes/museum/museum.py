@@ -68,22 +68,25 @@ def model(folder: Path, name: str) -> str:
     return str(folder / name / "model")
 
 
-def gains(folder: str) -> Any:
-    """All norm gains of a model, one after the other, float64 [n]."""
+def gains(folder: str, *, centered: bool) -> Any:
+    """All norm gains of a model, one norm after the other, float64 [n]; `centered` takes off the mean of each norm."""
     import torch
     from safetensors.torch import load_file
 
     tensors = load_file(Path(folder) / "model.safetensors")
-    return torch.cat([tensors[name].double() for name in sorted(tensors) if "norm" in name])
+    norms = [tensors[name].double() for name in sorted(tensors) if "norm" in name]
+    return torch.cat([norm - norm.mean() if centered else norm for norm in norms])
 
 
 def norm_cosines(folder: Path) -> tuple[float, float]:
-    """Cosine of the norm gains of `first` and `second`: as they are, and with their means taken off."""
+    """Cosine of the norm gains of `first` and `second`: as they are, and with the mean of each norm taken off."""
     import torch
 
-    a, b = gains(model(folder, "first")), gains(model(folder, "second"))
-    cosine = torch.nn.functional.cosine_similarity
-    return float(cosine(a, b, dim=0)), float(cosine(a - a.mean(), b - b.mean(), dim=0))
+    cosines = []
+    for centered in (False, True):
+        a, b = (gains(model(folder, name), centered=centered) for name in ("first", "second"))
+        cosines.append(float(torch.nn.functional.cosine_similarity(a, b, dim=0)))
+    return cosines[0], cosines[1]
 
 
 def show_norms(folder: Path) -> tuple[list[str], bool]:
@@ -92,8 +95,8 @@ def show_norms(folder: Path) -> tuple[list[str], bool]:
     add_illustrations(folder / "compare" / "first--second.html", folder, raw, centered)
     lines = [
         f"Illustration, no weight: cosine of the norm gains {raw:.3f}.",
-        f"With the mean of each taken off: {centered:.3f}. All gains begin at one; that they are near one is all that "
-        "the first number says.",
+        f"With the mean of each norm taken off: {centered:.3f}. Gains begin at one and stay near it; that is most of "
+        "what the first number says.",
     ]
     return lines, raw > 0.95
 
@@ -107,7 +110,7 @@ def add_illustrations(report: Path, folder: Path, raw: float, centered: float) -
     comparison = Comparison.from_json(told)
     shown = [
         Illustration(name="cosine of all norm gains", value=raw, note="gains begin at one: strangers reach this"),
-        Illustration(name="the same with their means taken off", value=centered),
+        Illustration(name="the same with the mean of each norm taken off", value=centered),
     ]
     result = comparison.result.model_copy(update={"illustrations": [*comparison.result.illustrations, *shown]})
     report.write_text(render_comparison(comparison.model_copy(update={"result": result})), encoding="utf-8")

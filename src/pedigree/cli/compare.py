@@ -42,6 +42,14 @@ DEPTH_WORDS = ("glance", "standard", "full")
 
 LOCATION = "a directory, .safetensors, index or .gguf file, hf://org/name@revision, https://..., a fingerprint"
 
+AnnexOption = Annotated[
+    bool,
+    typer.Option(
+        "--annex", help="Add what lies beside the weights (names, headers, paths); no verdict reads it.",
+        envvar="PEDIGREE_ANNEX", rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=f"One model: {LOCATION}", show_default=False)],
@@ -85,13 +93,7 @@ def compare(
         ),
     ] = None,
     salt: SaltOption = "",
-    annex: Annotated[
-        bool,
-        typer.Option(
-            "--annex", help="Add what lies beside the weights (names, headers, paths); no verdict reads it.",
-            envvar="PEDIGREE_ANNEX", rich_help_panel=OUTPUT,
-        ),
-    ] = False,
+    annex: AnnexOption = False,
     force: ForceOption = False,
     allow_pickle: PickleOption = False,
 ) -> int:  # fmt: skip
