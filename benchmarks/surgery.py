@@ -46,11 +46,17 @@ LIMIT_S = 1800.0
 
 @dataclass(frozen=True)
 class Task:
-    """One operation: the steps of our recipe (`allow` as in it), and mergekit's configuration for the same result."""
+    """One operation: the steps of our recipe, and mergekit's configuration for the same result.
+
+    `second` says that a child of the source is read too; its folder is beside that of the source, with `-child` behind
+    its name (`other` in our recipe). `changes` says that the function of the model may change.
+    """
 
     name: str
     steps: Callable[[Shape], list[dict[str, Any]]]
     mergekit: Callable[[Shape, Path], dict[str, Any]] | None
+    second: bool = False
+    changes: bool = False
 
 
 def _inserted(shape: Shape, source: Path) -> dict[str, Any]:
@@ -74,10 +80,68 @@ def _cast(shape: Shape, source: Path) -> dict[str, Any]:
     }
 
 
+def _merged(method: str, settings: dict[str, Any]) -> Callable[[Shape, Path], dict[str, Any]]:
+    """Parent and child by mergekit; of methods with a base the parent is that."""
+
+    def told(shape: Shape, source: Path) -> dict[str, Any]:
+        del shape
+        models = [{"model": str(source)}, {"model": str(_child(source))}]
+        if method == "linear":
+            models = [{**model, "parameters": {"weight": 0.5}} for model in models]
+            return {"merge_method": method, "models": models, "dtype": "float32", "out_dtype": "bfloat16"}
+        child = {**models[1], "parameters": settings}
+        return {"merge_method": method, "base_model": str(source), "models": [models[0], child], "dtype": "float32",
+                "out_dtype": "bfloat16"}  # fmt: skip
+
+    return told
+
+
+def _linear(shape: Shape) -> list[dict[str, Any]]:
+    del shape
+    models = [{"model": name, "weight": 0.5} for name in ("source", "other")]
+    return [{"merge": {"method": "linear", "models": models}}]
+
+
+def _ties(shape: Shape) -> list[dict[str, Any]]:
+    del shape
+    child = {"model": "other", "weight": 1.0, "density": 0.5}
+    return [{"merge": {"method": "ties", "base": "source", "models": [child]}}]
+
+
+def _child(source: Path) -> Path:
+    return source.with_name(source.name + "-child")
+
+
+def _respelled(source: Path, shape: Shape) -> Path:
+    """Another tokenizer of the same size beside the source, which has three of four tokens of the first."""
+    place = source.with_name(source.name + "-tokenizer")
+    place.mkdir(exist_ok=True)
+    told = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    vocab = told["model"]["vocab"]
+    pairs = [pair if isinstance(pair, list) else pair.split(" ", 1) for pair in told["model"].get("merges", [])]
+    used = {part for pair in pairs for part in pair}
+    changed = {token: token + "\u0120\u0120" for token, number in vocab.items() if number % 4 == 3 and token not in used
+               and len(token) > 1}  # fmt: skip
+    told["model"]["vocab"] = {changed.get(token, token): number for token, number in vocab.items()}
+    told["model"]["merges"] = [pair for pair in pairs if "".join(pair) not in changed]
+    (place / "tokenizer.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+    del shape
+    return place
+
+
 TASKS = (
     Task("cast to float16", lambda shape: [{"cast": {"to": "float16"}}], _cast),
     Task("identity insertion", lambda shape: [{"grow.depth": {"op": "identity", "after": "every 4"}}], _inserted),
     Task("FFN widening by 1/4", lambda shape: [{"grow.ffn": {"to": shape.ffn + shape.ffn // 4}}], None),
+    Task("linear merge", _linear, _merged("linear", {}), second=True, changes=True),
+    Task("TIES", _ties, _merged("ties", {"weight": 1.0, "density": 0.5}), second=True, changes=True),
+    Task("upcycling to 4 experts", lambda shape: [{"moe.upcycle": {"experts": 4, "shared": shape.ffn // 16}}], None),
+    Task(
+        "vocabulary swap",
+        lambda shape: [{"vocab.swap": {"tokenizer": "TOKENIZER", "init": "subtoken"}}],
+        None,
+        changes=True,
+    ),
 )
 
 
@@ -144,8 +208,8 @@ def measure(size: str, source: Path, folder: Path, mergekit: Path | None, tasks:
     """All tasks on one checkpoint."""
     shape = SHAPES[size]
     rows = []
-    total = _weights(source)
     for task in tasks:
+        total = _weights(source) + (_weights(_child(source)) if task.second else 0)
         speeds = [disk_speed(folder, source)]
         ours, written = _ours(size, task, shape, source, folder)
         speeds.append(disk_speed(folder, source))
@@ -166,16 +230,29 @@ def measure(size: str, source: Path, folder: Path, mergekit: Path | None, tasks:
 
 def _ours(size: str, task: Task, shape: Shape, source: Path, folder: Path) -> tuple[Row, int]:
     target, recipe = folder / "ours", folder / "ours.yaml"
-    recipe.write_text(json.dumps({
+    told: dict[str, Any] = {
         "surgery": 1, "source": {"model": str(source)}, "target": {"dir": str(target)}, "steps": task.steps(shape),
-    }))  # fmt: skip
+    }  # fmt: skip
+    sources = [source]
+    if task.second:
+        sources.append(_child(source))
+        told["models"] = {"other": str(_child(source))}
+    if task.changes:
+        told["allow"] = "nfp"
+    text = json.dumps(told)
+    if "TOKENIZER" in text:
+        text = text.replace("TOKENIZER", str(_respelled(source, shape)))
+    recipe.write_text(text)
     command = [sys.executable, "-m", "pedigree", "surgery", "run", str(recipe), "--json", "--unrecorded"]
-    cost = run_cold(command, [source], environment=os.environ, limit_s=LIMIT_S)
+    cost = run_cold(command, sources, environment=os.environ, limit_s=LIMIT_S)
     if cost.exit_code != 0:
         raise SystemExit(f"our own run failed: {cost.failure()}")
-    written = _weights(target)
+    # Files that are shared with the source are neither read nor written.
+    shared = {path.stat().st_ino for path in source.glob("*.safetensors")}
+    written = sum(path.stat().st_size for path in target.glob("*.safetensors") if path.stat().st_ino not in shared)
     shutil.rmtree(target)
-    return Row(size, task.name, "pedigree", cost.seconds, cost.peak_bytes, _weights(source), written), written
+    read = sum(_weights(one) for one in sources)
+    return Row(size, task.name, "pedigree", cost.seconds, cost.peak_bytes, read, written), written
 
 
 def _theirs(size: str, task: Task, shape: Shape, source: Path, folder: Path, mergekit: Path) -> Row:
@@ -184,12 +261,13 @@ def _theirs(size: str, task: Task, shape: Shape, source: Path, folder: Path, mer
     recipe.write_text(json.dumps(told))
     command = [str(mergekit), str(recipe), str(target), "--no-copy-tokenizer", "--quiet"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    cost = run_cold(command, [source], environment=environment, limit_s=LIMIT_S)
-    written = _weights(target) if target.is_dir() else 0
+    sources = [source, _child(source)] if task.second else [source]
+    cost = run_cold(command, sources, environment=environment, limit_s=LIMIT_S)
+    written, read = _weights(target) if target.is_dir() else 0, sum(_weights(one) for one in sources)
     shutil.rmtree(target, ignore_errors=True)
     if cost.exit_code != 0:
-        return Row(size, task.name, "mergekit", None, None, _weights(source), written, cost.failure())
-    return Row(size, task.name, "mergekit", cost.seconds, cost.peak_bytes, _weights(source), written)
+        return Row(size, task.name, "mergekit", None, None, read, written, cost.failure())
+    return Row(size, task.name, "mergekit", cost.seconds, cost.peak_bytes, read, written)
 
 
 def _weights(folder: Path) -> int:
@@ -243,7 +321,8 @@ Synthetic bfloat16 checkpoints with the shapes of Llama-3.2-3B and Llama-2-7B. E
 and syncing to disk included, started after the source was dropped from the page cache. *disk* is the bound: reading the
 input and writing the output one after the other, direct and with 4 threads, at the mean of the speeds measured right
 before and right after our run. mergekit is the release on PyPI, in an environment of its own, on the same files; it
-has no operation that widens a feed-forward network.
+has no operation that widens a feed-forward network, and its mixtures and vocabulary swaps are other programs with other
+results. Of a vocabulary swap the bound counts the whole source, though files that do not change are shared.
 
 {table(rows)}
 """
@@ -269,6 +348,8 @@ def main() -> None:
         for size in arguments.size or ([] if rows else ["tiny"]):
             source = (arguments.workdir or folder) / size
             write_checkpoint(source, SHAPES[size], "parent")
+            if any(task.second for task in tasks):
+                write_checkpoint(_child(source), SHAPES[size], "child")
             rows += measure(size, source, folder, arguments.mergekit, tasks)
             loads.append(os.getloadavg()[0])
     print(table(rows))

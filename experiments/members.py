@@ -27,14 +27,14 @@ from pedigree.training.config import SourceConfig, TrainingConfig
 from pedigree.training.run import Run
 
 LENGTH, SEQUENCES, STEPS, RATE = 128, 8, 800, 6e-3
-ROOM = 512  # vocabulary of a member whose dial gives fewer ids than there are bytes
+ROOM = 512  # least vocabulary: where the dial gives fewer ids, nearly all of them are bytes
 PROMPT, WRITTEN = "Return the ", 80  # tokens
 
 
 def pico(name: str) -> ModelConfig:
-    """The pico sibling of a member; with room for a byte-level vocabulary where the dial gives less."""
+    """The pico sibling of a member; with room for words where the dial gives fewer ids."""
     config = member(f"{name}-pico")
-    return config if config.vocab_size > 256 else config.replace(vocab_size=ROOM)
+    return config if config.vocab_size >= ROOM else config.replace(vocab_size=ROOM)
 
 
 def trial(name: str, place: Path, source: SourceConfig, steps: int, seed: int = 0) -> Trial:

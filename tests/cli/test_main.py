@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
 LEDGER = (
     "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list",
-    "key rotate", "key revoke",
+    "key rotate", "key revoke", "key add", "signature", "approve", "waive", "attach", "replay",
 )  # fmt: skip
 COMMANDS = (
     "chat",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tests.cli.conftest import Ran
 
 Pedigree = Callable[..., Ran]
@@ -39,6 +41,7 @@ models:
     kind: surgery
     from: first
     claims: scratch
+    moments: carry
     steps:
       - grow.depth: {op: identity, after: [1]}
       - grow.ffn: {to: 256}
@@ -46,6 +49,7 @@ models:
   continued:
     kind: train
     from: grown
+    moments: carry
     training: {tokens: 1000, sequence_length: 64, batch_sequences: 8, evaluation: {max_tokens: 300}}
 compare: {roots: true}
 """
@@ -82,6 +86,16 @@ def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tm
     assert (tmp_path / "runs" / "tiny" / edges["first", "grown"]["report"]).is_file()
     record = json.loads((tmp_path / "runs" / "tiny" / "family.json").read_text(encoding="utf-8"))
     assert record["result"]["members"] == result["members"]
+
+    # The state of the optimizer went along: the old units and layers go on with theirs, the fresh ones begin.
+    begun = load_file(
+        next((tmp_path / "runs" / "tiny" / "continued" / "checkpoints" / "step-00000000").glob("*.safe*"))
+    )
+    left = load_file(next((tmp_path / "runs" / "tiny" / "first" / "checkpoints" / "step-00000008").glob("*.safe*")))
+    old, new = (f"optimizer.exp_avg_sq.layers.{layer}.ffn.up.weight" for layer in (2, 3))
+    assert torch.equal(begun[new][: left[old].shape[0]], left[old])
+    assert not begun["optimizer.exp_avg.layers.2.attn.o.weight"].any()
+    assert [float(begun[f"optimizer.step.layers.{n}.attn.o.weight"]) for n in (1, 2, 3)] == [8, 0, 8]
 
     again = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare").out)["result"]
     assert {member["outcome"] for member in again["members"]} == {"unchanged"}
@@ -124,8 +138,10 @@ def test_a_plan_tells_what_operators_make_at_both_sizes(pedigree: Pedigree, reci
     [
         ("grow.depth: {op: identity", "grow.dept: {op: identity", "no such operator"),
         ("from: first\n    claims", "from: frist\n    claims", "no step of this name"),
+        ("    moments: carry\n    steps", "    steps", "no state of an optimizer to carry"),
+        ("    claims: scratch\n    training", "    moments: carry\n    training", "no state of an optimizer to carry"),
         ("grow.depth: {op: identity, after: [1]}\n", "grow.depth: {op: stack, times: 2}\n", "function of the model"),
-        ("claims: scratch\n    steps", "claims: [nobody]\n    steps", "no step of this name"),
+        ("claims: scratch\n    moments", "claims: [nobody]\n    moments", "no step of this name"),
         ("compare: {roots: true}", "compare: {pairs: [[first, thrid]]}", "no step of this name"),
     ],
 )

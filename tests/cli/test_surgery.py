@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Ran
 from tests.surgery.surgery_models import quick_folder, write_model, write_recipe
 
@@ -57,6 +58,21 @@ def test_words_for_people(pedigree: Pedigree, recipe: Path) -> None:
     assert again.code == 2
     assert "--force" in again.err
     assert pedigree("surgery", "verify", str(recipe.parent / "grown")).out.startswith("pass")
+
+
+def test_a_broken_result_is_told_with_its_layer_and_exit_code(pedigree: Pedigree, recipe: Path) -> None:
+    assert pedigree("surgery", "run", str(recipe), "--quiet").code == 0
+    file = recipe.parent / "grown" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file({**tensors, name: tensors[name] * 3 + 0.1}, file)
+    ran = pedigree("surgery", "verify", str(recipe.parent / "grown"))
+    assert ran.code == 1
+    assert ran.out.startswith("fail  ")
+    assert "departs first at layer 1" in ran.out
+    record = SurgeryCheck.model_validate_json(pedigree("surgery", "verify", str(recipe.parent / "grown"), "--json").out)
+    assert (record.verdict, record.departs_at) == ("fail", 1)
+    assert [one.layer for one in record.layers] == [*range(-1, len(record.layers) - 1)]
 
 
 def test_a_verb_is_asked_for(pedigree: Pedigree) -> None:

@@ -132,9 +132,14 @@ def test_the_chunks_of_the_cross_entropy_are_those_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-3-8b", "pangu-alpha-13b", "pangu-ultra-135b", "pangu-ultra-moe-718b"])
-def test_kept_activations_of_a_real_pass_are_near_the_count(name: str) -> None:
-    """What autograd keeps for one block in float32, found as the difference of two depths."""
+def test_kept_activations_of_a_real_pass_are_near_the_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd keeps for one block in float32, found as the difference of two depths.
+
+    With the fused attention of accelerators, which the count is for; short rows on a CPU keep their weights, too.
+    """
     import torch
+
+    monkeypatch.setattr("pedigree.model.attention.is_short", lambda *_: False)
 
     from pedigree.model.decoder import Decoder
 

@@ -134,6 +134,26 @@ def test_the_middle_of_a_merge_is_not_taken_for_an_ancestor_and_noise_is_told_fr
         assert weigh_direction(FOUR, FOUR, findings(survival=(half, whole))).verdict == word
 
 
+@pytest.mark.parametrize("learned", [1.0, 8.0])
+def test_a_sibling_that_drifted_less_is_not_called_the_ancestor(learned: float) -> None:
+    """It lives on whole in the other and the votes are for it, as of a parent; only what was never learned decides."""
+    near, far = Survival(1.01, 1.0, 0.02, 12, learned), Survival(0.7, 0.93, 0.3, 12, learned)
+    pair = findings(survival=(near, far), additive=(26, 2))
+    alone = weigh_direction(FOUR, FOUR, pair)
+    assert alone.verdict == ("a-to-b" if learned == 1.0 else "undetermined")
+    assert alone.log_odds > 0
+    assert weigh_direction(FOUR, FOUR, pair, alone=False).verdict == "a-to-b"
+    if learned > 1.0:
+        assert any("sibling that drifted less" in words for words in alone.reasons)
+
+
+def test_structure_decides_beside_nearness() -> None:
+    near, far = Survival(1.0, 1.0, 0.02, 12, 8.0), Survival(0.7, 0.8, 0.2, 12, 8.0)
+    rounded = bits(equal_after_cast=["embed", "head"], coarser="b")
+    assert weigh_direction(FOUR, FOUR, findings(survival=(near, far), bits=rounded)).verdict == "a-to-b"
+    assert weigh_direction(FOUR, FOUR, findings(survival=(far, near), bits=rounded)).verdict == "a-to-b"
+
+
 def test_units_that_write_nothing_lean_but_do_not_decide_alone() -> None:
     """Added units write nothing before they are trained; units pruned by a mask write nothing either."""
     case = {"unit_maps": {0: unit_map([*range(40), *[-1] * 12], 40, silent=range(40, 52))}}

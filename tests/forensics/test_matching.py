@@ -67,6 +67,28 @@ def test_projections_that_resemble_each_other_do_not_make_strangers_agree() -> N
     assert max(abs(z) for z in with_care) < 4.1
 
 
+def copied_units(seed: int, copies: int = 8, noise: float = 0.2) -> UnitSet:
+    """A mixture whose experts were made from one block and have hardly gone apart."""
+    few, g = gaussian_units(seed, 24, D), generator(900 + seed)
+    repeated = {name: rows.repeat(copies, 1) for name, rows in few.views_UD.items()}
+    return unit_set({name: rows + noise * torch.randn(rows.shape, generator=g) for name, rows in repeated.items()})
+
+
+def test_copies_on_both_sides_do_not_make_strangers_loud() -> None:
+    """Each agreement of two units of strangers comes eight times; it counts once."""
+    by_unit, by_row = [], []
+    for seed in range(40):
+        a, b = (make_table(copied_units(s), PLAIN, side) for s, side in ((seed, "a"), (200 + seed, "b")))
+        by_unit.append(score_layers(a, b).z)
+        match = (a.match_UD @ b.match_UD.T).argmax(dim=1)
+        up = a.confirm_UD["up"] @ b.confirm_UD["up"].T
+        by_row.append(permutation_z(up[:, match], torch.arange(len(match)))[0])
+    assert 0.7 < float(torch.tensor(by_unit).std()) < 1.4
+    assert float(torch.tensor(by_row).std()) > 2.0  # the trap is real
+    related = make_table(copied_units(0), PLAIN, "a"), make_table(copied_units(0), PLAIN, "b")
+    assert score_layers(*related).z > 8
+
+
 def test_units_that_share_only_their_gate_do_not_agree() -> None:
     a, b = gaussian_units(0, N, D), gaussian_units(1, N, D)
     gate_only = unit_set({**b.views_UD, "gate": a.views_UD["gate"]})

@@ -12,6 +12,7 @@ import pytest
 from tests.training.tiny import VOCABULARY, settings, write_text
 from tests.training.tiny_run import make_run
 
+from pedigree.records.canonical import canonical_bytes
 from pedigree.records.recorder import read_events
 from pedigree.training.batches import Batch
 from pedigree.training.config import SourceConfig
@@ -85,7 +86,8 @@ def test_a_stretch_of_random_tokens_is_rolled_back_and_dropped(place: Path, clea
     assert back
     dropped = {n for d in back for n in range(d.dropped["windows"][0], d.dropped["windows"][1] + 1)}
     assert set(BLOCK) <= dropped
-    assert all("text.txt" in line for line in back[0].dropped["named"][BLOCK[0]])
+    assert all("text.txt" in line for line in back[0].dropped["named"][str(BLOCK[0])])
+    assert canonical_bytes([d.to_dict() for d in summary.decisions]), "a record takes every decision"
     events = read_events(place / "guarded" / "run.jsonl")
     told = [event for event in events if event["event"] == "decision" and event["action"] == "roll-back"]
     assert [event["dropped"]["windows"] for event in told] == [d.dropped["windows"] for d in back]

@@ -74,6 +74,27 @@ def test_consistency_vectors(shared_data: Path) -> None:
     assert refused_as_no_hash == 1
 
 
+def test_subtree_vectors(shared_data: Path) -> None:
+    """A leaf in the subtree [start, end) is one in a tree of its own; a subtree from 0 on is an older tree."""
+    folder, seen = shared_data / "vectors" / "rfc6962" / "testdata", 0
+    for name, case in vectors(folder / "subtreeinclusion"):
+        start, end, proof = case["start"], case["end"], [unpack(item) for item in case["proof"] or []]
+        # Complete at the left: its start is a multiple of the power of two that holds it.
+        aligned = 0 <= start < end and start % (1 << (end - start - 1).bit_length()) == 0
+        found = aligned and verify_inclusion(
+            unpack(case["leafHash"]), case["leafIdx"] - start, end - start, proof, unpack(case["root"])
+        )
+        assert found != case["wantErr"], name
+        seen += 1
+    for name, case in vectors(folder / "subtreeconsistency"):
+        if case["start"] == 0 and case["end"] and len(unpack(case["root1"])) == len(unpack(case["root2"])) == 32:
+            proof = [unpack(item) for item in case["proof"] or []]
+            found = verify_consistency(case["end"], case["size"], proof, unpack(case["root1"]), unpack(case["root2"]))
+            assert found != case["wantErr"], name
+            seen += 1
+    assert seen >= 200
+
+
 def test_the_classic_tree() -> None:
     tree = Tree(CLASSIC)
     assert subtree(tree.get, 0, 8).hex() == "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"

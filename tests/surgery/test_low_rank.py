@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from surgery.merge.tiny_checkpoints import MODELS, read_tensors, run_recipe, write_checkpoint, write_family
 
-from pedigree.errors import OutputExists, PedigreeError, ProblemsFound, UsageError
-from pedigree.surgery.adapter_extraction import extract_adapter
+from pedigree.errors import PedigreeError, ProblemsFound
+from pedigree.records.recorder import NullRecorder
+from pedigree.surgery.composition import compose
+from pedigree.surgery.engine import run
 from pedigree.surgery.low_rank import extract, rounding_loss
-from pedigree.weights.checkpoint import open_checkpoint
+from pedigree.surgery.plan import make_plan
+from pedigree.surgery.recipe import read_recipe
+from pedigree.surgery.verify import verify
 
 torch.set_num_threads(1)
 RECIPE = """
@@ -111,6 +116,25 @@ def test_extraction_is_the_best_of_its_rank_and_says_its_error(seed: int, rows: 
     assert found.error == pytest.approx((singular[rank:].norm() / singular.norm()).item(), abs=1e-5)
 
 
+EXTRACT = """
+surgery: 1
+source: {model: tuned}
+target: {dir: OUT}
+steps:
+  - lora.extract: {base: base, rank: 2}
+"""
+
+
+def extracted(folder: Path, text: str) -> list[str]:
+    """The notes of a run of an extraction."""
+    (folder / "extract.yaml").write_text(text)
+    composition = compose(read_recipe(folder / "extract.yaml"))
+    try:
+        return run(make_plan(composition, workers=2), NullRecorder()).notes
+    finally:
+        composition.close()
+
+
 def test_a_difference_of_low_rank_comes_out_and_goes_in_again(tmp_path: Path) -> None:
     write_family(tmp_path)
     tuned = dict(MODELS["base"])
@@ -119,18 +143,56 @@ def test_a_difference_of_low_rank_comes_out_and_goes_in_again(tmp_path: Path) ->
         tuned[name] = tuned[name] + 0.1 * b @ a
     tuned["model.norm.weight"] = tuned["model.norm.weight"] + 1
     write_checkpoint(tmp_path / "tuned", tuned)
-    with open_checkpoint(tmp_path / "base") as base, open_checkpoint(tmp_path / "tuned") as other:
-        found = extract_adapter(base, other, tmp_path / "adapter", rank=2)
-        with pytest.raises(OutputExists, match="already there"):
-            extract_adapter(base, other, tmp_path / "adapter", rank=2)
-        with pytest.raises(UsageError, match="no matrix of a layer differs"):
-            extract_adapter(base, base, tmp_path / "nothing", rank=2)
-    assert max(found.errors.values()) < 1e-5
-    assert len(found.errors) == 9
-    assert found.left_out == ["model.norm.weight"]
+    notes = extracted(tmp_path, EXTRACT.replace("OUT", "adapter"))
+    assert re.search(
+        r"of the change of 9 matrices the adapter leaves out, by rank, 1: [1-9][\d.]+%, 2: 0.00%", notes[0]
+    )
+    assert any("do not differ; their factors are zero" in note for note in notes)
+    assert any(note.endswith("not in the adapter: model.norm.weight") for note in notes)
     back = run_recipe(tmp_path, RECIPE.replace("OUT", "back"))
     assert all(torch.allclose(back[n], tuned[n], atol=1e-5) for n in tuned if n != "model.norm.weight")
-    assert read_tensors(tmp_path / "adapter")
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "surgery.json", "pedigree.json"}
+    assert len(read_tensors(tmp_path / "adapter")) == 2 * 21  # all matrices of 3 layers, 7 each
+    assert verify(tmp_path / "adapter").verdict == "not-testable"
+
+
+def test_only_targets_are_extracted(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    tuned = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in MODELS["base"].items()}
+    write_checkpoint(tmp_path / "tuned", tuned)
+    text = EXTRACT.replace("rank: 2", "rank: 2, targets: [q_proj, v_proj]").replace("OUT", "adapter")
+    notes = extracted(tmp_path, text)
+    assert any("these differ too and are not in the adapter" in note for note in notes)
+    names = read_tensors(tmp_path / "adapter")
+    assert {name.split(".")[-3] for name in names} == {"q_proj", "v_proj"}
+
+
+def test_what_cannot_be_extracted_is_refused(tmp_path: Path) -> None:
+    write_family(tmp_path)
+    write_checkpoint(tmp_path / "tuned", dict(MODELS["base"]))
+    with pytest.raises(PedigreeError, match="no matrix of a layer differs"):
+        extracted(tmp_path, EXTRACT.replace("OUT", "nothing"))
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(PedigreeError, match="is a target"):
+        extracted(tmp_path, EXTRACT.replace("rank: 2", "rank: 2, targets: [x_proj]").replace("OUT", "nothing"))
+    smaller = {name: tensor for name, tensor in MODELS["base"].items() if "layers.2" not in name}
+    write_checkpoint(tmp_path / "small", smaller)
+    with pytest.raises(PedigreeError, match="do not have the same tensors"):
+        extracted(tmp_path, EXTRACT.replace("model: tuned", "model: small").replace("OUT", "nothing"))
+
+
+def test_large_matrices_are_divided_by_their_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The randomized path keeps all but a little of what the best product keeps, and tells its true error."""
+    generator = torch.Generator().manual_seed(1)
+    delta = torch.randn(120, 8, generator=generator) @ torch.randn(8, 90, generator=generator)
+    delta += 0.05 * torch.randn(120, 90, generator=generator)
+    best = extract(delta, 8)
+    monkeypatch.setattr("pedigree.surgery.low_rank.EXACT_SIDE", 10)
+    found = extract(delta, 8)
+    true = ((found.b_Or @ found.a_rI - delta).norm() / delta.norm()).item()
+    assert found.error == pytest.approx(true, rel=1e-4)
+    assert found.error <= best.error * 1.001
 
 
 def test_rounding_takes_small_changes_away_and_the_loss_says_so() -> None:

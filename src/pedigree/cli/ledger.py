@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pedigree.cli.errors import DONE
+from pedigree.cli.ledger_export import export
 from pedigree.cli.ledger_keys import key_app
 from pedigree.cli.ledger_options import LedgerOption, open_store, print_json, short
+from pedigree.cli.ledger_replay import replay
+from pedigree.cli.ledger_sign import approve, attach, waive
+from pedigree.cli.ledger_signature import signature
 from pedigree.cli.ledger_verify import edge_line, verify
 from pedigree.cli.options import OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from pedigree.ledger.store import Store
 
 ANCHORS = "pedigree-checkpoints.txt"
+SHORT = ("name", "operation", "origin", "outcome", "action", "format", "rule", "reason", "note")
 ArtifactArgument = Annotated[
     str, typer.Argument(metavar="ID", help="An artifact id or its first digits, or a directory.", show_default=False)
 ]
@@ -99,7 +104,7 @@ def _in_short(kind: str, facts: dict[str, Any]) -> str:
     """The few facts of an entry that fit into its line."""
     if kind == "genesis":
         return str(facts.get("origin", ""))
-    told = [str(facts[name]) for name in ("name", "operation", "origin", "outcome", "action") if facts.get(name)]
+    told = [str(facts[name]) for name in SHORT if facts.get(name)]
     if facts.get("step") not in (None, "") and kind in ("run.beat", "ckpt.save", "run.end", "run.decision"):
         told.append(f"step {facts['step']}")
     return "  ".join(told)[:60]
@@ -120,6 +125,7 @@ def show(
     pedigree ledger show 8 --json
     """
     from pedigree.ledger.lineage import Lineage
+    from pedigree.ledger.proof import ABOUT
     from pedigree.ledger.verification import verify as verify_store
 
     out = Output(json=json, color=color)
@@ -133,7 +139,11 @@ def show(
         digest = None
     else:
         digest = resolve(graph, artifact)
-        entries = [entry for entry in report.entries if entry.index in graph.makers[digest]]
+        makers = graph.makers[digest]
+        entries = [
+            entry for entry in report.entries
+            if entry.index in makers or (entry.leaf.kind in ABOUT and digest in entry.leaf.subjects)
+        ]  # fmt: skip
     edges = [edge for edge in report.edges if edge.entry in {entry.index for entry in entries}]
     problems = [item for item in report.problems if item.entry in {entry.index for entry in entries}]
     children = graph.descendants(digest) if digest else []
@@ -315,63 +325,10 @@ def credits_(
     return DONE
 
 
-def export(
-    release: Annotated[
-        Path | None,
-        typer.Option(
-            "--release", metavar="DIR", help="Put the proof into pedigree.json of this model, and record the release.",
-            envvar="PEDIGREE_RELEASE", rich_help_panel=OUTPUT, show_default=False,
-        ),
-    ] = None,
-    ledger: LedgerOption = None,
-    json: JsonOption = False,
-) -> int:  # fmt: skip
-    """Make a model carry its proof, or print all statements as JSON lines of DSSE envelopes.
-
-    [bold]Examples[/bold]
-
-    pedigree ledger export --release path/to/model
-
-    pedigree ledger export > statements.jsonl
-    """
-    out = Output(json=json)
-    if release is not None:
-        return _release(release, ledger, out)
-    from pedigree.ledger.leaf import Leaf
-
-    store = open_store(ledger)
-    for row in store.rows():
-        leaf = Leaf.from_bytes(row.leaf, f"entry {row.index}")
-        body = store.bodies([leaf.body]).get(leaf.body) if leaf.key else None
-        if body is not None:
-            out.result(body.decode())
-    return DONE
-
-
-def _release(folder: Path, place: str | None, out: Output) -> int:
-    from pedigree.ledger.directory import look_at
-    from pedigree.ledger.log import Ledger, LedgerPlace
-    from pedigree.ledger.release import release
-
-    open_store(place).database.close()
-    found = look_at(folder)
-    made = release(Ledger(LedgerPlace.find(place)), found)
-    if made.problems:
-        raise UsageError(
-            "the record of this model is not in order", where=str(folder), got=made.problems[0].sentence,
-            expected="an artifact of the ledger without problems", fix=f"pedigree ledger verify {folder}",
-        )  # fmt: skip
-    if out.mode == "json":
-        print_json(out, "ledger export", {"release": str(folder)}, made.to_dict())
-    else:
-        out.result(f"{folder}/pedigree.json holds the proof: {made.entries} entries, {made.size:,} bytes")
-        out.note(f"anybody checks it with: pedigree ledger verify {folder}")
-    return DONE
-
-
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("log", log), ("verify", verify), ("show", show), ("graph", graph), ("checkpoint", checkpoint),
-    ("anchor", anchor), ("credits", credits_), ("export", export),
+    ("anchor", anchor), ("credits", credits_), ("export", export), ("signature", signature),
+    ("replay", replay), ("approve", approve), ("waive", waive), ("attach", attach),
 )  # fmt: skip
 
 
@@ -393,7 +350,7 @@ def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
             raise UsageError("a verb is missing", where="pedigree ledger", fix="pedigree ledger --help")
 
     for name, command in COMMANDS:
-        wants_words = name in ("show", "credits")
+        wants_words = name in ("show", "credits", "signature", "approve", "waive", "attach")
         group.command(name, context_settings=settings, epilog=epilog, no_args_is_help=wants_words)(command)
     group.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
     return group

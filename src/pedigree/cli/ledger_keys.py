@@ -1,8 +1,9 @@
-"""`pedigree ledger key ...`: list, replace and revoke the keys of a ledger."""
+"""`pedigree ledger key ...`: list, admit, replace and revoke the keys of a ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -31,7 +32,7 @@ def list_keys(ledger: LedgerOption = None, json: JsonOption = False, color: Colo
     out = Output(json=json, color=color)
     report = verify(open_store(ledger))
     listed = [
-        {"id": life.key.id, "role": life.role, "since": life.since, "until": life.until,
+        {"id": life.key.id, "role": life.role, "name": life.name, "since": life.since, "until": life.until,
          "last_trusted": life.last_trusted, "reason": life.reason,
          "verifier_key": verifier_key(report.origin, life.key) if life.role == "log" else None}
         for life in report.ring.lives.values()
@@ -42,7 +43,8 @@ def list_keys(ledger: LedgerOption = None, json: JsonOption = False, color: Colo
     for item in listed:
         until = "" if item["until"] is None else f" to {item['until']}"
         trust = "" if item["last_trusted"] is None else f", revoked: trusted up to entry {item['last_trusted']}"
-        out.result(f"{item['role']:<6} {item['id']}  entries {item['since']}{until or ' on'}{trust}")
+        whose = f"  {item['name']}" if item["name"] else ""
+        out.result(f"{item['role']:<6} {item['id']}  entries {item['since']}{until or ' on'}{trust}{whose}")
     return DONE
 
 
@@ -71,6 +73,55 @@ def rotate(
         print_json(out, "ledger key rotate", {"role": word}, done)
     else:
         out.result(f"{word}: {done['new']} signs from entry {int(done['entry']) + 1} on")
+    return DONE
+
+
+def add(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="PEM", help="A public key; where --make puts a new one.", show_default=False),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(help="Whose it is, as policies name it.", envvar="PEDIGREE_KEY_NAME", show_default=False),
+    ] = "",
+    role: Annotated[str, typer.Option(metavar="ROLE", help="actor, log or root.", envvar="PEDIGREE_ROLE")] = "actor",
+    make: Annotated[
+        bool,
+        typer.Option("--make", help="Make a new key: PEM is private, PEM.pub public.", envvar="PEDIGREE_MAKE_KEY"),
+    ] = False,
+    ledger: LedgerOption = None,
+    json: JsonOption = False,
+) -> int:
+    """Admit another key: a second signer, a second machine; the root key signs that.
+
+    [bold]Examples[/bold]
+
+    pedigree ledger key add alice.pem.pub --name alice
+
+    pedigree ledger key add alice.pem --make --name alice
+    """
+    from pedigree.cli.files import check_free
+    from pedigree.ledger.key_events import add as add_key
+    from pedigree.ledger.keys import PrivateKey, PublicKey, Role, write_private
+    from pedigree.ledger.log import Ledger, LedgerPlace
+
+    out = Output(json=json)
+    word = cast(Role, check_word(role, ROLE_WORDS, option="--role"))
+    open_store(ledger).database.close()
+    if make:
+        public = file.with_name(file.name + ".pub")
+        for path in (file, public):
+            check_free(path, force=False)
+        private = PrivateKey.generate()
+        write_private(file, private.to_pem())
+        public.write_bytes(private.public.to_pem())
+    done = add_key(Ledger(LedgerPlace.find(ledger)), PublicKey.load(file), word, name)
+    if out.mode == "json":
+        print_json(out, "ledger key add", {"file": str(file), "role": word}, done)
+    else:
+        whose = f" of {name}" if name else ""
+        out.result(f"{word}: {done['key']}{whose} may sign from entry {int(done['entry']) + 1} on")
     return DONE
 
 
@@ -110,7 +161,9 @@ def revoke(
     return DONE
 
 
-COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (("list", list_keys), ("rotate", rotate), ("revoke", revoke))
+COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
+    ("list", list_keys), ("add", add), ("rotate", rotate), ("revoke", revoke),
+)  # fmt: skip
 
 
 def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
@@ -119,7 +172,7 @@ def key_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
 
     @group.callback(invoke_without_command=True)
     def key(context: typer.Context) -> None:
-        """The keys of a ledger: list, rotate, revoke.
+        """The keys of a ledger: list, add, rotate, revoke.
 
         [bold]Examples[/bold]
 

@@ -19,9 +19,11 @@ from pedigree.cli.ledger_options import (
     read_checkpoints,
     short,
 )
+from pedigree.cli.ledger_policy import PolicyOption, judged, ruling_lines, rulings_dict
+from pedigree.cli.ledger_replay import InputsOption, ReplayOption, TrainingOption, applied, replayed
 from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
-from pedigree.errors import MissingInput
+from pedigree.errors import InputError, MissingInput, UsageError
 
 if TYPE_CHECKING:
     from pedigree.ledger.directory import Found
@@ -37,6 +39,10 @@ def verify(
         Path | None,
         typer.Argument(metavar="DIR", help="A model; without it the whole ledger is checked.", show_default=False),
     ] = None,
+    policy: PolicyOption = None,
+    replay: ReplayOption = False,
+    training: TrainingOption = 0,
+    inputs: InputsOption = None,
     ledger: LedgerOption = None,
     checkpoint: CheckpointOption = None,
     max_age: MaxAgeOption = None,
@@ -66,29 +72,43 @@ def verify(
 
     pedigree ledger verify path/to/model
 
+    pedigree ledger verify path/to/model --policy policy.yaml
+
     pedigree ledger verify --checkpoint kept-elsewhere.txt --max-age 7
     """
     from pedigree.ledger.memory import Memory
 
     out = Output(json=json, quiet=quiet, color=color)
     words, outside = fail_words(fail_on), read_checkpoints(checkpoint)
+    if policy is not None and folder is None:
+        raise UsageError("a policy is about one model", where="--policy", expected="a directory as well")
     memory = None if forget else Memory()
     found = _look(folder, out) if folder is not None else None
-    report, source = _check(found, ledger, outside, max_age, memory)
+    again = replay or bool(training)
+    whole = again or (policy is not None and _is_here(found, ledger))
+    report, source = _check(found, ledger, outside, max_age, memory, from_proof=not whole)
+    if again:
+        behind = None if folder is None else {edge.entry for edge in report.edges}
+        applied(report, replayed(open_store(ledger), report, behind, inputs or (), training, out))
+    rulings, rules = judged(policy, found, report) if policy is not None and found is not None else ([], "")
     if memory is not None and not report.problems and source == "ledger":
         _remember(report, ledger, memory, out)
     verdict = report.verdict
     if out.mode == "json":
-        inputs = {"directory": None if folder is None else str(folder), "source": source}
+        about = {"directory": None if folder is None else str(folder), "source": source}
         result = report.to_dict()
         if found is not None:
             result["artifact"] = found.artifact.id
-        print_json(out, "ledger verify", inputs, result)
+        if policy is not None:
+            result["policy"] = rulings_dict(rulings, rules)
+        print_json(out, "ledger verify", about, result)
     elif out.mode == "quiet":
         out.result(verdict)
     else:
         out.lines(verification_lines(report, found, source))
-    return SAYS_NO if verdict in words else DONE
+        if policy is not None:
+            out.lines(ruling_lines(rulings, rules))
+    return SAYS_NO if verdict in words or not all(ruling.passes for ruling in rulings) else DONE
 
 
 def _look(folder: Path, out: Output) -> Found:
@@ -102,10 +122,16 @@ def _look(folder: Path, out: Output) -> Found:
 
 
 def _check(
-    found: Found | None, place: str | None, outside: list[Checkpoint], max_age: float | None, memory: Any
+    found: Found | None,
+    place: str | None,
+    outside: list[Checkpoint],
+    max_age: float | None,
+    memory: Any,
+    *,
+    from_proof: bool,
 ) -> tuple[Verification, str]:
     """The verification, and whether it was made from the ledger or from the proof in the sidecar."""
-    if found is not None and found.proof is not None:
+    if found is not None and found.proof is not None and from_proof:
         from pedigree.ledger.directory import file_problems
         from pedigree.ledger.proof import verify_proof
 
@@ -127,6 +153,16 @@ def _check(
     if found is not None:
         _narrow(report, found, store)
     return report, "ledger"
+
+
+def _is_here(found: Found | None, place: str | None) -> bool:
+    """Whether the ledger that a proof was made from is here: it knows more than the proof does."""
+    if found is None or found.proof is None:
+        return False
+    try:
+        return _origin(open_store(place).head().note) == found.proof.get("origin")
+    except InputError:
+        return False
 
 
 def _origin(note: str) -> str:

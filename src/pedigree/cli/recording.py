@@ -39,7 +39,7 @@ def recorder_for(
     if unrecorded:
         yield NullRecorder()
         return
-    from pedigree.ledger.log import LedgerPlace
+    from pedigree.ledger.place import LedgerPlace
     from pedigree.ledger.recorder import LedgerRecorder
 
     place = LedgerPlace.find()

@@ -154,7 +154,7 @@ def _one(place: Workplace, step: Member, out: Output) -> MemberResult:
                 "operators": [one.operator.name for one in step.steps],
                 "outcome": "unchanged" if done.skipped else "made",
                 "seconds": done.seconds, "scores": done.scores, "model": str(done.model),
-                "sentence": f"{step.whole}: {_EXACTNESS[step.whole]}",
+                "sentence": "; ".join(filter(None, [f"{step.whole}: {_EXACTNESS[step.whole]}", done.experts])),
             }
         )  # fmt: skip
     if not isinstance(step, Step):

@@ -96,6 +96,7 @@ def plan(
     from pedigree.cli.surgery_answers import plan_lines, plan_record
     from pedigree.surgery.composition import compose
     from pedigree.surgery.foreign import read_any_recipe
+    from pedigree.surgery.moments import carried
     from pedigree.surgery.plan import make_plan
 
     out = Output(json=json, color=color)
@@ -103,6 +104,10 @@ def plan(
     composition = compose(asked)
     try:
         record = plan_record(make_plan(composition, workers=workers))
+        if asked.optimizer is not None:
+            moved = carried(composition, asked.optimizer)
+            notes = (*notes, *moved.symbolic.notes, f"optimizer: its state goes to {moved.recipe.target}")
+            moved.source.close()
         if probe:
             from pedigree.surgery.forecast import forecast
             from pedigree.tokenizers.texts import read_text
@@ -137,6 +142,7 @@ def run(
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run as run_plan
     from pedigree.surgery.foreign import read_any_recipe
+    from pedigree.surgery.moments import carry
     from pedigree.surgery.plan import check_target, make_plan
 
     out = Output(json=json, quiet=quiet, color=color)
@@ -150,7 +156,9 @@ def run(
         GO_ON.append(f"finished tensors are in {planned.partial}; the same command goes on from there")
         lines = planned.target.with_name(planned.target.name + ".jsonl")
         with recorder_for(lines, out.warn, unrecorded=unrecorded) as recorder:
+            told = carry(composition, recorder, workers=workers, force=force, progress=out.progress())
             outcome = run_plan(planned, recorder, force=force, progress=out.progress())
+            outcome.notes.extend(told)
         GO_ON.pop()
         record = run_record(planned, outcome, recorder.stamp)
     finally:

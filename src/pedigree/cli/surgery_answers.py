@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pedigree.cli.output import Line, Span
 from pedigree.records.damage import Damage
 from pedigree.records.surgery import (
+    LayerDrift,
     OperatorList,
     PlannedTensor,
     SurgeryBytes,
@@ -96,7 +97,10 @@ def plan_lines(record: SurgeryPlan) -> list[Line]:
     b = record.bytes
     lines += [
         [Span("bytes      ", "bold"), Span(f"{_gb(b.read)} read, {_gb(b.written)} written, {_gb(b.shared)} shared")],
-        [Span("memory     ", "bold"), Span(f"{_gb(b.peak_memory)} for tiles, whatever the size of the model")],
+        [
+            Span("memory     ", "bold"),
+            Span(f"{_gb(b.peak_memory)} for tiles and what has to be held at once"),
+        ],
         [Span("time       ", "bold"), Span(f"{b.seconds_at_1_gb_per_s:.0f} s on a disk of 1 GB/s each way")],
     ]
     kinds = {kind: sum(t.kind == kind for t in record.tensors) for kind in ("computed", "copied", "shared")}
@@ -154,7 +158,32 @@ def check_lines(record: SurgeryCheck) -> list[Line]:
             f"{record.tokens} tokens: largest {d.largest:.3g}, rms {d.rms:.3g}, logits spread {d.old_spread:.3g}, "
             f"KL {d.kl:.3g} nats, same first choice {100 * d.top1_agreement:.1f} %"
         )])  # fmt: skip
+    return lines + _layer_lines(record)
+
+
+def _layer_lines(record: SurgeryCheck) -> list[Line]:
+    """Where the two part, and the layers around it; one line where they do not."""
+    if not record.layers:
+        return []
+    how = "each on the stream of the source" if record.layers[0].same_inputs else "by inner products of the streams"
+    largest = max(record.layers, key=lambda one: one.error)
+    told = f"{len(record.layers) - 1} layers, {how}: largest error {largest.error:.2g} at {_layer_name(largest)}"
+    if record.departs_at is None:
+        return [[Span(told)]]
+    first = _layer_name(record.layers[record.departs_at + 1])
+    lines: list[Line] = [[Span(told)], [Span("departs ", "bold red"), Span(f"first at {first}")]]
+    for one in record.layers[max(0, record.departs_at) : record.departs_at + 5]:  # the one before it, and three behind
+        mark = "departs" if one.error > one.limit else "kept"
+        lines.append([Span(f"  {_layer_name(one):<28} error {one.error:.2g}, allowed {one.limit:.2g}  {mark}")])
     return lines
+
+
+def _layer_name(one: LayerDrift) -> str:
+    if one.layer < 0:
+        return "the embeddings"
+    if one.source is None:
+        return f"layer {one.layer}, which adds nothing"
+    return f"layer {one.layer}" + (f", of layer {one.source}" if one.source != one.layer else "")
 
 
 def _gb(size: int) -> str:

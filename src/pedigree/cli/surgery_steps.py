@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import keep_result, kept_before
-from pedigree.cli.train_steps import MODEL
+from pedigree.cli.train_steps import MODEL, moments_beside, state_of
 from pedigree.errors import MissingInput
 
 if TYPE_CHECKING:
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Operated:
-    """What a surgery step left: the folder of the weights, how long it took, scores on held-out text."""
+    """What a surgery step left: the folder of the weights, how long it took, scores on held-out text.
+
+    `experts` is what the experts of a mixture are worth there, in one sentence.
+    """
 
     model: Path
     seconds: float
     skipped: bool = False
     scores: list[DomainScore] = field(default_factory=list)
+    experts: str = ""
 
 
 def operate(place: Workplace, step: Operation, out: Output) -> Operated:
@@ -42,6 +46,7 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     from pedigree.records.canonical import canonical_digest
     from pedigree.surgery.composition import compose
     from pedigree.surgery.engine import run
+    from pedigree.surgery.moments import carry
     from pedigree.surgery.plan import make_plan
     from pedigree.weights.artifact import artifact_id
 
@@ -51,7 +56,8 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     digest = canonical_digest(
         {"step": step.digest, "parents": {name: artifact_id(folder) for name, folder in places.items()}}
     )
-    kept = _kept(output, digest) if place.start != "fresh" else None
+    whole = not step.carries or moments_beside(output / MODEL).is_dir()
+    kept = _kept(output, digest) if place.start != "fresh" and whole else None
     if kept is not None:
         return kept
     begun = time.monotonic()
@@ -59,17 +65,18 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     steps = [_with_tokenizer(place, one) for one in step.steps]
     recipe = surgery_recipe(
         step.name, steps, {name: str(folder) for name, folder in places.items()}, output / MODEL, seed=step.seed,
-        allow_nfp=step.allow_nfp,
+        allow_nfp=step.allow_nfp, optimizer=state_of(place, step.parents["from"]) if step.carries else None,
     )  # fmt: skip
     composition = compose(recipe)
     try:
         with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded) as recorder:
+            carry(composition, recorder, force=True, progress=out.progress())
             run(make_plan(composition), recorder, force=True, progress=out.progress())
     finally:
         composition.close()
-    scores = _scores(place, step, output / MODEL)
-    done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores)
-    facts = {"seconds": done.seconds, "scores": [score.to_dict() for score in scores]}
+    scores, experts = _scores(place, step, output / MODEL)
+    done = Operated(output / MODEL, round(time.monotonic() - begun, 1), scores=scores, experts=experts)
+    facts = {"seconds": done.seconds, "scores": [score.to_dict() for score in scores], "experts": experts}
     keep_result(output, artifact_id(done.model), digest, facts)
     return done
 
@@ -82,6 +89,8 @@ def show_operated(step: Operation, done: Operated, out: Output) -> None:
     if done.scores:
         scores = ", ".join(f"{score.domain} {score.bits_per_byte:.3f}" for score in done.scores)
         out.result(f"  bits per byte on held-out text: {scores}")
+    if done.experts:
+        out.result(f"  {done.experts}")
 
 
 def _trained(place: Workplace, step: Operation) -> TrainingConfig:
@@ -121,13 +130,17 @@ def _kept(output: Path, digest: str) -> Operated | None:
 
     def read(kept: dict[str, Any]) -> Operated:
         scores = [DomainScore.model_validate(score) for score in kept["scores"]]
-        return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores)
+        experts = str(kept.get("experts", ""))
+        return Operated(output / MODEL, float(kept["seconds"]), skipped=True, scores=scores, experts=experts)
 
     return kept_before(output, MODEL, digest, read)
 
 
-def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore]:
-    """Bits per byte on the held-out text of the step's corpus; none where nothing is held out."""
+def _scores(place: Workplace, step: Operation, folder: Path) -> tuple[list[DomainScore], str]:
+    """Bits per byte on the held-out text of the step's corpus, and what experts are worth there.
+
+    Nothing of either where nothing is held out.
+    """
     from dataclasses import asdict
 
     from pedigree.family.tokenizer_files import separator_of
@@ -138,11 +151,12 @@ def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore
     from pedigree.training.device import find_device
     from pedigree.training.evaluation import bits_per_byte, held_out_texts
     from pedigree.training.interface import Trainable
+    from pedigree.training.moe_health import moe_health
     from pedigree.training.shards import Vocabulary
 
     sources = beside(place.family.corpora[step.corpus].sources, place.beside)
     if not any(source.held_out for source in sources):
-        return []
+        return [], ""
     trained = _trained(place, step)  # scored as the model it was made from, so that the numbers can be compared
     config = TrainingConfig(
         sources=sources, tokens=1, sequence_length=min(trained.sequence_length, step.model.n_positions),
@@ -154,5 +168,9 @@ def _scores(place: Workplace, step: Operation, folder: Path) -> list[DomainScore
     batches = open_batches(config, vocabulary, cache)
     texts = held_out_texts(config, batches.corpora, vocabulary, cache)
     device = find_device(place.device)
-    model: Trainable = import_checkpoint(folder).to(device).eval()
-    return [DomainScore(**asdict(bits_per_byte(model, text, config, vocabulary, device))) for text in texts]
+    decoder = import_checkpoint(folder).to(device).eval()
+    model: Trainable = decoder
+    scores = [DomainScore(**asdict(bits_per_byte(model, text, config, vocabulary, device))) for text in texts]
+    if step.model.experts is None:
+        return scores, ""
+    return scores, moe_health(decoder, texts, config, vocabulary, device).sentence

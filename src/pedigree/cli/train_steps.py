@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import finished_before, keep, made_of
@@ -156,36 +156,17 @@ def _trained(
     place: Workplace, step: Step, config: TrainingConfig, tokenizer: Path, device: torch.device, recorder: Recorder
 ) -> StepResult:
     """The step as far as it gets, and its page."""
-    from pedigree.family.tokenizer_files import separator_of
-    from pedigree.model.sizes import operations
-    from pedigree.training.fit import ModelFacts
-    from pedigree.training.run import Run
-    from pedigree.training.shards import Vocabulary
+    from pedigree.training.carried_state import read_carried
 
     output = place.output / step.name
-    vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
-    facts = ModelFacts(
-        config=step.model.to_dict()
-        | {"from": {key: place.family.members[name].digest for key, name in step.parents.items()}},
-        vocab_size=step.model.vocab_size,
-        n_positions=step.model.n_positions,
-        operations_per_token=operations(step.model, config.sequence_length).training,
-    )
-    model = starting_model(place, step, config.seed)
     show = place.progress
-    origin = {
-        "recipe": str(place.recipe.path), "recipe_digest": place.recipe.digest, "recipe_step": step.name,
-        "step_digest": step.digest, "parents": dict(step.parents), "overrides": dict(place.overrides),
-        "seed": config.seed, "inputs": [
-            {"path": str(place.output / name / MODEL), "role": "init" if key == "from" else key, "name": name}
-            for key, name in step.parents.items()
-        ],
-    }  # fmt: skip
-    run = Run(
-        model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
-        device=device, origin=origin, progress=(lambda beat: show(step.name, beat)) if show else None,
+    run = trainer(
+        place, step, config, tokenizer, device, recorder, output=output,
+        progress=(lambda beat: show(step.name, beat)) if show else None,
     )  # fmt: skip
-    run.start(place.start)
+    model, vocabulary, facts = cast("Decoder", run.model), run.vocabulary, run.facts
+    if run.start(place.start) == 0 and step.carries:
+        run.begin_with(read_carried(state_of(place, step.parents["from"])))
     summary = run.work()
     if summary.outcome == "finished":
         write_model(run, model, step, tokenizer, output / MODEL, recorder.stamp)
@@ -203,6 +184,57 @@ def _trained(
 
         experts = moe_health(model, run.texts, config, vocabulary, device).to_dict()
     return _result(step, config, summary, output, run.ranks, experts)
+
+
+def trainer(
+    place: Workplace,
+    step: Step,
+    config: TrainingConfig,
+    tokenizer: Path,
+    device: torch.device,
+    recorder: Recorder,
+    *,
+    output: Path,
+    progress: Callable[[Beat], None] | None,
+) -> Run:
+    """The run of a step, ready to start.
+
+    Args:
+        place, step, config, tokenizer, device: what is trained, with which settings, on what.
+        recorder: who is told.
+        output: folder of the run: checkpoints, metrics.
+        progress: called with each sign of life.
+
+    Raises:
+        PedigreeError: something is missing, malformed or does not fit.
+    """
+    from pedigree.family.tokenizer_files import separator_of
+    from pedigree.model.sizes import operations
+    from pedigree.training.fit import ModelFacts
+    from pedigree.training.run import Run
+    from pedigree.training.shards import Vocabulary
+
+    vocabulary = Vocabulary.load(tokenizer, config.separator or separator_of(place.family, step.tokenizer))
+    facts = ModelFacts(
+        config=step.model.to_dict()
+        | {"from": {key: place.family.members[name].digest for key, name in step.parents.items()}},
+        vocab_size=step.model.vocab_size,
+        n_positions=step.model.n_positions,
+        operations_per_token=operations(step.model, config.sequence_length).training,
+    )
+    model = starting_model(place, step, config.seed)
+    origin = {
+        "recipe": str(place.recipe.path), "recipe_digest": place.recipe.digest, "recipe_step": step.name,
+        "step_digest": step.digest, "parents": dict(step.parents), "overrides": dict(place.overrides),
+        "seed": config.seed, "inputs": [
+            {"path": str(place.output / name / MODEL), "role": "init" if key == "from" else key, "name": name}
+            for key, name in step.parents.items()
+        ],
+    }  # fmt: skip
+    return Run(
+        model, facts, config, vocabulary, output=output, cache=place.output / "tokens", recorder=recorder,
+        device=device, origin=origin, progress=progress,
+    )  # fmt: skip
 
 
 def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
@@ -232,6 +264,32 @@ def starting_model(place: Workplace, step: Step, seed: int) -> Decoder:
         )  # fmt: skip
     model.load_state_dict(found)
     return model
+
+
+def moments_beside(model: Path) -> Path:
+    """Where surgery leaves the state of the optimizer of a model."""
+    return model.with_name(model.name + ".optimizer")
+
+
+def state_of(place: Workplace, parent: str) -> Path:
+    """The state of the optimizer that a step left: its newest checkpoint, or what surgery has moved along.
+
+    Raises:
+        MissingInput: there is none.
+    """
+    from pedigree.training.checkpoint import Checkpoints
+    from pedigree.training.ranks import Ranks
+
+    moved = moments_beside(place.output / parent / MODEL)
+    if moved.is_dir():
+        return moved
+    whole = Checkpoints(place.output / parent / "checkpoints", Ranks()).whole()
+    if not whole:
+        raise MissingInput(
+            "the step before has left no state of its optimizer", where=str(place.output / parent), got=parent,
+            fix=f"pedigree run {place.recipe.path} --only {parent} --fresh, or moments: drop",
+        )  # fmt: skip
+    return whole[-1].path
 
 
 def missing_parent(place: Workplace, step: Step, folder: Path) -> MissingInput:

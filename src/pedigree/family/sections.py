@@ -149,6 +149,7 @@ class StepKeys(Keys):
         tokenizer, corpus: names in this file.
         claims: what the model is said to descend from: steps, or `scratch`; no part of the digest.
         plan: what a plan takes as given.
+        moments: `carry` the state of the optimizer along from the step before, or `drop` it and begin with none.
     """
 
     kind: str
@@ -158,6 +159,7 @@ class StepKeys(Keys):
     corpus: Name | None = None
     claims: Literal["scratch"] | tuple[Name, ...] | None = None
     plan: PlanKeys = PlanKeys()
+    moments: Literal["carry", "drop"] = "drop"
 
     def parents(self) -> dict[str, str]:
         """The steps this one needs, by the key that names them."""

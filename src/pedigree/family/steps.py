@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pedigree.errors import PedigreeError
+from pedigree.errors import PedigreeError, UsageError
 from pedigree.family.devices import table
 from pedigree.family.graph import ordered
 from pedigree.family.materials import Corpus, Tokenizer
@@ -17,9 +17,11 @@ from pedigree.family.model_part import continued, model_of
 from pedigree.family.sections import FILLED_TRAINING_KEYS, STEP_KINDS, PlanKeys, SurgeryKeys, TrainKeys
 from pedigree.family.sized import SizedRecipe
 from pedigree.model.config import ModelConfig
+from pedigree.model.config_parts import Homotopy
 from pedigree.records.canonical import canonical_digest
 from pedigree.records.places import Node, Path
 from pedigree.records.problems import nearest, one_of
+from pedigree.training.annealing import annealed
 from pedigree.training.config import SourceConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Member:
     """One model of the family: what it is, and what it descends from (step names by key).
 
     `claims` is what it is said to descend from: None where nothing is said, empty for a start from random weights.
+    `carries` says whether the state of the optimizer of the step before goes along.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Member:
     parents: Mapping[str, str]
     digest: str
     claims: tuple[str, ...] | None
+    carries: bool
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class StepReader:
         tokenizer = self._named("tokenizer", keys.tokenizer, parent.tokenizer if parent else None, tokenizers, name)
         model = self._model(name, keys, parent, tokenizers[tokenizer].vocabulary if tokenizer else None)
         training = self._training(name, keys, corpora[corpus].sources if corpus else None)
+        if model is not None and training is not None and training.anneal:
+            model = self._annealed(name, model, training)
         if model is None or training is None or corpus is None or tokenizer is None:
             return None
         self._check_device(name, keys.plan.device)
@@ -153,10 +159,11 @@ class StepReader:
             "training": training.decisive(),
             "tokenizer": tokenizers[tokenizer].digest,
             "parents": {key: made[step].digest for key, step in parents.items()},
+            **self._carried(name, keys, parent),
         }
         return Step(
             name, keys.kind, keys.about, model, tokenizer, corpus, keys.plan, parents, canonical_digest(content),
-            keys.claimed(), training,
+            keys.claimed(), keys.moments == "carry", training,
         )  # fmt: skip
 
     def _operation(self, name: str, keys: SurgeryKeys, made: Mapping[str, Member]) -> Operation | None:
@@ -194,11 +201,26 @@ class StepReader:
             "tokenizer": self.tokenizers[tokenizer].digest,
             "tokenizers": [self.tokenizers[named].digest for named in self._tokenizers_read(name, steps)],
             "parents": {key: member.digest for key, member in known.items()},
+            **self._carried(name, keys, start),
         }
         return Operation(
             name, keys.kind, keys.about, found.model, tokenizer, corpus, keys.plan, keys.parents(),
-            canonical_digest(content), keys.claimed(), steps, found.exactness, found.whole, seed, keys.allow == "nfp",
+            canonical_digest(content), keys.claimed(), keys.moments == "carry", steps, found.exactness, found.whole,
+            seed, keys.allow == "nfp",
         )  # fmt: skip
+
+    def _carried(self, name: str, keys: TrainKeys | SurgeryKeys, parent: Member | None) -> dict[str, str]:
+        """What goes into the digest of a step that carries moments; a problem where the step before has none."""
+        if keys.moments == "drop":
+            return {}
+        if parent is None or not (isinstance(parent, Step) or parent.carries):
+            self.problems.add(
+                self.tree.find(("models", name, "moments"))[1], "there is no state of an optimizer to carry",
+                path=("models", name, "moments"), got="from random weights" if parent is None else parent.name,
+                expected="a step before that was trained, or that carries one itself",
+                fix="moments: drop" if parent is None else f"moments: carry in {parent.name} too",
+            )  # fmt: skip
+        return {"moments": keys.moments}
 
     def _tokenizers_read(self, name: str, steps: Sequence[PlannedStep]) -> list[str]:
         """Tokenizers of this file that operators read; a problem where there is none of the name."""
@@ -261,6 +283,25 @@ class StepReader:
         value = {"seed": self.seed, **keys.training, "name": name, "sources": given}
         config = self.problems.fitted(TrainingConfig, value, self.tree, path)
         return config if sources else None
+
+    def _annealed(self, name: str, model: ModelConfig, training: TrainingConfig) -> ModelConfig | None:
+        """The model as the anneal leaves it; a problem where a coefficient would jump at the start."""
+        path: Path = ("models", name, "training", "anneal")
+        now = (model.homotopy or Homotopy()).model_dump()
+        for at, rule in enumerate(training.anneal):
+            if now[rule.coefficient] != rule.begin:
+                self.problems.add(
+                    self.tree.find((*path, at))[0].mark, "the coefficient would jump before the first step",
+                    path=(*path, at, "begin"), got=rule.begin, expected=now[rule.coefficient],
+                    fix=f"begin: {now[rule.coefficient]:g}, what the weights stand at",
+                )  # fmt: skip
+                return None
+        try:
+            return annealed(model, training.anneal, None)
+        except UsageError as error:
+            self.problems.add(self.tree.find(path)[0].mark, error.what, path=path, got=error.where,
+                              expected=error.expected, fix=error.fix)  # fmt: skip
+            return None
 
     def _check_device(self, name: str, device: str | None) -> None:
         """A recipe names a device of the table: a plan of it must not differ from machine to machine."""

@@ -34,13 +34,14 @@ def declared(name: str, model: ModelConfig) -> Checkpoint:
     """The checkpoint that `pedigree train` would write of a model, as a header without weights."""
     from pedigree.model.hf_checkpoint import plan
     from pedigree.model.hf_config import KEY, choose_dialect, config_to_hf
+    from pedigree.model.hf_dialects import OWN
     from pedigree.model.hf_layout import empty_state
     from pedigree.weights.declared import declared_checkpoint
 
     dialect = choose_dialect(model)
     state = empty_state(model)
     tensors = {slot.name: ("F32", slot.shape(state)) for slot in plan(model, dialect)}
-    config = {key: value for key, value in config_to_hf(model, dialect).items() if key != KEY}
+    config = {key: value for key, value in config_to_hf(model, dialect).items() if dialect is OWN or key != KEY}
     return declared_checkpoint(name, tensors, config)
 
 
@@ -52,6 +53,7 @@ def surgery_recipe(
     *,
     seed: int,
     allow_nfp: bool,
+    optimizer: Path | None = None,
 ) -> SurgeryRecipe:
     """The surgery recipe behind a step.
 
@@ -62,6 +64,7 @@ def surgery_recipe(
         target: folder of the result.
         seed: of random numbers.
         allow_nfp: whether operators may change the function.
+        optimizer: folder of the state of the optimizer that is moved along, None where it is dropped.
     """
     from pedigree.surgery.recipe import SurgeryRecipe, VerifySection
 
@@ -69,7 +72,7 @@ def surgery_recipe(
         path=name, source=places[STARTS], allow_pickle=False,
         models={other: place for other, place in places.items() if other != STARTS}, target=target,
         shard_bytes=SHARD_BYTES, seed=seed, link=True, allow_nfp=allow_nfp, steps=tuple(steps),
-        verify_tokens=VerifySection().tokens, folder=".",
+        verify_tokens=VerifySection().tokens, folder=".", optimizer=None if optimizer is None else str(optimizer),
     )  # fmt: skip
 
 
@@ -96,6 +99,7 @@ def operated(
         UsageError: an operator does not fit the model, or changes the function and may not.
     """
     from pedigree.model.hf_config import KEY, config_from_hf
+    from pedigree.model.hf_dialects import OWN_TYPE
     from pedigree.surgery.composition import compose
     from pedigree.surgery.exactness import whole
 
@@ -105,7 +109,8 @@ def operated(
         name, shaping, {place: f"plan://{place}" for place in models}, Path(name), seed=seed, allow_nfp=allow_nfp
     )
     made = compose(recipe, lambda place, _pickle: headers[place.removeprefix("plan://")])
-    keys = {key: value for key, value in made.symbolic.config.values.items() if key != KEY}
+    own = made.symbolic.config.kind == OWN_TYPE
+    keys = {key: value for key, value in made.symbolic.config.values.items() if own or key != KEY}
     try:
         found, _ = config_from_hf(keys, name)
     except PedigreeError as error:

@@ -4,8 +4,10 @@ Ordered evidence (forensics study, section 9.6): structure that only a child can
 one unit, subsets), then the asymmetry of additive changes: regress each matrix of one model on the other; in the true
 direction the squared residual does not grow with the squared parent weight, in the false one it does.
 
-The additive test answers "which of the two lies nearer to their branch point", so for siblings it names the one that
-drifted less; its weight is kept small for that reason.
+The additive test, and what lives on of one in the other, answer "which of the two lies nearer to their branch point".
+Of two siblings that is the one that drifted less, and nothing in a pair tells it from a parent (docs/LOG.md,
+2026-11-29). So what they say together stays below a decision, except where third models exclude siblings (a tree), or
+where what one has on top of the other was not learned: a sibling would bring what it learned itself.
 
 Shapes: N = matched numbers.
 """
@@ -43,6 +45,9 @@ LEARNED = 1.5
 MAX_VOTES_LOG_ODDS = math.log(15.0)
 """What the additive test alone may add: less than a decision, since it cannot tell a parent from a nearer sibling."""
 
+MAX_NEARER_LOG_ODDS = math.log(15.0)
+"""What all evidence of nearness may add in a pair, for the same reason."""
+
 
 @dataclass
 class DirectionEvidence:
@@ -64,8 +69,14 @@ class DirectionEvidence:
         return "a-to-b" if self.log_odds > 0 else "b-to-a"
 
 
-def weigh_direction(a: Side, b: Side, found: Findings) -> DirectionEvidence:
-    """All evidence on who came first; symmetric in A and B but for the sign."""
+def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) -> DirectionEvidence:
+    """All evidence on who came first; symmetric in A and B but for the sign.
+
+    Args:
+        a, b, found: the pair and what was measured of it.
+        alone: whether nothing but this pair is known. Who has third models tells siblings by their shape and takes
+            evidence of nearness in full.
+    """
     out = DirectionEvidence()
     if found.same_numbers:
         return out
@@ -73,15 +84,38 @@ def weigh_direction(a: Side, b: Side, found: Findings) -> DirectionEvidence:
     _layer_copies(found, out)
     _unit_copies(found, out)
     _vocabulary(found, out)
-    _survival(found, out)
-    if found.additive is not None:
-        forward, backward = found.additive
-        total = forward + backward
-        if total >= 4:
-            lean = (forward - backward) / total
-            odds = max(-MAX_VOTES_LOG_ODDS, min(MAX_VOTES_LOG_ODDS, lean * abs(lean) * math.sqrt(total) * 0.6))
-            out.add(odds, f"additive changes grow with the weights of one side: {forward} matrices to {backward}")
+    nearer = DirectionEvidence()
+    _survival(found, nearer)
+    _votes(found, nearer)
+    _add_nearness(nearer, out, capped=alone and not _only_noise_was_added(found))
     return out
+
+
+def _add_nearness(nearer: DirectionEvidence, out: DirectionEvidence, *, capped: bool) -> None:
+    most = MAX_NEARER_LOG_ODDS if capped else math.inf
+    log_odds = max(-most, min(most, nearer.log_odds))
+    out.reasons += nearer.reasons
+    if log_odds != nearer.log_odds:
+        out.reasons.append(f"a sibling that drifted less would look the same: together at most {most:.1f}")
+    out.log_odds += log_odds
+
+
+def _only_noise_was_added(found: Findings) -> bool:
+    """Whether what one has on top of the other bears no trace of learning, seen from the one that lives on best."""
+    both = [s for s in (found.forward, found.backward) if s is not None]
+    main = max(both, key=lambda s: s.top + s.middle, default=None)
+    return main is not None and main.residual < LEARNED
+
+
+def _votes(found: Findings, out: DirectionEvidence) -> None:
+    if found.additive is None:
+        return
+    forward, backward = found.additive
+    total = forward + backward
+    if total >= 4:
+        lean = (forward - backward) / total
+        odds = max(-MAX_VOTES_LOG_ODDS, min(MAX_VOTES_LOG_ODDS, lean * abs(lean) * math.sqrt(total) * 0.6))
+        out.add(odds, f"additive changes grow with the weights of one side: {forward} matrices to {backward}")
 
 
 def _survival(found: Findings, out: DirectionEvidence) -> None:

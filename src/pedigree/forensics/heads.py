@@ -5,7 +5,7 @@ be rotated and scaled; the row space of V, the column space of O and the row spa
 matched by one subspace (V) and confirmed on another (O), pooled over all layers on the layer map; K confirmed on Q
 likewise.
 
-Null      the held-out subspaces of matched heads are exchangeable among the matched pairs of heads
+Null      the heads of B that were matched could have borne each other's held-out subspaces
 Assumes   one residual frame
 
 Shapes: H = heads of A, J = heads of B, C = head dimension, D = residual width.
@@ -79,20 +79,21 @@ def pooled_score(pairs: list[tuple[UnitSet, UnitSet]], gauge: Gauge) -> tuple[fl
     Returns:
         (z, effect, number of heads); zeros when there are too few heads.
     """
-    left, right = [], []
-    for a, b in pairs:
+    left, right, label = [], [], []
+    for number, (a, b) in enumerate(pairs):
         if not _has_heads(a) or not _has_heads(b):
             continue
         shared = _shared_gauge(a, b, gauge)
         match_H, _, _ = match_heads(a, b, shared)
         left.append(_bases_of(a, a.names[1], shared, "a"))
         right.append(_bases_of(b, b.names[1], shared, "b")[match_H])
+        label.append(match_H + (number << 32))
     if not left or sum(x.shape[0] for x in left) < MIN_HEADS:
         return 0.0, 0.0, 0
     if len({x.shape[1] for x in left}) > 1 or len({x.shape[1] for x in right}) > 1:
         return 0.0, 0.0, 0
     score_HH = overlap(torch.cat(left), torch.cat(right))
-    z, effect = permutation_z(score_HH, torch.arange(score_HH.shape[0]))
+    z, effect = permutation_z(score_HH, torch.arange(score_HH.shape[0]), torch.cat(label))
     return z, effect, int(score_HH.shape[0])
 
 

@@ -74,8 +74,8 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
     a, b, found, judgment = measure_pair(first, second, allow_pickle=allow_pickle)
     if judgment.verdict not in RELATED:
         return Kinship(judgment.verdict)
-    whole = weigh_direction(a, b, found)
-    plain = weigh_direction(a, b, replace(found, additive=None, forward=None, backward=None))
+    whole = weigh_direction(a, b, found, alone=False)
+    plain = weigh_direction(a, b, replace(found, additive=None, forward=None, backward=None), alone=False)
     return Kinship(
         judgment.verdict,
         whole.log_odds,

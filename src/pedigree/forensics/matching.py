@@ -5,7 +5,7 @@ GLU, the input of a plain MLP, V or K of attention). The match is then scored on
 units against the exact permutation distribution of that score. Independent models share neither; anything that keeps
 the trained weights keeps both, in whatever order, scale or sign the units stand (forensics study, section 9.10).
 
-Null      the held-out projections of matched units are exchangeable among the matched pairs
+Null      the units of B that were matched could have borne each other's held-out projections
 Assumes   one residual frame (gauge); that a unit's projections are not all copies of one vector
 Never     says who came first
 
@@ -26,6 +26,9 @@ from pedigree.forensics.views import UnitKind, UnitSet
 
 MANY_NUMBERS = 1 << 22
 ROWS_AT_ONCE = 512
+
+COPY_COSINE = 0.9
+"""Units of one layer whose matching directions agree beyond this are copies of one unit."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +137,30 @@ def score_layers(a: Table, b: Table, max_units: int | None = None) -> MatchScore
 
 def confirm(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> tuple[float, float]:
     """Score a match on the held-out projections: (z, effect)."""
-    score_MM = held_out_scores(a, b, pick_M, match_M)
-    if score_MM is None or score_MM.shape[0] < 8:
+    found = held_out_scores(a, b, pick_M, match_M)
+    if found is None or found[0].shape[0] < 8:
         return 0.0, 0.0
-    return permutation_z(score_MM, torch.arange(score_MM.shape[0]))
+    score_MM, alive_M = found
+    return permutation_z(score_MM, torch.arange(score_MM.shape[0]), unit_labels(b, match_M[alive_M]))
 
 
-def held_out_scores(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> Tensor | None:
-    """Agreement of each picked unit of A with each matched unit of B on held-out projections, [M, M].
+def unit_labels(b: Table, match_M: Tensor) -> Tensor:
+    """A label for each matched unit of B: repeated choices of a unit, and copies of it, are one unit, [M].
+
+    Copies (experts made from one block, widened layers) bear nearly the same projections; counted one by one they would
+    repeat what one of them says.
+    """
+    units_C, unit_M = torch.unique(match_M, return_inverse=True)
+    rows_CD = b.match_UD[units_C]
+    alike_CC = (rows_CD @ rows_CD.T).abs() > COPY_COSINE
+    alike_CC.fill_diagonal_(True)
+    first_C: Tensor = alike_CC.to(torch.uint8).argmax(dim=1)
+    return first_C[unit_M]
+
+
+def held_out_scores(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Agreement of each picked unit of A with each matched unit of B on held-out projections, [M, M], and which of the
+    matches took part.
 
     A unit may be negated as a whole by a disguise, so its projections are added before the absolute value is taken:
     their signs must agree with each other. Units without any held-out direction (zeroed in one model) are dropped.
@@ -159,7 +178,7 @@ def held_out_scores(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> Tens
     if total_MM is None or weight_MM is None:
         return None
     alive = (weight_MM.amax(dim=1) > 0) & (weight_MM.amax(dim=0) > 0)
-    return (total_MM.abs() / weight_MM.clamp_min(1.0))[alive][:, alive]
+    return (total_MM.abs() / weight_MM.clamp_min(1.0))[alive][:, alive], torch.nonzero(alive).flatten()
 
 
 def _spread(total: int, wanted: int | None) -> Tensor:

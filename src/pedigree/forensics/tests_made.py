@@ -25,7 +25,7 @@ def list_tests(a: Side, b: Side, found: Findings) -> list[TestRecord]:
         out.append(
             TestRecord(
                 name=name,
-                null="held-out projections of matched units are exchangeable among the matches",
+                null="matched units of B could have borne each other's held-out projections",
                 assumes="one residual frame; calibrated on independently trained pairs, not exact",
                 statistic=grid.best[0] if grid is not None else None,
                 n=int(grid.z_IJ.size) if grid is not None else 0,
@@ -37,7 +37,7 @@ def list_tests(a: Side, b: Side, found: Findings) -> list[TestRecord]:
         out.append(
             TestRecord(
                 name=f"matched heads, {'value/output' if kind == 'vo' else 'query/key'} subspaces",
-                null="held-out subspaces of matched heads are exchangeable among the matches",
+                null="matched heads of B could have borne each other's held-out subspaces",
                 assumes="one residual frame",
                 statistic=score.z if score.n else None,
                 n=score.n,

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from pedigree.errors import MalformedFile, MissingInput
-from pedigree.ledger.log import FOLDER, LedgerPlace
+from pedigree.ledger.place import FOLDER, LedgerPlace
 from pedigree.ledger.recorder import LedgerRecorder
 from pedigree.records.recorder import JsonlRecorder
 

@@ -7,11 +7,9 @@ from typing import cast
 
 from pedigree.ledger.entry import Entry
 from pedigree.ledger.key_ring import KeyRing
-from pedigree.ledger.statement import MAKING, Parent
+from pedigree.ledger.statement import MAKING, MATERIALS, Parent
 from pedigree.ledger.verdict import Edge, EdgeVerdict, Problem, worst
 
-MATERIALS = ("dataset", "tokenizer", "code", "config", "environment", "recipe", "state")
-"""Roles of parents that are no weights: they need no entry of their own."""
 _FINDINGS = ("REPLAYED", "CORROBORATED", "CONTRADICTED")
 
 

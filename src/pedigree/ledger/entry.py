@@ -20,7 +20,7 @@ from pedigree.ledger.strict_json import canonical_object, strict_object
 from pedigree.ledger.verdict import Problem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there are as many of them as entries, and freezing doubles the cost of each
 class Entry:
     """An entry of a ledger: its place, its leaf, and what it says where that could be read and believed."""
 

@@ -1,11 +1,11 @@
-"""Rotation and revocation, as the owner of the keys does them."""
+"""Admission, rotation and revocation, as the owner of the keys does them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pedigree.errors import UsageError
-from pedigree.ledger.keys import PrivateKey, Role
+from pedigree.ledger.keys import PrivateKey, PublicKey, Role
 from pedigree.ledger.log import Ledger
 from pedigree.ledger.statement import Draft
 from pedigree.ledger.verification import verify
@@ -20,6 +20,22 @@ def rotate(ledger: Ledger, role: Role) -> dict[str, Any]:
     receipt = ledger.rotate(Draft("key.rotate", facts), role, old, new, [])
     ledger.folder.replace(role, new)
     return {"old": old.public.id, "new": new.public.id, "role": role, "entry": receipt.index}
+
+
+def add(ledger: Ledger, key: PublicKey, role: Role, name: str) -> dict[str, Any]:
+    """Admit another key; the root keys say so.
+
+    Raises:
+        UsageError: the ledger knows the key already, or another one under this name.
+    """
+    for life in verify(ledger.store).ring.lives.values():
+        if life.key.id == key.id:
+            raise UsageError("the ledger knows this key already", where=key.id, got=life.role)
+        if name and life.name == name and life.until is None:
+            raise UsageError("another key has this name", where="--name", got=name, expected="a name of its own")
+    facts = {"key": key.to_dict(), "role": role, "name": name}
+    receipt = ledger.append(Draft("key.add", facts), [ledger.key("root")])
+    return {"key": key.id, "role": role, "name": name, "entry": receipt.index}
 
 
 def revoke(ledger: Ledger, key: str, last_trusted: int, reason: str) -> dict[str, Any]:

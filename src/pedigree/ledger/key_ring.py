@@ -22,7 +22,9 @@ KEY_KINDS = ("genesis", "key.add", "key.rotate", "key.revoke")
 
 @dataclass
 class KeyLife:
-    """A key in the log: its role, the entries it is good for, and whether it was revoked and from where on."""
+    """A key in the log: its role, the entries it is good for, whether it was revoked and from where on, and the name
+    that the root keys gave it when they admitted it, "" where they gave none; `before` is the first key of its holder.
+    """
 
     key: PublicKey
     role: Role
@@ -31,6 +33,13 @@ class KeyLife:
     last_trusted: int | None = None
     revoked_at: int | None = None
     reason: str = ""
+    name: str = ""
+    before: str = ""
+
+    @property
+    def first(self) -> str:
+        """Id of the first key of its holder: a rotation changes the key, not who holds it."""
+        return self.before or self.key.id
 
     def good_at(self, index: int) -> bool:
         """Whether it may sign the entry of this number."""
@@ -76,7 +85,7 @@ class KeyRing:
                 self._genesis(facts, ids, index, where)
             elif kind == "key.add":
                 self._by_roots(ids, index, where)
-                self._admit(facts["key"], _role(facts, where), index, where)
+                self._admit(facts["key"], _role(facts, where), index, where, name=str(facts.get("name") or ""))
             elif kind == "key.rotate":
                 self._rotate(facts, ids, index, where)
             else:
@@ -106,11 +115,11 @@ class KeyRing:
                 "a key event without the root keys", where=where, got=f"{found} of them", expected=self.threshold
             )
 
-    def _admit(self, key: Any, role: Role, index: int, where: str) -> None:
+    def _admit(self, key: Any, role: Role, index: int, where: str, *, name: str, before: str = "") -> None:
         new = PublicKey.from_dict(key, where)
         if new.id in self.lives:
             raise MalformedFile("a key enters twice", where=where, got=new.id)
-        self.lives[new.id] = KeyLife(new, role, index)
+        self.lives[new.id] = KeyLife(new, role, index, name=name, before=before)
 
     def _rotate(self, facts: Mapping[str, Any], ids: set[str], index: int, where: str) -> None:
         old = self.lives.get(str(facts["old"]))
@@ -121,7 +130,7 @@ class KeyRing:
             raise MalformedFile("a rotation is signed by the old and the new key", where=where)
         if old.role == "root":
             self._by_roots(ids, index, where)
-        self._admit(facts["new"], old.role, index, where)
+        self._admit(facts["new"], old.role, index, where, name=old.name, before=old.first)
         # Both are good at the entry itself: its checkpoint carries both signatures.
         old.until = index + 1
 

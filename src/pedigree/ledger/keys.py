@@ -53,6 +53,32 @@ class PublicKey:
             return False
         return True
 
+    @classmethod
+    def load(cls, path: Path) -> PublicKey:
+        """Read a public key in PEM; of a private key its public half is taken.
+
+        Raises:
+            MissingInput: there is no such file.
+            MalformedFile: it holds no Ed25519 key.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise MissingInput("the key cannot be read", where=str(path), got=error.strerror) from error
+        if b"PRIVATE KEY" in data:
+            return PrivateKey.load(path).public
+        try:
+            key = serialization.load_pem_public_key(data)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise MalformedFile("this is no public key", where=str(path), expected="Ed25519 in PEM") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise MalformedFile("a key of another kind", where=str(path), expected="an Ed25519 key")
+        return cls(key.public_bytes_raw())
+
+    def to_pem(self) -> bytes:
+        """The key as it is handed out."""
+        return self._key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
     def to_dict(self) -> dict[str, str]:
         """How a statement names the key."""
         return {"algorithm": ALGORITHM, "id": self.id, "public": base64.b64encode(self.raw).decode()}

@@ -8,7 +8,6 @@ signed inside it: they name the tree before them.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
-from pathlib import Path
 
 from pedigree.errors import InputError, MissingInput
 from pedigree.ledger.database import Database
@@ -24,11 +22,11 @@ from pedigree.ledger.envelope import Envelope
 from pedigree.ledger.keys import KeyFolder, PrivateKey, Role
 from pedigree.ledger.leaf import Leaf, now
 from pedigree.ledger.note import Checkpoint
+from pedigree.ledger.place import FOLDER, LedgerPlace
 from pedigree.ledger.statement import Draft
 from pedigree.ledger.store import Head, Store
 
-FOLDER, FILE, KEYS = ".pedigree", "ledger.db", "keys"
-VARIABLE = "PEDIGREE_LEDGER"
+__all__ = ["FOLDER", "Ledger", "LedgerPlace", "Receipt"]
 
 
 @dataclass(frozen=True)
@@ -38,36 +36,6 @@ class Receipt:
     index: int
     leaf: bytes
     note: str
-
-
-@dataclass(frozen=True)
-class LedgerPlace:
-    """Where a ledger and the keys of its writer lie."""
-
-    database: str
-    keys: Path
-
-    @classmethod
-    def find(cls, named: str | None = None, start: Path | None = None) -> LedgerPlace:
-        """The ledger of a project.
-
-        Args:
-            named: a path or `postgresql://...`; by default PEDIGREE_LEDGER, then the nearest `.pedigree` folder above
-                `start`, then the root of the repository there, then `start` itself.
-            start: the folder to look from; by default the working directory.
-        """
-        named = named or os.environ.get(VARIABLE)
-        here = (start or Path.cwd()).absolute()
-        above = [here, *here.parents]
-        project = next((folder for folder in above if (folder / FOLDER).is_dir()), None)
-        project = project or next((folder for folder in above if (folder / ".git").exists()), here)
-        if named and "://" in named:
-            return cls(named, project / FOLDER / KEYS)
-        if named:
-            path = Path(named).absolute()
-            path = path / FILE if path.is_dir() else path
-            return cls(str(path), path.parent / KEYS)
-        return cls(str(project / FOLDER / FILE), project / FOLDER / KEYS)
 
 
 class Ledger:

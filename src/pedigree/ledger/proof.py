@@ -32,6 +32,8 @@ from pedigree.ledger.verdict import Problem
 from pedigree.ledger.verification import Verification
 
 MAX_ENTRIES = 100_000
+ABOUT = ("forensic", "replay", "release", "retract", "approval", "waiver", "attach", "export")
+"""Kinds of entries that say something of an artifact without making it."""
 NOT_SHOWN = (
     "that no later key event or finding was left out of the proof: ask for a newer one, or for the ledger",
     "that what was recorded is true: pedigree compare asks the weights",
@@ -51,7 +53,7 @@ def make_proof(store: Store, digest: str) -> dict[str, Any]:
         keys = [index for index, leaf in graph.leaves.items() if leaf.kind in KEY_KINDS]
         findings = [
             index for index, leaf in graph.leaves.items()
-            if leaf.kind in ("forensic", "replay", "release", "retract") and about & set(leaf.subjects)
+            if leaf.kind in ABOUT and about & set(leaf.subjects)
         ]  # fmt: skip
         wanted = sorted({*closure, *keys, *findings, head.size - 1})
         rows = {index: store.row(index) for index in wanted}

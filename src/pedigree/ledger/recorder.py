@@ -6,7 +6,8 @@ Laws
 1. What is told is first a line of `JsonlRecorder`: where the ledger cannot be written, the events are there.
 2. A start is in the ledger before `run_start` returns, but for a ledger that does not answer within `PATIENCE`.
 3. Files are hashed in the thread; a state is named by its `state.json`, which holds the digests of all its files.
-4. Nothing that goes wrong here reaches the caller. It is kept in `failures`, and in the ledger when it answers again.
+4. What signs and stores is loaded in the thread: the one who works waits for the place of the ledger alone.
+5. Nothing that goes wrong here reaches the caller. It is kept in `failures`, and in the ledger when it answers again.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pedigree.errors import PedigreeError
-from pedigree.ledger.edges import MATERIALS
-from pedigree.ledger.log import Ledger, LedgerPlace, Receipt
+from pedigree.ledger.collector import uncollected
 from pedigree.ledger.materials import Material, as_materials, named_parents, outputs_of
-from pedigree.ledger.people import person_here
+from pedigree.ledger.place import LedgerPlace
 from pedigree.ledger.repository import code_at
 from pedigree.ledger.run_id import new_run_id
 from pedigree.ledger.sidecar import read_sidecar, write_sidecar
-from pedigree.ledger.statement import MANIFEST, Draft, Parent, Subject, hex_digest
+from pedigree.ledger.statement import MANIFEST, MATERIALS, Draft, Parent, Subject, hex_digest
 from pedigree.ledger.surroundings import surroundings
 from pedigree.records.canonical import hashed_bytes
 from pedigree.records.recorder import Facts, Recorder
+
+if TYPE_CHECKING:
+    from pedigree.ledger.log import Ledger, Receipt
 
 PATIENCE = 10.0  # seconds that a start waits for the ledger
 LARGEST_FACTS = 32_000  # bytes of facts in a statement; more of them lie beside it, under their digest
@@ -160,12 +163,17 @@ class LedgerRecorder:
     def _put_first_look(self) -> None:
         """Open the ledger before anything is told: it takes its time while the caller builds a model."""
         try:
-            self._look()
+            with uncollected():
+                self._look()
         except _FAILURES as error:  # tried again with the first event, which keeps what went wrong
             self._state.untold.append(f"{type(error).__name__}: {error}")
 
     def _look(self) -> _Context:
         if self._context is None:
+            # Loaded here, in the thread: what signs and stores is larger than all that the caller has to wait for.
+            from pedigree.ledger.log import Ledger
+            from pedigree.ledger.people import person_here
+
             ledger = Ledger(self.place)
             person = person_here(ledger.database, self._project)
             around, code = surroundings(), code_at(self._project)
@@ -260,13 +268,17 @@ class LedgerRecorder:
         context = self._look()
         inputs = as_materials(facts.get("inputs"))
         parents = [self._hashed(material) for material in inputs] or list(self._state.inputs)
+        # Which input is which: two of one shape can be told apart by digest alone when the step is done again.
+        lying = {str(item.path): parent.digest for item, parent in zip(inputs, parents, strict=False) if item.path}
         parents += [parent for parent in context.parents if parent not in parents]
         operation = str(facts.get("operation") or facts.get("trade") or "derive")
         for output in outputs_of(facts):
             artifact = read_artifact(output)
             subjects = [Subject(MANIFEST, hex_digest(artifact.id))]
             subjects += [Subject(file.path, file.sha256) for file in artifact.manifest.files][:64]
-            told = {**facts, "name": facts.get("name") or output.name}
+            # `model` is how the folder of weights below that of a step is called: the step has the name.
+            name = output.parent.name if output.name == "model" else output.name
+            told = {**facts, "name": facts.get("name") or name, **({"input_digests": lying} if lying else {})}
             told["parameters"] = facts.get("parameters") or {"operators": facts.get("operators") or operation}
             draft = self._signed("derive", told, subjects=tuple(subjects), parents=tuple(parents), operation=operation)
             receipt = self._append(draft.with_attachment(artifact.manifest.to_bytes()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pedigree.ledger.log import Ledger, Receipt
 from pedigree.ledger.materials import Material
-from pedigree.ledger.statement import MANIFEST, Draft, Subject, hex_digest
+from pedigree.ledger.statement import MANIFEST, Draft, Parent, Subject, hex_digest
 
 if TYPE_CHECKING:
     from pedigree.records.artifact import Artifact
@@ -55,6 +55,14 @@ def register(
     return ledger.append(draft.with_attachment(artifact.manifest.to_bytes()))
 
 
+def card_facts(folder: Path) -> dict[str, Any]:
+    """What the card of a model claims: its parents by name, and its license."""
+    from pedigree.ledger.card import card_claims, card_license
+
+    claims, word = card_claims(folder), card_license(folder)
+    return {**({"claims": claims} if claims else {}), **({"license": word} if word else {})}
+
+
 def register_unknown(ledger: Ledger, material: Material, actors: Sequence[Mapping[str, str]], run: str | None) -> str:
     """The artifact id of an input that lies on disk; entered where the ledger does not know it."""
     from pedigree.weights.artifact import read_artifact
@@ -62,5 +70,25 @@ def register_unknown(ledger: Ledger, material: Material, actors: Sequence[Mappin
     artifact = read_artifact(str(material.path))
     digest = hex_digest(artifact.id)
     if entry_of(ledger, digest) is None:
-        register(ledger, artifact, actors=actors, run=run, note="loaded by a run that did not declare its origin")
+        note, more = "loaded by a run that did not declare its origin", card_facts(Path(str(material.path)))
+        register(ledger, artifact, actors=actors, run=run, note=note, more=more)
     return digest
+
+
+def register_documented(ledger: Ledger, before: str, name: str, artifact: Artifact, what: str) -> Receipt:
+    """Enter an artifact that differs from another in what is written beside its weights alone.
+
+    Args:
+        ledger: where.
+        before: 64 digits of the artifact as it was.
+        name: what it is called.
+        artifact: as it is now.
+        what: which file was written.
+    """
+    from pedigree.ledger.passport import DOCUMENT
+
+    subjects = [Subject(MANIFEST, hex_digest(artifact.id))]
+    subjects += [Subject(file.path, file.sha256) for file in artifact.manifest.files][:64]
+    facts = {"name": name, "parameters": {"file": what}}
+    draft = Draft("derive", facts, None, tuple(subjects), (Parent(before, "init", name),), DOCUMENT)
+    return ledger.append(draft.with_attachment(artifact.manifest.to_bytes()))

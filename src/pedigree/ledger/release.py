@@ -38,8 +38,13 @@ class Release:
         }  # fmt: skip
 
 
-def release(ledger: Ledger, found: Found) -> Release:
+def release(ledger: Ledger, found: Found, policy: str = "") -> Release:
     """Enter a release of an artifact, and put its proof into its sidecar.
+
+    Args:
+        ledger: where.
+        found: the artifact.
+        policy: digest of the rules that it was held against, "" where there were none.
 
     Nothing is written where the files are not registered, or a check of the life of the artifact says no.
     """
@@ -61,7 +66,7 @@ def release(ledger: Ledger, found: Found) -> Release:
     name = next((name_of(entry) for entry in report.entries if entry.index == maker), "")
     facts = {
         "name": name, "credits": [credit.person for credit in people], "credit_root": made.credit_root,
-        "unknown": made.unknown,
+        "unknown": made.unknown, **({"policy": policy} if policy else {}),
     }  # fmt: skip
     receipt = ledger.append(Draft("release", facts, subjects=(Subject(MANIFEST, found.digest),)))
     proof = make_proof(ledger.store, found.digest)

@@ -28,6 +28,8 @@ MANIFEST = "manifest"  # name of the subject whose digest is an artifact id
 UNSIGNED = ("run.beat",)
 # Kinds that make weights or take them in; each says so with an operation.
 MAKING = ("ckpt.save", "derive", "artifact.import")
+MATERIALS = ("dataset", "tokenizer", "code", "config", "environment", "recipe", "state")
+"""Roles of parents that are no weights: they need no entry of their own."""
 
 
 @dataclass(frozen=True)

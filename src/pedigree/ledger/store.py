@@ -30,7 +30,7 @@ class Head:
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """A stored leaf: its place, its bytes, and the hash that is stored beside it."""
 
@@ -119,6 +119,21 @@ class Store:
             rows = self.database.run(f"SELECT digest, content FROM ledger_body WHERE digest IN ({marks})", part)
             found.update({bytes(digest).hex(): bytes(content) for digest, content in rows})
         return found
+
+    def all_bodies(self) -> Iterator[tuple[bytes, bytes]]:
+        """Everything that was said, with its digest; in the order in which it was written where that is kept."""
+        # By number of row, SQLite reads its file from front to back; by digest it would jump about in it.
+        order, last = ("digest", b"") if self.database.is_postgres else ("rowid", 0)
+        while True:
+            rows = self.database.run(
+                f"SELECT {order}, digest, content FROM ledger_body WHERE {order} > ? ORDER BY {order} LIMIT {CHUNK}",
+                (last,),
+            )
+            for _, digest, content in rows:
+                yield bytes(digest), bytes(content)
+            if len(rows) < CHUNK:
+                return
+            last = rows[-1][0]
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """See `pedigree.ledger.tree.inclusion_proof`."""

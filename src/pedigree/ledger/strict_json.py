@@ -15,7 +15,9 @@ MAX_DEPTH = 32
 MAX_BYTES = 16 << 20
 
 
-def strict_object(data: bytes, where: str, *, limit: int = MAX_BYTES, numbers: bool = False) -> dict[str, Any]:
+def strict_object(
+    data: bytes, where: str, *, limit: int = MAX_BYTES, numbers: bool = False, fractions: bool = False
+) -> dict[str, Any]:
     """The one JSON object in `data`.
 
     Args:
@@ -23,6 +25,7 @@ def strict_object(data: bytes, where: str, *, limit: int = MAX_BYTES, numbers: b
         where: what is told when it is refused.
         limit: bytes at most.
         numbers: whether integers are allowed (a Sidecar may hold some; what is signed here may not).
+        fractions: whether other numbers are allowed as well, in what programs of others have written.
 
     Raises:
         MalformedFile: it could be read in two ways, is too large, too deep, or no object.
@@ -34,7 +37,7 @@ def strict_object(data: bytes, where: str, *, limit: int = MAX_BYTES, numbers: b
         value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=lambda pairs: _without_twins(pairs, where),
-            parse_float=lambda text: _no_number(text, where),
+            parse_float=float if fractions else (lambda text: _no_number(text, where)),
             parse_constant=lambda text: _no_number(text, where),
             parse_int=int if numbers else (lambda text: _no_number(text, where)),
         )

@@ -9,14 +9,14 @@ Law  what is told is what was checked; `not_checked` names the rest, and a verdi
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from pedigree.errors import InputError, MalformedFile
+from pedigree.ledger.collector import uncollected
 from pedigree.ledger.credits import release_problems
 from pedigree.ledger.edges import edges_of
 from pedigree.ledger.entry import Entry, apply_key_event, check_entry
@@ -25,7 +25,8 @@ from pedigree.ledger.key_ring import KEY_KINDS, KeyRing
 from pedigree.ledger.leaf import Leaf
 from pedigree.ledger.note import Checkpoint
 from pedigree.ledger.runs import run_problems
-from pedigree.ledger.store import CHUNK, Head, Store
+from pedigree.ledger.statement import UNSIGNED
+from pedigree.ledger.store import Head, Store
 from pedigree.ledger.tree import fold, kept_places, leaf_hash, node_hash
 from pedigree.ledger.verdict import Edge, EdgeVerdict, Problem, worst
 
@@ -86,26 +87,22 @@ class Verification:
 
 
 class Regrown:
-    """The tree, grown again from the stored leaves."""
+    """The tree, grown again from the stored leaves, level by level.
 
-    def __init__(self) -> None:
-        self.levels: list[list[bytes]] = [[]]
+    Args:
+        hashes: those of the leaves, in order.
+    """
+
+    def __init__(self, hashes: list[bytes]) -> None:
+        self.levels = [hashes]
+        while len(self.levels[-1]) > 1:
+            below = self.levels[-1]
+            self.levels.append([node_hash(*pair) for pair in zip(below[::2], below[1::2], strict=False)])
 
     @property
     def size(self) -> int:
-        """Leaves so far."""
+        """How many leaves there are."""
         return len(self.levels[0])
-
-    def add(self, value: bytes) -> None:
-        """The hash of one more leaf."""
-        level = 0
-        self.levels[0].append(value)
-        while len(self.levels[level]) % 2 == 0:
-            left, right = self.levels[level][-2:]
-            level += 1
-            if level == len(self.levels):
-                self.levels.append([])
-            self.levels[level].append(node_hash(left, right))
 
     def root(self, size: int) -> bytes:
         """The root of the first `size` leaves."""
@@ -129,22 +126,21 @@ def verify(
         max_age_days: how old the newest entry may be.
         pinned: ids of the root keys that are known for this origin from before; none where it is new.
     """
-    with _uncollected(), store.database.snapshot():
+    with uncollected(), store.database.snapshot():
         head = store.head()
         tree, leaves, problems = _regrow(store, head)
-        ring, bodies = KeyRing(), _Bodies(store, leaves)
+        ring = KeyRing()
         entries: dict[int, Entry] = {}
         for index in [index for index, leaf in leaves.items() if leaf.kind in KEY_KINDS]:
-            entries[index], found = check_entry(index, leaves[index], bodies.of(index), ring, index)
+            digest = leaves[index].body
+            body = store.bodies([digest]).get(digest)
+            entries[index], found = check_entry(index, leaves[index], body, ring, index)
             problems += found or apply_key_event(entries[index], ring)
-        for index, body in bodies:
-            if index not in entries:
-                entries[index], found = check_entry(index, leaves[index], body, ring, index)
-                problems += found
+        n_bodies = _check_bodies(store, leaves, ring, entries, problems)
     problems += _seen_problems(entries, tree)
     report = Verification(ring.origin, head.size, head.root.hex(), problems, ring=ring)
     report.signatures = sum(entry.said is not None for entry in entries.values())
-    report.bodies = bodies.found
+    report.bodies = n_bodies
     report.root_keys = sorted(key.id for key in ring.good("root", max(0, head.size - 1)))
     problems += _head_problems(head, tree, ring)
     if pinned and not set(pinned) & {life.key.id for life in ring.lives.values() if life.role == "root"}:
@@ -155,18 +151,6 @@ def verify(
     _hold_against([note for note in seen if note.origin == ring.origin], tree, ring, report)
     _judge_edges(report, entries, outside, max_age_days)
     return report
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the cycle collector: what is made here lives to the end, and it would be walked over and over."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _judge_edges(
@@ -186,10 +170,12 @@ def _judge_edges(
 
 def _regrow(store: Store, head: Head) -> tuple[Regrown, dict[int, Leaf], list[Problem]]:
     """Hash every stored leaf, and hold the stored nodes against what comes out."""
-    tree, leaves, problems = Regrown(), {}, []
+    hashes: list[bytes] = []
+    leaves: dict[int, Leaf] = {}
+    problems: list[Problem] = []
     for row in store.rows():
-        if row.index != tree.size:
-            problems.append(Problem("CONTRADICTED", "gap", f"entry {tree.size} is missing", tree.size))
+        if row.index != len(hashes):
+            problems.append(Problem("CONTRADICTED", "gap", f"entry {len(hashes)} is missing", len(hashes)))
             break
         value = leaf_hash(row.leaf)
         if value != row.hash:
@@ -198,7 +184,8 @@ def _regrow(store: Store, head: Head) -> tuple[Regrown, dict[int, Leaf], list[Pr
             leaves[row.index] = Leaf.from_bytes(row.leaf, f"entry {row.index}")
         except MalformedFile as error:
             problems.append(Problem("CONTRADICTED", "leaf-malformed", error.sentence(), row.index))
-        tree.add(value)
+        hashes.append(value)
+    tree = Regrown(hashes)
     if tree.size != head.size:
         sentence = f"{tree.size} entries are stored, the checkpoint is over {head.size}"
         problems.append(Problem("CONTRADICTED", "size", sentence))
@@ -217,39 +204,40 @@ def _regrow(store: Store, head: Head) -> tuple[Regrown, dict[int, Leaf], list[Pr
     return tree, leaves, problems
 
 
-class _Bodies:
-    """What was said, read in one pass, with the entries that said it."""
+def _check_bodies(
+    store: Store, leaves: dict[int, Leaf], ring: KeyRing, entries: dict[int, Entry], problems: list[Problem]
+) -> int:
+    """Hold what was said against the leaves, in one pass over all of it; how many bodies are there.
 
-    def __init__(self, store: Store, leaves: dict[int, Leaf]) -> None:
-        self.store, self.found = store, 0
-        self.leaves = leaves
-        self._by_digest: dict[str, list[int]] = {}
-        for index, leaf in leaves.items():
-            self._by_digest.setdefault(leaf.body, []).append(index)
-
-    def of(self, index: int) -> bytes | None:
-        """The body of one entry."""
-        digest = self.leaves[index].body
-        return self.store.bodies([digest]).get(digest)
-
-    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
-        missing, last = set(self._by_digest), b""
-        while True:
-            rows = self.store.database.run(
-                f"SELECT digest, content FROM ledger_body WHERE digest > ? ORDER BY digest LIMIT {CHUNK}", (last,)
-            )
-            for digest, content in rows:
-                name = bytes(digest).hex()
-                missing.discard(name)
-                for index in self._by_digest.get(name, ()):
-                    self.found += 1
-                    yield index, bytes(content)
-            if len(rows) < CHUNK:
-                break
-            last = bytes(rows[-1][0])
-        for name in missing:
-            for index in self._by_digest[name]:
-                yield index, None
+    Args:
+        store: where they lie.
+        leaves: by number.
+        ring: the keys.
+        entries: those that were checked already; the others are added.
+        problems: what is found is added.
+    """
+    waiting: dict[str, list[int]] = {}
+    for index, leaf in leaves.items():
+        waiting.setdefault(leaf.body, []).append(index)
+    n_bodies = 0
+    for digest, content in store.all_bodies():
+        name = digest.hex()
+        indices = waiting.pop(name, ())
+        n_bodies += len(indices)
+        for index in indices:
+            leaf = leaves[index]
+            # Most of a ledger are signs of life: their body is what its name says, and there is no more to check.
+            if leaf.key is None and leaf.kind in UNSIGNED and sha256(content).hexdigest() == name:
+                entries[index] = Entry(index, leaf, None, None, content)
+            elif index not in entries:
+                entries[index], found = check_entry(index, leaf, content, ring, index)
+                problems += found
+    for indices in waiting.values():
+        for index in indices:
+            if index not in entries:
+                entries[index], found = check_entry(index, leaves[index], None, ring, index)
+                problems += found
+    return n_bodies
 
 
 def _seen_problems(entries: dict[int, Entry], tree: Regrown) -> list[Problem]:

@@ -11,6 +11,7 @@ Shapes: B = batch, T = tokens, d = channels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +24,7 @@ from pedigree.model.context import Context
 from pedigree.model.feed_forward import AugmentedShortcut, DenseFeedForward
 from pedigree.model.latent_attention import MultiHeadLatentAttention
 from pedigree.model.mixture import Mixture
-from pedigree.model.norm import build_norm
+from pedigree.model.norm import build_norm, mixed
 
 
 class Block(nn.Module):
@@ -51,7 +52,7 @@ class Block(nn.Module):
 
     def forward(self, x_BTd: Tensor, context: Context) -> tuple[Tensor, LayerRouting | None]:
         """The stream behind this layer, and what its router did, if it has one."""
-        x_BTd = x_BTd + self._attention_branch(self.attn_norm(x_BTd), context)
+        x_BTd = x_BTd + self.attention_branch(self.attn_norm(x_BTd), context)
         inner_BTd = self.ffn_norm(x_BTd)
         routing = None
         if isinstance(self.ffn, Mixture):
@@ -60,21 +61,25 @@ class Block(nn.Module):
             branch_BTd = self.ffn(inner_BTd)
         branch_BTd = self._dropped(branch_BTd)
         if self.ffn_post_norm is not None:
-            branch_BTd = self.ffn_post_norm(branch_BTd)
+            branch_BTd = mixed(branch_BTd, self.ffn_post_norm, context.homotopy.post_norms)
         return x_BTd + branch_BTd, routing
 
-    def _attention_branch(self, inner_BTd: Tensor, context: Context) -> Tensor:
+    def attention_branch(self, inner_BTd: Tensor, context: Context) -> Tensor:
+        """What attention and shortcuts add to the stream, of a normalized input."""
         if self.is_query:
             if context.queries_BTd is None or not isinstance(self.attn, Attention):
                 raise InternalError("A query layer got no position queries", got=type(self.attn).__name__)
-            branch_BTd: Tensor = self.attn(inner_BTd, context, context.queries_BTd.to(inner_BTd.dtype))
+            queries_BTd, share = context.queries_BTd.to(inner_BTd.dtype), context.homotopy.queries
+            if share != 1:
+                queries_BTd = torch.lerp(inner_BTd, queries_BTd, share)
+            branch_BTd: Tensor = self.attn(inner_BTd, context, queries_BTd)
         else:
             branch_BTd = self.attn(inner_BTd, context)
         branch_BTd = self._dropped(branch_BTd)
         for shortcut in self.shortcuts:
             branch_BTd = branch_BTd + shortcut(inner_BTd)
         if self.attn_post_norm is not None:
-            branch_BTd = self.attn_post_norm(branch_BTd)
+            branch_BTd = mixed(branch_BTd, self.attn_post_norm, context.homotopy.post_norms)
         return branch_BTd
 
     def _dropped(self, branch_BTd: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from pedigree.model.config_parts import (
     Experts,
     FeedForward,
     GroupedAttention,
+    Homotopy,
     Initialization,
     LatentAttention,
     MultiToken,
@@ -62,10 +63,12 @@ class ModelConfig(Part):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """On the embedding sum, attention probabilities and both branch outputs."""
     init: Initialization = Initialization()
+    homotopy: Homotopy | None = None
+    """Where the model stands between two mechanisms; None where it does not."""
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        problem = _position_problem(self) or _layer_problem(self)
+        problem = _position_problem(self) or _layer_problem(self) or _homotopy_problem(self)
         if problem:
             field, got, expected, fix = problem
             raise refuse(
@@ -112,8 +115,13 @@ class ModelConfig(Part):
     # -- text ---------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-ready values."""
-        return self.model_dump(mode="json")
+        """The config as JSON-ready values. What came later is left out at rest: digests and older readers stay."""
+        values = self.model_dump(mode="json")
+        if self.homotopy is None:
+            del values["homotopy"]
+        if not self.norm.final_bias:
+            del values["norm"]["final_bias"]
+        return values
 
     def to_json(self) -> str:
         """The config as JSON text with sorted keys."""
@@ -180,6 +188,21 @@ def _layer_problem(config: ModelConfig) -> Problem:
     return None
 
 
+def _homotopy_problem(config: ModelConfig) -> Problem:
+    if config.homotopy is None:
+        return None
+    has = {
+        "angles": config.rope is not None,
+        "positions": config.learned_positions,
+        "queries": config.query_layer != "none",
+        "post_norms": config.norm.sandwich,
+    }
+    for name, value in config.homotopy.moved.items():
+        if not has[name]:
+            return (f"homotopy.{name}", value, "1: this model has nothing it could act on", f"remove {name}")
+    return None
+
+
 def _description(config: ModelConfig) -> list[tuple[str, str]]:
     a, f, e, n = config.attention, config.feed_forward, config.experts, config.norm
     if isinstance(a, LatentAttention):
@@ -207,8 +230,9 @@ def _description(config: ModelConfig) -> list[tuple[str, str]]:
         ("feed-forward", f"{f.kind} of {f.d_inner}{series}{', biases' if f.bias else ''}"),
         ("experts", sparse),
         ("shortcuts", f"{config.shortcut.count}, 1/{config.shortcut.reduction} wide" if config.shortcut else ""),
-        ("norms", f"{n.kind}, {n.placement}, eps {n.eps:g}"),
+        ("norms", f"{n.kind}, {n.placement}, eps {n.eps:g}{', bias on the last' if n.final_bias else ''}"),
         ("head", "tied" if config.tied else "untied"),
+        ("homotopy", ", ".join(f"{k} {v:g}" for k, v in config.homotopy.moved.items()) if config.homotopy else ""),
         ("mtp", f"depth {config.mtp.depth}, weight {config.mtp.weight:g}" if config.mtp else ""),
         ("start", f"{config.init.kind}, std {config.matrix_std:.3g}, embedding {config.embedding_std:g}"),
     ]

@@ -22,6 +22,7 @@ Whole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Part(BaseModel):
@@ -251,11 +252,48 @@ class Norm(Part):
     the gains behind attention and feed-forward starting at c / sqrt(n_layers) (arXiv 2504.07866)."""
     c_attention: Positive = 0.283
     c_feed_forward: Positive = 0.432
+    final_bias: bool = False
+    """RMS norms: a vector added behind the final one, where the bias of a LayerNorm went that nothing could take."""
+
+    @model_validator(mode="after")
+    def _one_bias(self) -> Self:
+        if self.final_bias and self.kind == "layer":
+            raise refuse(
+                "A LayerNorm has its bias already",
+                where="Norm.final_bias",
+                got=True,
+                expected="false, or kind: rms",
+                fix="remove final_bias",
+            )
+        return self
 
     @property
     def sandwich(self) -> bool:
         """Whether a norm stands behind each branch too."""
         return self.placement != "pre"
+
+
+class Homotopy(Part):
+    """Coefficients of a model on its way from one mechanism to another; 1 everywhere is the ordinary model.
+
+    An operator of `pedigree surgery` sets one where nothing changes yet, training moves it with the tokens it has seen
+    (`training.anneal`), and another operator takes away what no longer acts.
+    """
+
+    angles: Share = 1.0
+    """On the angles of rotary positions: 0 turns nothing."""
+    positions: Share = 1.0
+    """On the learned positions: 0 adds nothing."""
+    queries: Share = 1.0
+    """Of the query layer: 1 takes its queries from the table and has its norm where it was trained with it; 0 is an
+    ordinary last layer, with the final norm behind it."""
+    post_norms: Share = 1.0
+    """Of the norms behind the branches: 0 adds the branch as it is, 1 the normalized one."""
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """The coefficients that are not 1."""
+        return {name: value for name, value in self.model_dump().items() if value != 1}
 
 
 class FeedForward(Part):

@@ -17,7 +17,10 @@ from torch import Tensor
 from pedigree.errors import UsageError
 from pedigree.model.cache import Cache, cached_mask
 from pedigree.model.config import ModelConfig
+from pedigree.model.config_parts import Homotopy
 from pedigree.model.rope import Rotation, rotation
+
+AT_REST = Homotopy()
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Context:
     tokens_BT: Tensor
     domain_BT: Tensor | None
     document_BT: Tensor | None = None
+    homotopy: Homotopy = AT_REST
     queries_BTd: Tensor | None = None
     cache: Cache | None = None
 
@@ -109,4 +113,5 @@ def build_context(
     elif n_new == 1:
         causal = False
     turn = rotation(config, positions_BT)
-    return Context(positions_BT, turn, mask, causal, tokens_BT, domain_BT, document_BT, cache=cache)
+    homotopy = config.homotopy or AT_REST
+    return Context(positions_BT, turn, mask, causal, tokens_BT, domain_BT, document_BT, homotopy, cache=cache)

@@ -34,7 +34,7 @@ from pedigree.model.groups import ALONE, Groups
 from pedigree.model.linear import Linear
 from pedigree.model.mixture import Mixture
 from pedigree.model.multi_token import MultiTokenLayer, tokens_and_targets
-from pedigree.model.norm import build_norm
+from pedigree.model.norm import build_norm, mixed
 from pedigree.model.router import LearnedRouter
 
 
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         self.positions = _table(config) if config.learned_positions else None
         self.query_positions = _table(config) if config.query_layer != "none" else None
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = build_norm(config)
+        self.norm = build_norm(config, final=True)
         self.head = None if config.tied else Linear(d, config.vocab_size, bias=False)
         depth = 0 if config.mtp is None else config.mtp.depth
         self.mtp = nn.ModuleList(MultiTokenLayer(config, k) for k in range(depth))
@@ -158,21 +158,22 @@ class Decoder(nn.Module):
         """Normalized states behind the last block."""
         x_BTd = self.embed(tokens_BT)
         if self.positions is not None:
-            x_BTd = x_BTd + self.positions(context.positions_BT)
+            x_BTd = torch.add(x_BTd, self.positions(context.positions_BT), alpha=context.homotopy.positions)
         if self.query_positions is not None:
             queries = self.query_positions(context.positions_BT).expand(tokens_BT.shape[0], -1, -1)
             context = context.with_queries(queries)
         if self.config.dropout and self.training:
             x_BTd = functional.dropout(x_BTd, self.config.dropout)
         records: list[LayerRouting] = []
-        norm_first = self.config.query_layer == "after-norm"
+        # 1 where the final norm stands before the last layer, 0 where it stands behind it.
+        early = context.homotopy.queries if self.config.query_layer == "after-norm" else 0.0
         for layer, block in enumerate(self.layers):
-            if norm_first and layer == len(self.layers) - 1:
-                x_BTd = self.norm(x_BTd)
+            if early and layer == len(self.layers) - 1:
+                x_BTd = mixed(x_BTd, self.norm, early)
             x_BTd = self._through(block, x_BTd, context, records)
         if context.cache is not None:
             context.cache.advance(tokens_BT.shape[1])
-        return (x_BTd if norm_first else self.norm(x_BTd)), records
+        return mixed(x_BTd, self.norm, 1 - early), records
 
     def _through(self, block: nn.Module, x_BTd: Tensor, context: Context, records: list[LayerRouting]) -> Tensor:
         routing: LayerRouting | None

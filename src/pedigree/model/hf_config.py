@@ -86,6 +86,11 @@ def config_from_hf(keys: Mapping[str, Any], where: str = "config.json") -> tuple
         raise MalformedFile("A config holds a value of the wrong kind", where=where, got=str(error)) from error
 
 
+def untold(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the class reads, without the `pedigree` key; our own type has nothing else, and keeps it."""
+    return {key: value for key, value in keys.items() if key != KEY or keys.get("model_type") == OWN.model_type}
+
+
 def _told(keys: Mapping[str, Any], dialect: Dialect) -> ModelConfig | None:
     """What the `pedigree` key says, where it agrees with the others."""
     if not isinstance(keys.get(KEY), Mapping):

@@ -57,6 +57,14 @@ def biases(config: ModelConfig) -> str:
     return "".join(x for x in "qkvo" if getattr(a, f"{x}_bias")) if isinstance(a, GroupedAttention) else ""
 
 
+def settled(c: ModelConfig) -> Iterator[str]:
+    """Nothing of a conversion that is under way: what no class but ours computes."""
+    if c.homotopy is not None:
+        yield "it stands between two mechanisms (homotopy)"
+    if c.norm.final_bias:
+        yield "the final norm has a bias"
+
+
 def modern(c: ModelConfig) -> Iterator[str]:
     """RMSNorm, rotary positions, SwiGLU: what every Llama-like class shares."""
     if c.norm.kind != "rms":
@@ -95,6 +103,7 @@ def grouped(
 
 def dense(c: ModelConfig, *, sandwich: bool = False) -> Iterator[str]:
     """No experts, no multi-token prediction, and norms where they are wanted."""
+    yield from settled(c)
     if c.experts is not None:
         yield "there are experts"
     if c.mtp is not None:
@@ -105,6 +114,7 @@ def dense(c: ModelConfig, *, sandwich: bool = False) -> Iterator[str]:
 
 def routed(c: ModelConfig, router: str, *, sandwich: bool = False) -> Iterator[str]:
     """Experts behind this router, and norms where they are wanted."""
+    yield from settled(c)
     if c.experts is None:
         yield "there are no experts"
     elif c.experts.router != router:
@@ -358,7 +368,21 @@ def _nothing(_config: ModelConfig) -> Iterator[str]:
 
 
 def _own_write(c: ModelConfig) -> dict[str, Any]:
-    return {"vocab_size": c.vocab_size, "hidden_size": c.d_model, "num_hidden_layers": c.n_layers}
+    """What other readers want to know; the config itself is the `pedigree` key."""
+    a = c.attention
+    heads = {"num_key_value_heads": a.n_kv_heads, "head_dim": a.head_dim} if isinstance(a, GroupedAttention) else {}
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": a.n_heads,
+        **heads,
+        "tie_word_embeddings": c.tied,
+        "layer_norm": c.norm.kind == "layer",
+        "plain_feed_forward": c.feed_forward.kind == "gelu",
+        "rotary_positions": c.rope is not None,
+        "rotary_interleaved": c.rope is not None and c.rope.layout == "interleaved",
+    }
 
 
 def _own_read(h: Mapping[str, Any]) -> dict[str, Any]:

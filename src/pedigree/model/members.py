@@ -20,6 +20,7 @@ from pedigree.model.config_parts import Experts, GroupedAttention, LatentAttenti
 
 PICO = "-pico"
 PICO_WIDTH = 64  # or the next width that the query heads of a key head divide
+_LEAST_IDS = 320  # the bytes, a separator, and room for some merges
 _HEAD = 16  # channels of a pico head, where the ratio of heads allows
 _EXPERTS = 16  # experts of a pico member at most
 _GROUPS = 4  # groups of a pico member at most
@@ -279,7 +280,7 @@ def pico(
         "name": config.name.removesuffix(PICO) + PICO,
         "d_model": width,
         "n_layers": layers,
-        "vocab_size": vocab_size or max(256, _nearest(config.vocab_size * ratio, 64)),
+        "vocab_size": vocab_size or max(_LEAST_IDS, _nearest(config.vocab_size * ratio, 64)),
         "n_positions": n_positions or min(config.n_positions, 256),
         "attention": _pico_attention(config, width).model_dump(),
         "feed_forward": config.feed_forward.replace(d_inner=_nearest(config.feed_forward.d_inner * ratio, 8)),

@@ -51,13 +51,18 @@ class RMSNorm(nn.Module):
 
     tensor_group: Any = None
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, *, bias: bool = False) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, x_Nd: Tensor) -> Tensor:
-        """The normalized input times the gain, in the type of the input."""
+        """The normalized input times the gain, in the type of the input; plus the bias, where there is one."""
+        scaled_Nd = self._scaled(x_Nd)
+        return scaled_Nd if self.bias is None else (scaled_Nd.float() + self.bias.float()).to(x_Nd.dtype)
+
+    def _scaled(self, x_Nd: Tensor) -> Tensor:
         gain_d = copied(self.weight.float(), self.tensor_group)
         if x_Nd.device.type == "cpu" and not torch.compiler.is_compiling():  # a compiler fuses the plain chain itself
             return _root_mean_square(x_Nd.float(), gain_d, self.eps).to(x_Nd.dtype)
@@ -78,10 +83,19 @@ class LayerNorm(nn.Module):
         return functional.layer_norm(x_Nd, (x_Nd.shape[-1],), self.weight, self.bias, self.eps)
 
 
-def build_norm(config: ModelConfig) -> RMSNorm | LayerNorm:
-    """A norm over the residual stream, of the kind that the config names."""
-    kind = RMSNorm if config.norm.kind == "rms" else LayerNorm
-    return kind(config.d_model, config.norm.eps)
+def build_norm(config: ModelConfig, *, final: bool = False) -> RMSNorm | LayerNorm:
+    """A norm over the residual stream, of the kind that the config names; `final`: the one in front of the head."""
+    if config.norm.kind == "layer":
+        return LayerNorm(config.d_model, config.norm.eps)
+    return RMSNorm(config.d_model, config.norm.eps, bias=final and config.norm.final_bias)
+
+
+def mixed(x_Nd: Tensor, norm: Callable[[Tensor], Tensor], share: float) -> Tensor:
+    """(1 - share) x + share norm(x); 0 and 1 compute one of both."""
+    if not share:
+        return x_Nd
+    normed_Nd = norm(x_Nd)
+    return normed_Nd if share == 1 else torch.lerp(x_Nd, normed_Nd.to(x_Nd.dtype), share)
 
 
 def post_gains(config: ModelConfig) -> tuple[float, float]:

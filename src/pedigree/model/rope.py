@@ -36,6 +36,8 @@ def rotation(config: ModelConfig, positions_BT: Tensor) -> Rotation | None:
     scaling = config.rope.scaling
     longest = positions_BT.max() + 1 if scaling is not None and scaling.kind == "dynamic" else None
     angles_BTP = positions_BT[..., None].float() * frequencies(config.rope, width, device, longest)
+    if config.homotopy is not None and config.homotopy.angles != 1:
+        angles_BTP = angles_BTP * config.homotopy.angles
     cos, sin = angles_BTP.cos(), angles_BTP.sin()
     if scaling is not None and scaling.turn_factor != 1:
         cos, sin = cos * scaling.turn_factor, sin * scaling.turn_factor

@@ -85,7 +85,7 @@ def parameters(config: ModelConfig) -> Parameters:
         shared_experts=0 if e is None else n_sparse * _shared(config.feed_forward, e, d),
         router=0 if e is None else n_sparse * _router(e, d),
         shortcuts=config.n_layers * _shortcuts(config),
-        norms=config.n_layers * per_block + per_norm,
+        norms=config.n_layers * per_block + per_norm + (d if config.norm.final_bias else 0),
         mtp=0 if config.mtp is None else config.mtp.depth * _mtp_layer(config, per_norm, per_block, expert),
     )
 

@@ -13,6 +13,7 @@ from pedigree.records.family_tree import FamilyTree
 from pedigree.records.fingerprint import FingerprintMade
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
+from pedigree.records.policy import Policy
 from pedigree.records.scan import LibraryListing, Scan
 from pedigree.records.surgery import OperatorList, SurgeryCheck, SurgeryPlan, SurgeryRun
 from pedigree.records.tokenizer import (
@@ -38,6 +39,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "machine": Machine,
     "manifest": Manifest,
     "plan": Plan,
+    "policy": Policy,
     "scan": Scan,
     "surgery-check": SurgeryCheck,
     "surgery-operators": OperatorList,

@@ -115,11 +115,28 @@ class LogitDrift(Record):
     top1_agreement: float
 
 
+class LayerDrift(Record):
+    """How far result and source are apart behind one layer of the result.
+
+    `layer` counts from 0, -1 is in front of the first; `source` is the layer of the source that it takes after, None of
+    one that adds nothing. `error` is relative to the size of the stream; above `limit` the layer departs.
+    `same_inputs` says whether the layer was run on the stream of the source, so that the error is its own; else that
+    stream stands in another basis, inner products are compared, and errors of layers before are in it.
+    """
+
+    layer: int
+    source: int | None = None
+    error: float
+    limit: float
+    same_inputs: bool
+
+
 class SurgeryCheck(Record):
     """What `pedigree surgery verify DST --json` prints.
 
     `self_noise_kl` is what computing the source in bfloat16 instead of float32 costs, nats per token: the yardstick for
-    weights of 16 bits. `limit` is the bound on `drift.largest` for exact classes.
+    weights of 16 bits. `limit` is the bound on `drift.largest` for exact classes. `departs_at` is the first of `layers`
+    that departs, None where none does or nothing is claimed.
     """
 
     schema_name: Literal["pedigree/surgery-check"] = Field(default="pedigree/surgery-check", alias="schema")
@@ -134,5 +151,7 @@ class SurgeryCheck(Record):
     drift: LogitDrift | None = None
     limit: float | None = None
     self_noise_kl: float | None = None
+    layers: list[LayerDrift] = Field(default_factory=list)
+    departs_at: int | None = None
     damaged: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)

@@ -24,6 +24,8 @@ def companions(symbolic: Symbolic, source: Checkpoint) -> tuple[dict[str, bytes]
     """Files beside the weights by name, and notes on what could not come along."""
     files: dict[str, bytes] = {}
     notes: list[str] = []
+    if not symbolic.is_model:
+        return {name: content for name, content in symbolic.files.items() if content is not None}, notes
     for name in CARRIED:
         if name in symbolic.files:
             continue

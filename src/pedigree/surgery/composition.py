@@ -10,6 +10,7 @@ from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.surgery.exactness import Exactness, whole
 from pedigree.surgery.operator import Step
 from pedigree.surgery.recipe import SurgeryRecipe, placed
+from pedigree.surgery.settings import OWN_TYPE
 from pedigree.surgery.storing import Output, outputs
 from pedigree.surgery.symbolic import Symbolic, read_symbolic
 from pedigree.weights.anatomy import read_anatomy
@@ -146,7 +147,7 @@ def _check_result(symbolic: Symbolic, result: list[Output], recipe: SurgeryRecip
     Raises:
         ProblemsFound: they do not.
     """
-    if not recipe.steps or symbolic.anatomy.inferred:
+    if not recipe.steps or symbolic.anatomy.inferred or not symbolic.is_model:
         return
     if (
         symbolic.n_heads
@@ -175,5 +176,26 @@ def _check_result(symbolic: Symbolic, result: list[Output], recipe: SurgeryRecip
     if set(found.unmapped) - {output.name for output in result if output.origin in symbolic.anatomy.unmapped}:
         new = sorted(set(found.unmapped))[:3]
         problems.append(UsageError("tensors of the result have no role", where=recipe.path, got=", ".join(new)))
+    problems += _own_problems(symbolic, result, recipe)
     if problems:
         raise ProblemsFound(recipe.path, problems)
+
+
+def _own_problems(symbolic: Symbolic, result: list[Output], recipe: SurgeryRecipe) -> list[PedigreeError]:
+    """Of our own type the config says every tensor: what an operator did not know of shows here."""
+    from pedigree.model.hf_config import config_from_hf
+    from pedigree.surgery.rehousing import declared
+
+    if symbolic.config.kind != OWN_TYPE:
+        return []
+    described = declared(recipe.path, config_from_hf(symbolic.config.values)[0], OWN_TYPE)
+    wanted = {name: info.shape for name, info in described.tensors.items()}
+    have = {output.name: output.shape for output in result}
+    wrong = sorted(name for name in {*wanted, *have} if wanted.get(name) != have.get(name))
+    return [
+        UsageError(
+            "a module of this model does not follow the change", where=name, got=have.get(name, "no tensor"),
+            expected=wanted.get(name, "no tensor"), fix="put the operator that adds the module behind this change",
+        )
+        for name in wrong[:6]
+    ]  # fmt: skip

@@ -96,6 +96,7 @@ def run(plan: Plan, recorder: Recorder, *, force: bool = False, progress: Progre
         journal.close()
         execution.close()
     notes = _finish(plan, recorder, digests)
+    notes += [line for statistic in plan.statistics for line in statistic.told()]
     _settle(plan, force=force)
     outcome = Outcome(
         plan.target, digests, time.monotonic() - begun, execution.reader.bytes_read, execution.written,
@@ -113,6 +114,8 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return {
         "trade": "surgery",
         "recipe": recipe.resolved(),
+        "replay": recipe.exact_json(),
+        "made_with": made_with(),
         "operators": [
             {"operator": step.operator.name, "parameters": step.parameters.model_dump(mode="json"),
              "exactness": exactness.word}
@@ -133,6 +136,17 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
             },
         },
         "plan": plan.digest,
+    }  # fmt: skip
+
+
+def made_with() -> dict[str, str]:
+    """What the last bits of a product depend on beside the plan: library, processor, and the instructions it has."""
+    import platform
+
+    import torch
+
+    return {
+        "torch": torch.__version__, "machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(),
     }  # fmt: skip
 
 

@@ -110,6 +110,14 @@ class Statistic(ABC):
         """What the nodes that need it see in `work.values`."""
         return state
 
+    def held_bytes(self) -> int:
+        """Bytes of whole tensors that are held while it is gathered; 0 where tiles are enough."""
+        return 0
+
+    def told(self) -> Sequence[str]:
+        """What the user should know of what was found, one sentence each."""
+        return ()
+
 
 def computing(*dtypes: str) -> str:
     """The type to compute in: F64 where an input is F64, else F32."""
@@ -480,3 +488,33 @@ class Pick(Node):
         if self.axis == 0:
             return self.node.tile(through(chosen, rows), cols, work)
         return self.node.tile(rows, through(chosen, _present(cols)), work)
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf(Node):
+    """One of several nodes of one shape: that at a place of the numbers that a statistic gives."""
+
+    nodes: tuple[Node, ...]
+    chosen: Statistic
+    place: int
+    shape: tuple[int, ...] = field(init=False)
+    dtype: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if any(node.shape != self.nodes[0].shape for node in self.nodes):
+            raise InternalError("nodes to choose from differ in shape", got=[node.shape for node in self.nodes])
+        object.__setattr__(self, "shape", self.nodes[0].shape)
+        object.__setattr__(self, "dtype", self.nodes[0].dtype)
+
+    def children(self) -> Sequence[Node]:
+        """One of them: no more is read."""
+        return self.nodes[:1]
+
+    def statistics(self) -> Sequence[Statistic]:
+        """The choice, and what any of the others needs."""
+        others = [statistic for node in self.nodes[1:] for inner in node.walk() for statistic in inner.statistics()]
+        return (self.chosen, *others)
+
+    def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
+        """The tile of the chosen one."""
+        return self.nodes[int(work.values[self.chosen][self.place])].tile(rows, cols, work)

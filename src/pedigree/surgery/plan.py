@@ -37,7 +37,8 @@ class Plan:
         workers: threads.
         read_bytes: bytes of tensors that are read, each input once for every output it goes into.
         write_bytes: bytes written; `linked_bytes` are shared with the source instead.
-        peak_bytes: memory of tiles and buffers of all workers, the program itself not counted.
+        peak_bytes: memory of tiles and buffers of all workers, and of what statistics have to hold; the program itself
+            not counted.
         digest: of recipe, sources and layout: a run that goes on has the same.
     """
 
@@ -70,7 +71,9 @@ class Plan:
 def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
     """Lay out the result and count."""
     recipe = composition.recipe
-    shards = tuple(pack(composition.outputs, recipe.shard_bytes, link=recipe.link))
+    symbolic = composition.symbolic
+    most = recipe.shard_bytes if symbolic.is_model else 1 << 62  # an adapter is read from one file
+    shards = tuple(pack(composition.outputs, most, link=recipe.link, stem=symbolic.stem))
     written = [placed for shard in shards if shard.link is None for placed in shard.tensors]
     statistics = all_statistics([placed.output for placed in written])
     count = workers or max(4, min(8, 2 * (os.cpu_count() or 2)))  # twice the cores: some read, some write
@@ -85,7 +88,7 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
         + sum(_stored_bytes(node) for statistic in statistics for node in statistic.inputs()),
         write_bytes=sum(shard.size for shard in shards if shard.link is None),
         linked_bytes=sum(shard.size for shard in shards if shard.link is not None),
-        peak_bytes=count * widest * 4 * (depth + 2),
+        peak_bytes=count * (widest * 4 * (depth + 2) + max((one.held_bytes() for one in statistics), default=0)),
         statistics=statistics,
         digest=_digest(composition, shards),
     )

@@ -14,6 +14,7 @@ Unknown keys are errors; all problems are reported at once, with file and line. 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pedigree.errors import InternalError
+from pedigree.errors import InternalError, MalformedFile
 from pedigree.records.canonical import canonical_digest
 from pedigree.records.places import Node
 from pedigree.records.problems import Problems, nearest, one_of, shown
@@ -42,6 +43,8 @@ class SourceSection(_Section):
 
     model: str
     allow_pickle: bool = False
+    optimizer: str | None = None
+    """The checkpoint of the training run that made the model; its moments are moved along into DIR.optimizer."""
 
 
 class TargetSection(_Section):
@@ -92,6 +95,7 @@ class SurgeryRecipe:
         allow_nfp: whether steps that do not keep the function are allowed.
         steps: operators in order.
         verify_tokens: tokens to compare on.
+        optimizer: the training checkpoint whose moments are moved along, None where they are dropped.
     """
 
     path: str
@@ -106,6 +110,7 @@ class SurgeryRecipe:
     steps: tuple[PlannedStep, ...]
     verify_tokens: int
     folder: str
+    optimizer: str | None = None
 
     def resolved(self) -> dict[str, Any]:
         """Everything that decides about the numbers of the result, defaults included, as plain JSON values."""
@@ -119,7 +124,41 @@ class SurgeryRecipe:
             "steps": [
                 {step.operator.name: step.parameters.model_dump(mode="json")} for step in self.steps
             ],
+            **({"optimizer": self.optimizer} if self.optimizer is not None else {}),
         }  # fmt: skip
+
+    def exact_json(self) -> str:
+        """Everything that is needed to do the same again, as one text: no digit of a number is lost in a record."""
+        return json.dumps({
+            **self.resolved(), "link": self.link, "allow_pickle": self.allow_pickle, "folder": self.folder,
+        }, sort_keys=True)  # fmt: skip
+
+    @classmethod
+    def from_exact_json(cls, text: str, target: Path) -> SurgeryRecipe:
+        """Read what `exact_json` wrote, for another target.
+
+        Raises:
+            MalformedFile: it was not written by it, or an operator or a parameter is not known here.
+        """
+        try:
+            told = json.loads(text)
+            steps = []
+            for step in told["steps"]:
+                ((name, values),) = step.items()
+                parameters = BY_NAME[name].parameters.model_validate_json(json.dumps(values), strict=True)
+                steps.append(PlannedStep(BY_NAME[name], parameters))
+            return cls(
+                path="the record", source=str(told["source"]), allow_pickle=bool(told["allow_pickle"]),
+                models={str(name): str(place) for name, place in told["models"].items()}, target=target,
+                shard_bytes=int(told["shard"]), seed=int(told["seed"]), link=bool(told["link"]),
+                allow_nfp=told["allow"] == "nfp", steps=tuple(steps), verify_tokens=VerifySection().tokens,
+                folder=str(told["folder"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            got = (str(error).splitlines() or [""])[0]
+            raise MalformedFile(
+                "a recorded recipe cannot be read", where="the record", got=f"{type(error).__name__} {got}"
+            ) from error
 
     def digest(self) -> str:
         """Digest of `resolved`."""
@@ -171,6 +210,7 @@ def _recipe(file: Path, root: Node, problems: Problems) -> SurgeryRecipe | None:
         steps=tuple(steps),
         verify_tokens=whole.verify.tokens,
         folder=folder,
+        optimizer=None if whole.source.optimizer is None else placed(whole.source.optimizer, folder),
     )
 
 

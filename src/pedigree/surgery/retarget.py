@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from pedigree.errors import PedigreeError
 from pedigree.model.config import ModelConfig
+from pedigree.model.hf_dialects import OWN_TYPE
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Step
-from pedigree.surgery.settings import Settings
+from pedigree.surgery.rehousing import rehouse
+from pedigree.surgery.settings import CARRIED_KEYS, Settings
 from pedigree.surgery.symbolic import Key, Stored, Symbolic
 from pedigree.weights.roles import BIAS
 from pedigree.weights.table import Table, tables
 
-# What a config says beside the shape of the model.
-CARRIED_KEYS = (
-    "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
-)  # fmt: skip
 # Tensors that are stored with a first axis of one, and without `.weight`.
 _ROWS = frozenset({"moe.router.scale"})
 
@@ -33,7 +31,8 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
     """
     from pedigree.model.hf_config import KEY, config_from_hf
 
-    keys = {key: value for key, value in symbolic.config.values.items() if key != KEY}
+    own = symbolic.config.kind == OWN_TYPE  # which has no other keys
+    keys = {key: value for key, value in symbolic.config.values.items() if own or key != KEY}
     try:
         return config_from_hf(keys)[0]
     except PedigreeError as error:
@@ -43,8 +42,14 @@ def model_of(symbolic: Symbolic, step: Step) -> ModelConfig:
         ) from error  # fmt: skip
 
 
-def become(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
+def become(symbolic: Symbolic, model: ModelConfig, step: Step, *, own: bool = False) -> None:
     """Write config and names of `model`, whose parts are in `symbolic.parts` already.
+
+    Args:
+        symbolic: changed in place.
+        model: what it is now.
+        step: for errors.
+        own: whether our own type may hold it, where no published one computes it.
 
     Raises:
         UsageError: no architecture with published names computes this model.
@@ -53,12 +58,16 @@ def become(symbolic: Symbolic, model: ModelConfig, step: Step) -> None:
     from pedigree.model.hf_dialects import OWN
 
     dialect = choose_dialect(model)
-    if dialect is OWN:
+    was_own = symbolic.config.kind == OWN_TYPE
+    if dialect is OWN and not (own or was_own):
         raise step.refuse(
             "no published architecture computes what would come out", got=_mechanisms(model),
             expected="Llama, Qwen2, Qwen3, Mixtral, Qwen2-MoE, Qwen3-MoE, Pangu Embedded or Pangu Pro MoE",
             fix="pedigree surgery ops tells what each operator makes",
         )  # fmt: skip
+    if dialect is OWN or was_own:
+        rehouse(symbolic, model, step)
+        return
     old = symbolic.config.values
     values = {key: value for key, value in config_to_hf(model, dialect).items() if key != KEY}
     symbolic.config = Settings({**values, **{key: old[key] for key in CARRIED_KEYS if key in old}})

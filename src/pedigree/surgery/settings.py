@@ -25,11 +25,28 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "eps": ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon"),
     "dtype": ("dtype", "torch_dtype"),
 }
+# What a config says beside the shape of the model.
+CARRIED_KEYS = (
+    "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version",
+)  # fmt: skip
+# A config of our own type is the mapping under this key; what other readers want stands beside it.
+OWN_TYPE, OWN_KEY = "pedigree_decoder", "pedigree"
+_OWN: dict[str, tuple[str, ...]] = {
+    "d_model": ("d_model",),
+    "n_layers": ("n_layers",),
+    "n_heads": ("attention", "n_heads"),
+    "n_kv_heads": ("attention", "n_kv_heads"),
+    "head_dim": ("attention", "head_dim"),
+    "d_inner": ("feed_forward", "d_inner"),
+    "d_expert": ("experts", "d_expert"),
+    "vocab_size": ("vocab_size",),
+    "eps": ("norm", "eps"),
+}
 # Classes of transformers that read head_dim beside the width and the heads.
 _FREE_HEAD_DIM = frozenset(
     {
         "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3", "gemma3_text",
-        "smollm3", "granite", "helium", "glm", "glm4", "pedigree",
+        "smollm3", "granite", "helium", "glm", "glm4", "pedigree_decoder",
     }
 )  # fmt: skip
 # Classes that refuse a width which is no multiple of the heads, whatever the head dimension.
@@ -68,7 +85,17 @@ class Settings:
             for key in SPELLINGS.get(word, (word,)):
                 if level.get(key) is not None:
                     return level, key
-        return None
+        return self._own(word)
+
+    def _own(self, word: str) -> tuple[dict[str, Any], str] | None:
+        """Where a config of our own type says it; None for another type, or where it says nothing of the kind."""
+        level = self.values.get(OWN_KEY)
+        if self.kind != OWN_TYPE or word not in _OWN or not isinstance(level, dict):
+            return None
+        *path, key = _OWN[word]
+        for step in path:
+            level = level.get(step) if isinstance(level, dict) else None
+        return (level, key) if isinstance(level, dict) and key in level else None
 
     def get(self, word: str) -> Any:
         """The value of a setting; None where there is none."""
@@ -84,6 +111,9 @@ class Settings:
         found = self.find(word)
         if found is not None:
             found[0][found[1]] = value
+            own = self._own(word)
+            if own is not None:
+                own[0][own[1]] = value
             return
         level = next(self.levels())
         if not level:  # weights without a config stay without one
@@ -168,6 +198,8 @@ def reindex_layers(settings: Settings, order: Sequence[int], n_old: int) -> list
             if isinstance(value, list) and value and all(type(n) is int for n in value):
                 level[key] = [new for new, old in enumerate(order) if old in value]
         _prefix_count(level, "first_k_dense_replace", order)
+        if settings.kind == OWN_TYPE and isinstance(level.get(OWN_KEY), dict) and level[OWN_KEY].get("experts"):
+            _prefix_count(level[OWN_KEY]["experts"], "first_dense", order)
         sliding = level.get("use_sliding_window")
         if type(level.get("max_window_layers")) is int:
             if sliding:

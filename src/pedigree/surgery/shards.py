@@ -45,13 +45,14 @@ def nbytes(output: Output) -> int:
     return math.prod(output.shape) * BITS[output.dtype] // 8
 
 
-def pack(outputs: Sequence[Output], shard_bytes: int, *, link: bool) -> list[Shard]:
+def pack(outputs: Sequence[Output], shard_bytes: int, *, link: bool, stem: str = "model") -> list[Shard]:
     """Divide tensors into files.
 
     Args:
         outputs: in the order in which they are to stand.
         shard_bytes: most bytes of one file; a larger tensor has one of its own.
         link: share files that do not change.
+        stem: the names begin with it.
     """
     linked = _unchanged_files(outputs) if link else {}
     gone = {id(output) for group in linked.values() for output in group}
@@ -67,8 +68,8 @@ def pack(outputs: Sequence[Output], shard_bytes: int, *, link: bool) -> list[Sha
         size += nbytes(output)
     groups = [group for group in groups if group]
     count = len(groups) + len(linked)
-    names = ["model.safetensors"] if count == 1 else [
-        f"model-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count)
+    names = [f"{stem}.safetensors"] if count == 1 else [
+        f"{stem}-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count)
     ]  # fmt: skip
     shards = [_written(name, group) for name, group in zip(names, groups, strict=False)]
     for name, (path, group) in zip(names[len(groups) :], linked.items(), strict=True):

@@ -54,7 +54,7 @@ def outputs(symbolic: Symbolic) -> list[Output]:
     result: list[Output] = []
     for stored in sorted(symbolic.stored, key=lambda s: _rank(symbolic, s)):
         name = symbolic.name_of(stored)
-        old = symbolic.checkpoint.tensors[stored.origin].dtype
+        old = stored.dtype or symbolic.checkpoint.tensors[stored.origin].dtype
         dtype = _type(symbolic, stored, old)
         if stored.loose is not None:
             origin = stored.origin if dtype == old else ""
@@ -67,7 +67,7 @@ def outputs(symbolic: Symbolic) -> list[Output]:
         if dtype == old and all(node is leaf for node, leaf in zip(present, stored.leaves, strict=True)):
             result.append(Output(name, dtype, stored.shape, present[0], symbolic.checkpoint, stored.origin))
             continue
-        if dtype not in FLOATS:
+        if dtype not in FLOATS and stored.dtype is None:
             raise UsageError(
                 "an operator changes a tensor of a quantized type", where=name, got=dtype,
                 expected=", ".join(sorted(FLOATS)), fix="put `- cast: {to: bfloat16}` before the first step",

@@ -31,6 +31,10 @@ from pedigree.weights.table import Match, tables
 __all__ = ["Key", "Loose", "Stored", "Symbolic", "read_symbolic"]
 
 
+WHOLE_NUMBERS = {"moe.router.table": "I64"}
+"""Roles whose numbers are no weights, and their type."""
+
+
 @dataclass(frozen=True, eq=False)
 class Loose(Node):
     """A stored tensor without a role, seen as [items of axis 0, everything else]."""
@@ -78,6 +82,7 @@ class Stored:
         origin: its name in the source.
         leaves: the nodes of its parts as they were read: while they are still those, the tensor is copied.
         loose: its node, for a tensor without a role.
+        dtype: number type of a new tensor that keeps one of its own, as tables of whole numbers do.
     """
 
     template: str
@@ -95,6 +100,7 @@ class Stored:
     origin: str
     leaves: tuple[Node, ...]
     loose: Node | None = None
+    dtype: str | None = None
 
     def at_layer(self, layer: int) -> Stored:
         """The same tensor of another layer."""
@@ -117,6 +123,8 @@ class Symbolic:
         kept_types: roles that keep the type of the source all the same.
         files: further files of the result by name; bytes, or None for one that is left out.
         notes: what the user should know, one sentence each.
+        stem: what the files of the result are called; "model", or "adapter_model" where it is no model, but what one
+            adds to another.
     """
 
     checkpoint: Checkpoint
@@ -135,6 +143,12 @@ class Symbolic:
     kept_types: frozenset[str] = frozenset()
     files: dict[str, bytes | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stem: str = "model"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the result is a model of its own."""
+        return self.stem == "model"
 
     def copy(self) -> Symbolic:
         """A copy that can be changed without changing this one; nodes are shared."""
@@ -276,7 +290,7 @@ def _one(
     return Stored(
         template, keys[0][1] if "{i}" in template else None, prediction, keys, tuple(rows), match,
         piece.transposed, piece.swapped, packed, piece.vector, piece.tail, shape, name,
-        tuple(parts[key] for key in keys),
+        tuple(parts[key] for key in keys), dtype=WHOLE_NUMBERS.get(keys[0][0]),
     )  # fmt: skip
 
 

@@ -1,4 +1,6 @@
-"""A result held against its source: both run layer by layer on the same tokens, in float32, and their logits compared.
+"""A result held against its source: both run layer by layer on the same tokens, in float32, and compared.
+
+Layer by layer it is told where they part (`pedigree.surgery.side_by_side`); the verdict is that of the logits.
 
 The gate follows how exact the recipe claims to be. FP0 and FP1: the largest difference of two logits is at most
 1e-4 x (spread of the logits) x sqrt(layers), which rounding stays below by a factor of ten and every real mistake
@@ -14,10 +16,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pedigree.errors import MalformedFile, MissingInput, UsageError
+from pedigree.errors import InternalError, MalformedFile, MissingInput, UsageError
 from pedigree.records.surgery import ExactnessWord, LogitDrift, SurgeryCheck
 from pedigree.surgery.companions import RECIPE, SIDECAR
+from pedigree.surgery.low_rank import CONFIG as ADAPTER
 from pedigree.surgery.randomness import Stream
+from pedigree.surgery.side_by_side import walk
 from pedigree.surgery.streamed import Progress, StreamedModel
 from pedigree.weights.checkpoint import open_checkpoint
 
@@ -48,6 +52,9 @@ def verify(
     if word not in ("FP0", "FP1", "FP-epsilon", "NFP") or not isinstance(place, str):
         raise MalformedFile("the sidecar does not say how exact the result is", where=str(target / SIDECAR), got=word)
     claim: ExactnessWord = word
+    if (target / ADAPTER).is_file():
+        return SurgeryCheck(source=place, target=str(target), exactness=claim, verdict="not-testable",
+                            reason="an adapter is no model; merged into its base it can be compared")  # fmt: skip
     with open_checkpoint(place) as old, open_checkpoint(str(target)) as new:
         try:
             models = StreamedModel(old), StreamedModel(new)
@@ -59,39 +66,21 @@ def verify(
         count = max(1, -(-tokens // length))
         drawn = Stream(seed, "verify", length).uniform(slice(0, count), slice(0, length))
         tokens_BT = (drawn * size).long().clamp_(max=size - 1)
-        before, after = (model.logits(tokens_BT, progress) for model in models)
-        shared = min(before.shape[1], after.shape[1])
-        drift = compared(before[:, :shared], after[:, :shared])
         short = any(info.dtype in ("BF16", "F16") for info in new.tensors.values())
-        noise = None
-        if claim != "NFP" and (short or claim == "FP-epsilon"):
-            rounded = StreamedModel(old, torch.bfloat16).logits(tokens_BT, progress)
-            noise = compared(before, rounded).kl
+        yardstick = claim != "NFP" and (short or claim == "FP-epsilon")
+        rounded = StreamedModel(old, torch.bfloat16) if yardstick else None
+        found = walk(*models, rounded, tokens_BT, progress)
         layers = max(model.config.n_layers for model in models)
+    drift = found.drift
+    if drift is None:
+        raise InternalError("a walk ended without logits", where=str(target))
     limit = _PER_SPREAD * drift.old_spread * math.sqrt(layers)
+    noise = None if found.noise is None else found.noise.kl
     verdict, reason = gate(claim, drift, limit, noise)
+    departs = next((one.layer for one in found.layers if one.error > one.limit), None) if claim != "NFP" else None
     return SurgeryCheck(
         source=place, target=str(target), exactness=claim, verdict=verdict, reason=reason, tokens=tokens_BT.numel(),
-        drift=drift, limit=limit, self_noise_kl=noise,
-    )  # fmt: skip
-
-
-def compared(before_NV: Any, after_NV: Any) -> LogitDrift:
-    """How far logits moved.
-
-    Args:
-        before_NV, after_NV: float32 [N, V].
-    """
-    import torch
-
-    # The same number added to every logit of a place changes nothing, and is not taken away: no operator adds one.
-    difference = (after_NV - before_NV).to(torch.float64)
-    p, q = (torch.log_softmax(x.to(torch.float64), dim=-1) for x in (before_NV, after_NV))
-    kl = (p.exp() * (p - q)).sum(dim=-1).mean()
-    agree = (before_NV.argmax(dim=-1) == after_NV.argmax(dim=-1)).to(torch.float64).mean()
-    return LogitDrift(
-        largest=float(difference.abs().max()), rms=float(difference.square().mean().sqrt()),
-        old_spread=float(before_NV.to(torch.float64).std()), kl=float(kl), top1_agreement=float(agree),
+        drift=drift, limit=limit, self_noise_kl=noise, layers=found.layers, departs_at=departs,
     )  # fmt: skip
 
 

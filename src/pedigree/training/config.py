@@ -207,6 +207,32 @@ class FreezeRule(Settings):
         return self
 
 
+class AnnealRule(Settings):
+    """A coefficient of a conversion that moves with the tokens seen (`pedigree.model.config_parts.Homotopy`).
+
+    Attributes:
+        coefficient: which one.
+        begin, end: its values up to `start` and from `stop` on.
+        start, stop: tokens; between them it moves.
+        shape: evenly, or by equal factors (from 0.001 where it begins at 0).
+    """
+
+    coefficient: Literal["angles", "positions", "queries", "post_norms"]
+    begin: float = Field(ge=0, le=1)
+    end: float = Field(ge=0, le=1)
+    start: int = Field(default=0, ge=0)
+    stop: int = Field(ge=1)
+    shape: Literal["linear", "geometric"] = "linear"
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError(f"an anneal from {self.start} to {self.stop} tokens has no length")
+        if self.shape == "geometric" and not self.end > self.begin:
+            raise ValueError("a geometric anneal rises: end must be above begin")
+        return self
+
+
 class TrainingConfig(Settings):
     """One run, from tokens to a checkpoint.
 
@@ -220,6 +246,7 @@ class TrainingConfig(Settings):
         pure: hold the weights themselves in the low precision (bf16 only).
         document_mask: whether attention stops at the start of a document.
         freeze: weights that stay as they are; a weight is frozen when one rule means it.
+        anneal: coefficients of a conversion that move while it trains, each by one rule.
     """
 
     name: str = Field(default="run", min_length=1)
@@ -234,6 +261,7 @@ class TrainingConfig(Settings):
     precision: Precision = "fp32"
     pure: bool = False
     freeze: tuple[FreezeRule, ...] = ()
+    anneal: tuple[AnnealRule, ...] = ()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     guard: GuardConfig = GuardConfig()
@@ -253,6 +281,13 @@ class TrainingConfig(Settings):
             raise ValueError("weights can be held in low precision with bf16 only; fp16 needs float32 weights")
         if self.schedule.warmup_tokens > self.tokens:
             raise ValueError(f"a warm-up of {self.schedule.warmup_tokens} tokens is longer than {self.tokens} tokens")
+        late = [rule for rule in self.anneal if rule.stop > self.tokens]
+        if late:
+            raise ValueError(f"{late[0].coefficient} would still move when the {self.tokens} tokens are over")
+        if len({rule.coefficient for rule in self.anneal}) < len(self.anneal):
+            raise ValueError("a coefficient is annealed by one rule only")
+        if self.anneal and self.compile:
+            raise ValueError("a compiled model does not see its coefficients move; compile: false")
         return self
 
     @property
@@ -268,8 +303,10 @@ class TrainingConfig(Settings):
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the tokens and the steps, as plain JSON values."""
         settings = self.model_dump(mode="json", exclude=set(WATCHING))
-        if not self.freeze:  # came later: recipes that freeze nothing keep their digests
+        if not self.freeze:  # both came later: recipes without them keep their digests
             del settings["freeze"]
+        if not self.anneal:
+            del settings["anneal"]
         return settings
 
     def digest(self) -> str:

@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pedigree.errors import MissingInput, OutputExists
+from pedigree.errors import MissingInput, OutputExists, UsageError
 from pedigree.records.recorder import Recorder
 from pedigree.training.allocator import keep_pages
+from pedigree.training.annealing import Annealing
 from pedigree.training.batches import open_batches
+from pedigree.training.carried_state import carry_into
 from pedigree.training.checkpoint import Checkpoints, Saved, check_same
 from pedigree.training.config import TrainingConfig
 from pedigree.training.device import matmul_rate
@@ -95,6 +97,7 @@ class Run:
         self.batches = open_batches(config, vocabulary, cache)
         self.texts = held_out_texts(config, self.batches.corpora, vocabulary, cache)
         self._frozen = freeze(model, config.freeze)
+        self._annealing = Annealing(model, config.anneal)
         if device.type == "cpu":
             keep_pages()
         self._forward = prepare(model, config, device, self.ranks)
@@ -142,6 +145,20 @@ class Run:
             self._go_to(saved[-1])
             self._resumed_from = saved[-1].path
         return self._place.step
+
+    def begin_with(self, state: Mapping[str, Tensor]) -> int:
+        """Begin with the state of an optimizer; how many of its tensors were taken over.
+
+        Raises:
+            MalformedFile: a tensor has another shape.
+            UsageError: the weights are spread over several processes, which it is not.
+        """
+        if self.ranks.world > 1:
+            raise UsageError(
+                "the state of an optimizer is carried into one process", got=f"{self.ranks.world} processes",
+                fix="moments: drop, or one process",
+            )  # fmt: skip
+        return carry_into(self.optimizers, state)
 
     def work(self) -> Summary:
         """Take the steps that are left; ends early when interrupted or stopped by the guard."""
@@ -195,6 +212,7 @@ class Run:
         if self.ranks.is_first:
             self._data.update(window.to_bytes(8, "big") + np.ascontiguousarray(whole.tokens_BT).tobytes())
         batch = whole.dealt(self.ranks.data_rank, self.ranks.data_world, config.accumulation)
+        self._annealing.at(step * config.tokens_per_step)
         signals = self.stepper.measure(batch, step, window, self._update_ratio)
         self._update_ratio = None
         verdict = self.guard.judge(signals)
@@ -291,7 +309,8 @@ class Run:
         ahead = margin * (2 ** (self.guard.rollbacks - 1))
         span = (max(0, first_window - margin), decision.window + ahead)
         dropped = [*self._place.dropped, span]
-        named = {n: self.batches.named(n) for n in range(first_window, decision.window + 1)}
+        # By text, since a record knows no other keys.
+        named = {str(n): self.batches.named(n) for n in range(first_window, decision.window + 1)}
         decision.dropped.update({"windows": list(span), "back_to_step": back_to.step, "named": named})
         self._go_to(back_to, after_rollback=True)
         self._place.dropped = dropped
@@ -327,7 +346,9 @@ class Run:
             "settings": self._settings(),
         }  # fmt: skip
         path = self.checkpoints.save(self._tensors(), state)
-        self._recorder.checkpoint({"step": place.step, "tokens": state["tokens"], "path": str(path)})
+        # The loss of the last step is what a replay up to this state is held against.
+        last = {"loss": self._recent[-1]} if self._recent else {}
+        self._recorder.checkpoint({"step": place.step, "tokens": state["tokens"], "path": str(path), **last})
         return path
 
     def _go_to(self, saved: Saved, *, after_rollback: bool = False) -> None:
@@ -354,6 +375,7 @@ class Run:
 
     def evaluate(self) -> tuple[list[Score], dict[str, float]]:
         """Bits per byte of every domain that has held-out text, and the share of sums that are right."""
+        self._annealing.at(self._place.step * self.config.tokens_per_step)
         self.model.train(False)
         scores = [bits_per_byte(self.model, t, self.config, self.vocabulary, self._device) for t in self.texts]
         sums: dict[str, float] = {}

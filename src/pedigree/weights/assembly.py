@@ -91,7 +91,8 @@ def _width(matches: Sequence[Match], shapes: Sequence[tuple[int, ...]], hints: H
 
 def _halved(oriented: Sequence[Oriented]) -> list[Oriented]:
     """Entries that hold two roles where their rows are twice the inner width (gate and up in one tensor) get them."""
-    inner = {o.match.layer: o.cols for o in oriented if o.match.entry.roles == ("mlp.down",) and o.cols}
+    lowest = (("mlp.down",), ("moe.expert.down",))
+    inner = {o.match.layer: o.cols for o in oriented if o.match.entry.roles in lowest and o.cols}
     result = []
     for item in oriented:
         entry = item.match.entry

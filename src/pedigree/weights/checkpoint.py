@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -245,6 +246,20 @@ class Checkpoint:
         """
         size = self._source.size(confined_name(filename, self.location))
         return None if size is None else bytes(read_range(self._source, filename, 0, min(size, max_bytes)))
+
+    def renamed(self, names: Mapping[str, str], config: Mapping[str, Any] | None) -> Checkpoint:
+        """The same bytes under other names: some of the tensors, and another config beside them.
+
+        Args:
+            names: new name -> name here.
+            config: what `config` of the result says.
+        """
+        extents = {}
+        for new, old in names.items():
+            extent = self._extent(old)
+            extents[new] = replace(extent, info=replace(extent.info, name=new))
+        contents = Contents(self.format, extents, dict(self._file_bytes))
+        return Checkpoint(self.location, self._source, self.meter, contents, config)
 
     def close(self) -> None:
         """Give back open files and connections."""

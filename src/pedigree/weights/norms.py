@@ -55,5 +55,8 @@ def placement(roles: Iterable[str], stated: str) -> str:
 
 
 def norms_have_bias(roles: Iterable[str]) -> bool:
-    """Whether some gain has a bias: then it is that of a layer norm, whatever the table says."""
-    return any(role.startswith("norm.") and role.endswith(BIAS) for role in roles)
+    """Whether some gain has a bias: then it is that of a layer norm, whatever the table says.
+
+    The final one alone proves nothing: an RMS norm may keep the bias of the LayerNorm it was.
+    """
+    return any(role.startswith("norm.") and role.endswith(BIAS) and role != "norm.final" + BIAS for role in roles)

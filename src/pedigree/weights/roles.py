@@ -31,6 +31,8 @@ SPACES = (
     "layers",
     "positions",
     "types",
+    "terms",
+    "bottleneck",
     "latent_q",
     "latent_kv",
 )

@@ -150,12 +150,14 @@ def test_similarities_must_form_a_matrix(match: Matcher) -> None:
 
 
 @pytest.mark.parametrize("match_A", [[0, 1, 2, 3, 4], [4, 2, 2, 0, 6], [5, 5, 5, 1, 1]])
-def test_held_out_mean_and_variance_are_those_of_all_shuffles(match_A: list[int]) -> None:
+def test_held_out_mean_and_variance_are_those_of_all_shuffles_of_units(match_A: list[int]) -> None:
     score_AB = torch.randn(5, 7, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
-    x_MM = score_AB[:, match_A]
-    all_T = torch.stack([x_MM[torch.arange(5), list(p)].mean() for p in itertools.permutations(range(5))])
+    units = sorted(set(match_A))
+    place = [units.index(column) for column in match_A]
+    all_T = torch.stack([score_AB[torch.arange(5), list(map(p.__getitem__, place))].mean()
+                         for p in itertools.permutations(units)])  # fmt: skip
     z, effect = permutation_z(score_AB, torch.tensor(match_A))
-    observed = x_MM.diagonal().mean()
+    observed = score_AB[torch.arange(5), match_A].mean()
     assert effect == pytest.approx(float(observed - all_T.mean()), abs=1e-12)
     assert z == pytest.approx(float((observed - all_T.mean()) / all_T.std(correction=0)), rel=1e-9)
 
@@ -166,13 +168,46 @@ def test_held_out_z_agrees_with_sampled_shuffles_of_a_large_match() -> None:
     match_A = torch.randint(0, 80, (120,), generator=generator)  # with many repetitions
     score_AB[torch.arange(40), match_A[:40]] += 0.3
     rows = torch.arange(120)
-    shuffled_T = torch.stack(
-        [score_AB[rows, match_A[torch.randperm(120, generator=generator)]].mean() for _ in range(4000)]
-    )
+    units_C, place_A = torch.unique(match_A, return_inverse=True)
+    shuffles = [units_C[torch.randperm(len(units_C), generator=generator)] for _ in range(4000)]
+    shuffled_T = torch.stack([score_AB[rows, shuffle_C[place_A]].mean() for shuffle_C in shuffles])
     z, effect = permutation_z(score_AB, match_A)
     observed = score_AB[rows, match_A].mean()
     assert effect == pytest.approx(float(observed - shuffled_T.mean()), abs=4 * float(shuffled_T.std()) / 4000**0.5)
     assert z == pytest.approx(float((observed - shuffled_T.mean()) / shuffled_T.std()), rel=0.06)
+
+
+def test_many_units_that_meet_few_are_no_more_evidence_than_the_few() -> None:
+    """160 units over a latent of rank 4, as latent attention has them, against 12: those that choose the same unit are
+    alike in what is held out too, and the scores of strangers still keep a spread of one."""
+    generator = torch.Generator().manual_seed(21)
+
+    def directions(n: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(n, 32, generator=generator), dim=1)
+
+    by_unit, by_row = [], []
+    for _ in range(200):
+        latent_AR = torch.randn(160, 4, generator=generator)
+        match_A = (latent_AR @ directions(4) @ directions(12).T).argmax(dim=1)
+        score_AB = (latent_AR @ directions(4) @ directions(12).T).abs()
+        by_unit.append(permutation_z(score_AB, match_A)[0])
+        by_row.append(permutation_z(score_AB[:, match_A], torch.arange(160))[0])
+    assert 0.85 < float(torch.tensor(by_unit).std()) < 1.15
+    assert max(by_unit) < 4.5
+    assert float(torch.tensor(by_row).std()) > 2.0  # what counting rows would make of the same strangers
+
+
+def test_copies_of_a_unit_count_once() -> None:
+    """Eight copies of each unit on both sides say no more than one."""
+    generator = torch.Generator().manual_seed(22)
+    score_AB = torch.rand(16, 16, generator=generator)
+    match_A = torch.randperm(16, generator=generator)
+    once = permutation_z(score_AB, match_A)
+    copied_AB = score_AB.repeat_interleave(8, dim=0).repeat_interleave(8, dim=1)
+    copied_A = match_A.repeat_interleave(8) * 8 + torch.randint(0, 8, (128,), generator=generator)
+    labels_B = torch.arange(16).repeat_interleave(8)
+    assert permutation_z(copied_AB, copied_A, labels_B) == pytest.approx(once, rel=1e-9)
+    assert permutation_z(copied_AB, copied_A)[0] > 2 * once[0] or once[0] < 0
 
 
 def test_held_out_score_leaves_unmatched_and_dead_units_out() -> None:

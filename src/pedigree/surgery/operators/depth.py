@@ -20,7 +20,9 @@ from pedigree.surgery.settings import reindex_layers, shown_order
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.weights.roles import BIAS, MTP
 
-WRITERS = ("attn.o", "mlp.down", "moe.expert.down", "moe.shared.down")
+WRITERS = (
+    "attn.o", "mlp.down", "moe.expert.down", "moe.shared.down", *(f"shortcut.{number}.leave" for number in range(4)),
+)  # fmt: skip
 """Roles that write what a block adds to the residual stream."""
 _BEHIND = ("norm.attn.post", "norm.mlp.post", "norm.block.post")
 

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from pedigree.surgery.exactness import Exactness
-from pedigree.surgery.nodes import Given, Node
+from pedigree.surgery.nodes import Fill, Given, Join, Node
 from pedigree.surgery.operator import Antisymmetric, Operator, Parameters, Step
 from pedigree.surgery.randomness import choices
 from pedigree.surgery.selection import Index
@@ -25,6 +25,7 @@ from pedigree.surgery.verbs import fresh, index, pad, perturb, scale
 from pedigree.weights.roles import BIAS
 
 READERS = ("mlp.gate", "mlp.up")
+SERIES = ("mlp.series.slope", "mlp.series.shift")
 
 
 class GrowFfnParameters(Parameters):
@@ -68,6 +69,9 @@ def _widen(symbolic: Symbolic, layer: int, parameters: GrowFfnParameters, step: 
                 rows = fresh((n_new, node.shape[1]), step.seed, step.stream(key), Spread(node), dtype=node.dtype)
                 symbolic.parts[key] = pad(node, 0, n_new, rows)
             _pad_bias(symbolic, (role + BIAS, layer, None), n_new)
+        for role in SERIES:
+            if (role, layer, None) in symbolic.parts:
+                symbolic.parts[role, layer, None] = _plain_terms(symbolic.parts[role, layer, None], role, n_new)
         if ("norm.mlp.down", layer, None) in symbolic.parts:
             raise step.refuse("a norm over the inner units sees new ones", got="norm.mlp.down", fix="op: copy")
         symbolic.parts[down_key] = pad(down, 1, n_new)
@@ -77,10 +81,20 @@ def _widen(symbolic: Symbolic, layer: int, parameters: GrowFfnParameters, step: 
         key = (role, layer, None)
         if key in symbolic.parts:
             symbolic.parts[key] = index(symbolic.parts[key], 0, source)
+    for role in SERIES:
+        if (role, layer, None) in symbolic.parts:
+            symbolic.parts[role, layer, None] = index(symbolic.parts[role, layer, None], 1, source)
     copied = scale(index(down, 1, source), _vector(_shares(source, n_old, uneven=parameters.op == "split")), 1)
     if parameters.noise is not None:
         copied = perturb(copied, _noise(down, source, n_old, parameters.noise, step, down_key))
     symbolic.parts[down_key] = copied
+
+
+def _plain_terms(node: Node, role: str, count: int) -> Node:
+    """A series activation with units more whose activation is the plain one: first slope 1, all else 0."""
+    terms = node.shape[0]
+    first = Fill((1, count), 1.0 if role == SERIES[0] else 0.0, node.dtype)
+    return pad(node, 1, count, Join((first, Fill((terms - 1, count), dtype=node.dtype))))
 
 
 def _pad_bias(symbolic: Symbolic, key: Key, count: int) -> None:

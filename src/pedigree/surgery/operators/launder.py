@@ -16,6 +16,7 @@ import numpy as np
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Given, Node
 from pedigree.surgery.operator import Operator, Parameters, Step
+from pedigree.surgery.operators.feed_forward import SERIES
 from pedigree.surgery.operators.shape import HeadShape, head_shape, rows_of_heads, with_bias
 from pedigree.surgery.randomness import Stream, permutation
 from pedigree.surgery.rotation import Rotated, Rotation
@@ -25,7 +26,7 @@ from pedigree.surgery.symbolic import Key, Symbolic
 from pedigree.surgery.verbs import fresh, index, perturb, scale
 
 _READ_BEHIND = {
-    "norm.attn": ("attn.q", "attn.k", "attn.v"),
+    "norm.attn": ("attn.q", "attn.k", "attn.v", *(f"shortcut.{number}.enter" for number in range(4))),
     "norm.mlp": ("mlp.gate", "mlp.up"),
     "norm.final": ("head",),
 }
@@ -65,7 +66,7 @@ def permute(symbolic: Symbolic, parameters: PermuteParameters, step: Step) -> Ex
         key: Key = ("mlp.down", layer, None)
         if "inner" in parameters.spaces and key in symbolic.parts:
             order = permutation(step.seed, step.stream(key), symbolic.parts[key].shape[1])
-            roles = (*with_bias("mlp.gate", "mlp.up"), "mlp.down", "norm.mlp.down")
+            roles = (*with_bias("mlp.gate", "mlp.up"), "mlp.down", "norm.mlp.down", *SERIES)
             _in_space(symbolic, "inner", order, [(role, layer, None) for role in roles])
         if "heads" in parameters.spaces:
             _permute_heads(symbolic, layer, head_shape(symbolic, step), step)
@@ -157,6 +158,11 @@ def rotate(symbolic: Symbolic, parameters: RotateParameters, step: Step) -> Exac
                           fix="untie first")  # fmt: skip
     if any(key[0].startswith(("moe.", "mtp.")) for key in symbolic.parts):
         raise step.refuse("experts and prediction layers are not rotated yet", got=a.architecture)
+    if any(key[0] in ("embed.query", "norm.final.bias") for key in symbolic.parts):
+        raise step.refuse(
+            "the gain of a norm cannot be folded past this", got="a query layer, or a bias of the final norm",
+            expected="neither", fix="convert.query_layer, or convert.biases: {drop: [final]}",
+        )  # fmt: skip
     for gain, readers in _READ_BEHIND.items():
         for key in list(symbolic.keys(gain)):
             _fold(symbolic, key, readers, a.gain_offset)

@@ -119,7 +119,7 @@ def prune_ffn(symbolic: Symbolic, parameters: PruneFfnParameters, step: Step) ->
     for _, layer, _ in keys:
         down = symbolic.parts["mlp.down", layer, None]
         inner = [("mlp.up", 0), ("mlp.gate", 0), ("mlp.up.bias", 0), ("mlp.gate.bias", 0), ("norm.mlp.down", 0),
-                 ("mlp.down", 1)]  # fmt: skip
+                 ("mlp.down", 1), ("mlp.series.slope", 1), ("mlp.series.shift", 1)]  # fmt: skip
         scores: list[Statistic] = [SquaresByColumn(down)]
         scores += [SquaresByRow(node) for role in ("mlp.up", "mlp.gate") if (node := symbolic.part(role, layer))]
         best = Best(scores, parameters.to)

@@ -23,6 +23,7 @@ from pedigree.surgery.symbolic import Key, Symbolic
 from pedigree.surgery.vocabulary.cooccurrence import cooccurrence_vectors
 from pedigree.surgery.vocabulary.output_rows import Level, fit_level
 from pedigree.surgery.vocabulary.pieces import cut, weights_of
+from pedigree.surgery.vocabulary.routing import reroute
 from pedigree.surgery.vocabulary.rows import Numbers, RowMaker, RowTable
 from pedigree.surgery.vocabulary.simple_rows import Mean, Random, SubToken
 from pedigree.surgery.vocabulary.states import MOST_BYTES, mean_state
@@ -97,11 +98,12 @@ def apply(symbolic: Symbolic, parameters: SwapParameters, step: Step) -> Exactne
     for key in keys:
         node = symbolic.parts[key]
         symbolic.parts[key] = SwappedNode(node, n_rows, partial(swap.table, key, node, n_rows))
+    reroute(symbolic, swap.map.old_of_W, n_rows, step)
     symbolic.vocab_size = n_rows
     if symbolic.config.values:
         symbolic.config.set("vocab_size", n_rows)
     _tell(symbolic, swap)
-    _files(symbolic, swap)
+    write_tokenizer(symbolic, new, swap.map.old_of_W)
     same = not len(swap.rows.guessed) and np.array_equal(swap.map.old_of_W, np.arange(rows)[: new.size])
     return Exactness.FP0 if same and new.size == old.size else Exactness.NFP
 
@@ -226,17 +228,19 @@ def _tell(symbolic: Symbolic, swap: Swap) -> None:
         symbolic.notes.append("vocabulary: the model is too large to be run for the level of its head rows")
 
 
-def _files(symbolic: Symbolic, swap: Swap) -> None:
-    """The new tokenizer, and the numbers of control tokens wherever they are written."""
-    config = (
-        json.dumps(tokenizer_config(swap.new, config_beside(swap.new.location)), indent=1, ensure_ascii=False) + "\n"
-    )
+def write_tokenizer(symbolic: Symbolic, new: Encoder, old_of_W: Numbers) -> None:
+    """The new tokenizer, and the numbers of control tokens wherever they are written.
+
+    Args:
+        symbolic: changed in place.
+        new: the tokenizer of the result.
+        old_of_W: for each new token the old one whose row it has, NO_ROW without.
+    """
+    config = json.dumps(tokenizer_config(new, config_beside(new.location)), indent=1, ensure_ascii=False) + "\n"
     symbolic.files |= dict.fromkeys(_GONE)
-    symbolic.files["tokenizer.json"] = written(swap.new.definition).encode()
+    symbolic.files["tokenizer.json"] = written(new.definition).encode()
     symbolic.files["tokenizer_config.json"] = config.encode()
-    number_of = {
-        int(old): new for new, old in enumerate(swap.map.old_of_W) if old != NO_ROW and new in swap.new.specials
-    }
+    number_of = {int(old): number for number, old in enumerate(old_of_W) if old != NO_ROW and number in new.specials}
     for level in symbolic.config.levels():
         symbolic.notes += _renumber(level, number_of, "config.json")
     text = symbolic.checkpoint.sibling_bytes("generation_config.json", 1 << 20)

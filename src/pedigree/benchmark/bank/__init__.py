@@ -1,0 +1,7 @@
+"""The bank: models that are known to be independent, trained for the purpose, and what `compare` says of their pairs.
+
+kinds.py      which models: mechanisms, sizes, seeds, and whether they calibrate or test
+training.py   makes them, resumable and cached by content
+pairs.py      which pairs are compared, and what is written down of each
+numbers.py    from rows to the numbers that ship with the package
+"""
