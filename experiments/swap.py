@@ -105,7 +105,7 @@ def _back(folder: Path, name: str, goal: float) -> int | None:
 
 
 def _draw(members: dict[str, dict[str, Any]], folder: Path, path: Path, seeds: int, before: list[float]) -> None:
-    drawn, axes = figure(1, seeds, 2.6)
+    drawn, axes = figure(1, seeds, 3.0)
     for seed, axis in enumerate(axes.flat):
         for style, (arm, (words, parameters)) in enumerate(ARMS.items()):
             way = curve(folder, f"{arm}-{seed}", "documentation", LENGTH * SEQUENCES)
@@ -118,9 +118,9 @@ def _draw(members: dict[str, dict[str, Any]], folder: Path, path: Path, seeds: i
         axis.axhline(before[seed], color="#6b7280", linewidth=0.7, linestyle=":")
         axis.set_title(f"seed {seed}")
         axis.set_xlabel("thousand tokens after the swap")
-        axis.set_ylim(before[seed] - 0.15, before[seed] + 1.0)
+        axis.set_ylim(before[seed] - 0.55, before[seed] + 1.1)
     axes[0][0].set_ylabel("bits per byte, held out\n(dotted: before the swap)")
-    axes[0][-1].legend(frameon=False, fontsize=6)
+    drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     save(drawn, path)
 
 

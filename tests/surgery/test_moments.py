@@ -189,6 +189,7 @@ def test_what_moved_is_recorded_and_goes_on_after_an_interruption(tmp_path: Path
         composition.close()
     facts = next(event for event in read_events(tmp_path / "record.jsonl") if "recipe" in str(event))
     assert "exp_avg_sq.layers.0.attn.q.weight" in json.dumps(facts, default=str)
+    assert '"replay"' not in json.dumps(facts, default=str)  # it would make the weights again, not their moments
     assert (tmp_path / "out.optimizer" / "surgery.json").exists()
 
 

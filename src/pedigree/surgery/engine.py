@@ -114,7 +114,8 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return {
         "trade": "surgery",
         "recipe": recipe.resolved(),
-        "replay": recipe.exact_json(),
+        # Moved moments come from the same recipe as the weights beside them, which it would make again.
+        **({} if composition.symbolic.stem == "moments" else {"replay": recipe.exact_json()}),
         "made_with": made_with(),
         "operators": [
             {"operator": step.operator.name, "parameters": step.parameters.model_dump(mode="json"),

@@ -152,7 +152,7 @@ class SurgeryRecipe:
                 models={str(name): str(place) for name, place in told["models"].items()}, target=target,
                 shard_bytes=int(told["shard"]), seed=int(told["seed"]), link=bool(told["link"]),
                 allow_nfp=told["allow"] == "nfp", steps=tuple(steps), verify_tokens=VerifySection().tokens,
-                folder=str(told["folder"]),
+                folder=str(told["folder"]), optimizer=told.get("optimizer"),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             got = (str(error).splitlines() or [""])[0]
