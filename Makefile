@@ -2,6 +2,7 @@
 #   make demo    two small models are trained, one is disguised, all are compared, a report is written
 #   make test    the test suite without its slow tests        make test-all   with them
 #   make lint    ruff, mypy, import-linter                    make check      lint, then test
+#   make museum  small re-enactments of public disputes, each with its page, in build/museum
 #   make bench   the benchmarks behind benchmarks/*.md        make clean      removes what the targets above have made
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ WORKERS ?= 2
 # One thread per worker: two cores are shared by WORKERS test processes, and results must not depend on the number of threads.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all lint format check bench clean
+.PHONY: demo test test-all lint format check museum bench clean
 .DEFAULT_GOAL := check
 
 demo: $(STAMP)
@@ -35,6 +36,9 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 check: lint test
+
+museum: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python recipes/museum/museum.py build/museum
 
 bench: $(STAMP)
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

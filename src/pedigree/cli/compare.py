@@ -42,6 +42,14 @@ DEPTH_WORDS = ("glance", "standard", "full")
 
 LOCATION = "a directory, .safetensors, index or .gguf file, hf://org/name@revision, https://..., a fingerprint"
 
+AnnexOption = Annotated[
+    bool,
+    typer.Option(
+        "--annex", help="Add what lies beside the weights (names, headers, paths); no verdict reads it.",
+        envvar="PEDIGREE_ANNEX", rich_help_panel=OUTPUT,
+    ),
+]  # fmt: skip
+
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=f"One model: {LOCATION}", show_default=False)],
@@ -85,6 +93,7 @@ def compare(
         ),
     ] = None,
     salt: SaltOption = "",
+    annex: AnnexOption = False,
     force: ForceOption = False,
     allow_pickle: PickleOption = False,
 ) -> int:  # fmt: skip
@@ -111,6 +120,11 @@ def compare(
     comparison = run_compare(
         a, b, out, depth=chosen, budget_bytes=budget_bytes, decoys=decoy or (), allow_pickle=allow_pickle, salt=salt
     )
+    if annex:
+        from pedigree.cli.annex import read_annex
+
+        # The answer is final here: what files say of themselves is looked at afterwards.
+        comparison = comparison.model_copy(update={"annex": read_annex(a, b, allow_pickle=allow_pickle)})
     show(comparison, out)
     if report is not None:
         from pedigree.report.page import render_comparison
@@ -159,6 +173,10 @@ def show(comparison: Comparison, out: Output) -> None:
         from pedigree.cli.answer import answer_lines
 
         out.lines(answer_lines(comparison, width=out.width, unicode=out.unicode))
+        if comparison.annex is not None:
+            from pedigree.cli.annex import annex_lines
+
+            out.lines(annex_lines(comparison.annex, width=out.width))
     for warning in comparison.warnings:
         out.warn(warning)
 

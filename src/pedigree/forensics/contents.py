@@ -49,6 +49,15 @@ def compare_contents(a: Checkpoint, b: Checkpoint) -> Contents:
     return Contents(tuple(shared), len(left), len(right))
 
 
+def same_contents(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether both hold the same tensors, every one of them, whatever their names; shapes are held up first."""
+    shapes = [Counter(tuple(info.shape) for info in side.tensors.values()) for side in (a, b)]
+    if shapes[0] != shapes[1]:
+        return False
+    left, right = (digest_tensors(side, side.tensors, informative_only=False) for side in (a, b))
+    return Counter(left.values()) == Counter(right.values())
+
+
 def digest_tensors(checkpoint: Checkpoint, names: Iterable[str], *, informative_only: bool = True) -> dict[str, str]:
     """Digest of shape and numbers of each tensor among `names`; by default of those that say anything."""
     from blake3 import blake3

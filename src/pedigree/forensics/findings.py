@@ -57,6 +57,7 @@ class Findings:
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)
     additive: tuple[int, int] | None = None
     contents: Contents | None = None
+    renamed: bool = False
     filled: list[int] = field(default_factory=list)
     penalty_log10: float = 0.0
 
@@ -89,7 +90,7 @@ class Findings:
     def same_numbers(self) -> bool:
         """Whether every part has an equal counterpart, layer by layer in order."""
         plain = self.layer_map == list(range(len(self.reverse_map))) and len(self.reverse_map) == len(self.layer_map)
-        return plain and self.bits is not None and self.bits.whole and self.bits.all_equal
+        return plain and (self.renamed or (self.bits is not None and self.bits.whole and self.bits.all_equal))
 
     def family_log10_p(self, *families: str) -> float:
         """log10 p of the sign-flip test of some families of units in place, map paid for; 0 where not applicable."""

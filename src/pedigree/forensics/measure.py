@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
-from pedigree.forensics.contents import compare_contents
+from pedigree.forensics.contents import compare_contents, same_contents
 from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
@@ -105,6 +105,9 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("bits", 0.9, "comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
+    # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
+    if whole_bits and found.bits.equal and a.anatomy.architecture != b.anatomy.architecture:
+        found.renamed = same_contents(a.checkpoint, b.checkpoint)
     tell("done", 1.0, "done")
     return found
 

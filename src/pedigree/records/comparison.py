@@ -5,6 +5,7 @@ Laws
 2. `Comparison.from_json(c.to_json())` prints the same bytes again.
 3. Two runs with the same inputs and options differ only in `created` and `result.read.seconds`.
 4. A record says what was not checked: an empty `not_checked` would be a claim, and an unlikely one.
+5. The annex is no part of the result: with or without it every other byte and the digest of the contents are the same.
 
 Orientation: layer maps answer, for each layer of B, which layer of A it comes from (None: none was found).
 """
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pedigree.errors import MalformedFile
-from pedigree.records.canonical import canonical_digest, readable_json, stable
+from pedigree.records.annex import Annex
+from pedigree.records.canonical import canonical_digest
+from pedigree.records.record import Record as Record
 
 Verdict = Literal[
     "identical", "related", "partly-related", "shared-initialization", "unrelated", "inconclusive", "not-testable"
@@ -36,25 +39,6 @@ VERDICTS: tuple[Verdict, ...] = (
     "not-testable",
 )
 DEPTHS: tuple[Depth, ...] = ("glance", "standard", "full")
-
-
-class Record(BaseModel):
-    """Base of every record: frozen, and unknown fields survive reading and rewriting."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, extra="allow", populate_by_name=True, serialize_by_alias=True
-    )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The record as plain JSON values: floats at six significant digits, NaN and infinity as null, said so."""
-        plain, lost = stable(self.model_dump(mode="python", by_alias=True))
-        if isinstance(plain.get("warnings"), list):
-            plain["warnings"] += [f"{path} was not a finite number and is written as null" for path in lost]
-        return dict(plain)
-
-    def to_json(self, indent: int | None = 2) -> str:
-        """The record as JSON text in the order of the fields; byte-stable but for the two time fields."""
-        return readable_json(self.to_dict(), indent=indent)
 
 
 class Producer(Record):
@@ -264,11 +248,20 @@ class Comparison(Record):
     result: Result
     evidence_map: EvidenceMap | None = None
     warnings: list[str] = Field(default_factory=list)
+    annex: Annex | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As every record; without an annex there is no field of that name."""
+        plain = super().to_dict()
+        if self.annex is None:
+            plain.pop("annex", None)
+        return plain
 
     def content_digest(self) -> str:
-        """`sha256:<hex>` over everything but the time fields: equal for two runs that saw the same."""
+        """`sha256:<hex>` over everything but the time fields and the annex: equal for two runs that saw the same."""
         plain = self.to_dict()
         plain.pop("created", None)
+        plain.pop("annex", None)
         plain["result"]["read"].pop("seconds", None)
         return canonical_digest(plain)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 
+from pedigree.records.annex import Likeness
 from pedigree.records.comparison import (
     DEPTHS,
     Comparison,
@@ -85,6 +86,14 @@ GAUGE_SENTENCES: dict[GaugeKind, str] = {
     "orthogonal": "the hidden space is rotated; undone before the tests",
     "partial-isometry": "the hidden spaces differ in size; the smaller was placed in the larger before the tests",
     "none": "no common basis was found",
+}
+
+LIKENESS_SENTENCES: dict[Likeness, str] = {
+    "same": "the same on both sides",
+    "partly": "partly the same",
+    "different": "different",
+    "one-side": "on one side only",
+    "neither": "on neither side",
 }
 
 QUESTION = "Do the trained weights of A and B share ancestry?"
@@ -249,6 +258,8 @@ def reproduce_command(comparison: Comparison) -> str:
         words += ["--budget", f"{options['budget_bytes']}B"]
     if options.get("allow_pickle"):
         words.append("--allow-pickle")
+    if comparison.annex is not None:
+        words.append("--annex")
     return shlex.join([*words, "--json"])
 
 

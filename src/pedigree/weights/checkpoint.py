@@ -234,6 +234,19 @@ class Checkpoint:
             )
         return bytes(read_range(self._source, filename, 0, size))
 
+    def sibling_names(self) -> tuple[str, ...]:
+        """Names of the files of the same place, sorted; empty where a place cannot be listed."""
+        return self._source.names() or ()
+
+    def sibling_head(self, filename: str, max_bytes: int) -> bytes | None:
+        """The first bytes of a side file, at most `max_bytes`; None where it is absent; counted by the meter.
+
+        Raises:
+            UnsafeFile: the name leaves the place, or it is no regular file.
+        """
+        size = self._source.size(confined_name(filename, self.location))
+        return None if size is None else bytes(read_range(self._source, filename, 0, min(size, max_bytes)))
+
     def renamed(self, names: Mapping[str, str], config: Mapping[str, Any] | None) -> Checkpoint:
         """The same bytes under other names: some of the tensors, and another config beside them.
 
