@@ -112,7 +112,9 @@ def _try(a: Side, b: Side, gauge: Gauge, probe: list[int], result: Climb, is_pla
     result.tried.append((f"{gauge.kind}: {gauge.fitted_on}", evidence.best_z()))
     if evidence.best_z() > result.best.best_z() or (is_plainer and evidence.best_z() > TIE * result.best.best_z()):
         result.best = evidence
-        rounded = round_to_permutation(gauge) if gauge.kind in ("orthogonal", "partial-isometry") else None
+        # What was rounded stays a partial isometry where widths differ: it is not rounded again.
+        fitted = gauge.kind in ("orthogonal", "partial-isometry") and not is_plainer
+        rounded = round_to_permutation(gauge) if fitted else None
         if rounded is not None:
             _try(a, b, rounded, probe, result, is_plainer=True)
 
