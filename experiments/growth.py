@@ -20,7 +20,7 @@ from pages import COLORS, DASHES, figure, origin, put, save, table
 from pedigree.model.config import ModelConfig
 from pedigree.model.sizes import operations
 
-TOKENS, LENGTH, SEQUENCES, RATE, VOCABULARY = 600_000, 128, 8, 4e-3, 1024
+TOKENS, LENGTH, SEQUENCES, RATE, VOCABULARY = 600_000, 128, 8, 2e-3, 1024
 SMALL_SHARE, WORK_SHARE = 0.6, 0.8  # tokens of the small model; all work of the grown one, both of the twin's
 LAYERS, INNER = 4, 192
 ARMS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {  # operators, and the shape that they end in
