@@ -71,7 +71,7 @@ def test_the_parts_sum_to_the_total(pedigree: Pedigree) -> None:
 @pytest.mark.parametrize("size", SIZE_WORDS)
 def test_the_table_fits_a_page(pedigree: Pedigree, path: Path, size: str) -> None:
     result = record(pedigree("plan", str(path), "--size", size, "--json"))["result"]
-    for only in ([], *(["--only", step["name"]] for step in result["steps"][:4])):
+    for only in ([], *(["--only", step["name"]] for step in result["steps"][:2])):
         lines = pedigree("plan", str(path), "--size", size, *only).out.splitlines()
         assert len(lines) <= MAX_LINES + (0 if only else 2 * len(result["operations"]))
         assert max(map(len, lines)) <= 100

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -77,7 +78,12 @@ class Slot:
 
 
 def empty_state(config: ModelConfig) -> dict[str, Tensor]:
-    """Names, types and shapes of a decoder's tensors, on the meta device."""
+    """Names, types and shapes of a decoder's tensors, on the meta device; the dictionary is the caller's own."""
+    return dict(_state(config))
+
+
+@lru_cache(maxsize=64)  # a family plan asks for each of its shapes several times
+def _state(config: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         return Decoder(config).state_dict()
 

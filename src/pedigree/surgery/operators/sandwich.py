@@ -14,13 +14,12 @@ Shapes  d = channels, L = layers
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from pedigree.model.config import ModelConfig
 from pedigree.model.config_parts import Homotopy
-from pedigree.surgery.branch_sizes import BranchSize
 from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.nodes import Fill
 from pedigree.surgery.operator import Operator, Parameters, Step
@@ -30,10 +29,13 @@ from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import scale
 from pedigree.weights.roles import BIAS
 
+if TYPE_CHECKING:
+    from pedigree.surgery.branch_sizes import BranchSize
+
+    Sizes = list[tuple[BranchSize, BranchSize]]
+
 _POST = ("norm.attn.post", "norm.mlp.post")
 _WRITERS = (("attn.o",), ("mlp.down", "moe.expert.down", "moe.shared.down"))
-
-Sizes = list[tuple[BranchSize, BranchSize]]
 
 
 class SandwichParameters(Parameters):
