@@ -87,7 +87,8 @@ def _members(members: Sequence[MemberResult]) -> str:
 
 
 def _member(member: MemberResult) -> str:
-    scores = ", ".join(f"{score.domain} {score.bits_per_byte:.3f}" for score in member.scores) or "-"
+    # A domain and its number stay on one line.
+    scores = ", ".join(f"{score.domain}\N{NO-BREAK SPACE}{score.bits_per_byte:.3f}" for score in member.scores) or "-"
     about = f'<br><span class="soft">{_text(member.about)}</span>' if member.about else ""
     notes = f'<br><span class="soft">{_text(member.sentence)}</span>' if member.sentence else ""
     return (
