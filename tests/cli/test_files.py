@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pedigree.cli import files
-from pedigree.cli.errors import interrupted_text
-from pedigree.cli.files import check_free, write_file
-from pedigree.errors import MissingInput, OutputExists
+from pedigree.cli.errors import guarded, interrupted_text
+from pedigree.cli.files import GO_ON, check_free, write_file
+from pedigree.errors import InputError, MissingInput, OutputExists
 
 
 def test_a_file_is_written_whole_with_ordinary_rights(tmp_path: Path) -> None:
@@ -19,6 +19,17 @@ def test_a_file_is_written_whole_with_ordinary_rights(tmp_path: Path) -> None:
     assert (tmp_path / "a.html").read_text(encoding="utf-8") == "h\u00e9"
     assert (tmp_path / "a.html").stat().st_mode & 0o777 == 0o644
     assert f"complete files on disk are {tmp_path / 'a.html'}" in interrupted_text()
+
+
+def test_how_to_go_on_is_said_of_one_command_only(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(error: BaseException) -> int:
+        GO_ON.append("half of it is kept")
+        raise error
+
+    assert guarded(lambda: stopped(KeyboardInterrupt()), []) == 130
+    assert "interrupted: half of it is kept" in capsys.readouterr().err
+    assert guarded(lambda: stopped(InputError("refused")), []) == 2
+    assert "half of it" not in interrupted_text()
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def interrupted_text() -> str:
 
 def guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
     """Run a command and turn every way it can end into words on stderr and an exit code."""
+    try:
+        return _guarded(run, arguments)
+    finally:
+        GO_ON.clear()  # how to go on was said of this command, however it ended
+
+
+def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
     debug = os.environ.get("PEDIGREE_DEBUG") == "1"
     try:
         code = run() or DONE
