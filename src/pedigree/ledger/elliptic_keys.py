@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pedigree.errors import MalformedFile, MissingInput
-from pedigree.ledger.keys import write_private
+from pedigree.ledger.keys import read_private, write_private
 
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 FILE = "release.pem"
@@ -119,17 +119,7 @@ class ReleaseKey:
             MissingInput: there is none.
             MalformedFile: it holds another kind of key, or is encrypted with another passphrase.
         """
-        phrase = os.environ.get("PEDIGREE_KEY_PASSPHRASE")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise MissingInput("the key cannot be read", where=str(path), got=error.strerror) from error
-        encrypted = b"ENCRYPTED" in data
-        try:
-            key = serialization.load_pem_private_key(data, phrase.encode() if phrase and encrypted else None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            fix = "set PEDIGREE_KEY_PASSPHRASE to its passphrase" if encrypted else None
-            raise MalformedFile("this is no key that can be opened", where=str(path), fix=fix) from error
+        key = read_private(path)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in CURVES:
             raise MalformedFile(
                 "a key of another kind", where=str(path), expected="an elliptic curve key: P-256, P-384 or P-521"

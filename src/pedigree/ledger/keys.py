@@ -16,13 +16,16 @@ import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pedigree.errors import MalformedFile, MissingInput
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 Role = Literal["root", "log", "actor"]
 ROLES: tuple[Role, ...] = ("root", "log", "actor")
@@ -135,17 +138,7 @@ class PrivateKey:
             MissingInput: there is none.
             MalformedFile: it holds no Ed25519 key, or is encrypted with another passphrase.
         """
-        phrase = os.environ.get("PEDIGREE_KEY_PASSPHRASE")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise MissingInput("the key cannot be read", where=str(path), got=error.strerror) from error
-        encrypted = b"ENCRYPTED" in data
-        try:
-            key = serialization.load_pem_private_key(data, phrase.encode() if phrase and encrypted else None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            fix = "set PEDIGREE_KEY_PASSPHRASE to its passphrase" if encrypted else None
-            raise MalformedFile("this is no key that can be opened", where=str(path), fix=fix) from error
+        key = read_private(path)
         if not isinstance(key, Ed25519PrivateKey):
             raise MalformedFile("a key of another kind", where=str(path), expected="an Ed25519 key")
         return cls(key)
@@ -196,6 +189,26 @@ class KeyFolder:
         with contextlib.suppress(FileExistsError):  # `prepare` put it there
             os.link(path, self.path / f"{role}-{self.load(role).public.id[:16]}.pem")
         new.replace(path)
+
+
+def read_private(path: Path) -> PrivateKeyTypes:
+    """The private key in a PEM file, of whatever kind; opened with PEDIGREE_KEY_PASSPHRASE where it is encrypted.
+
+    Raises:
+        MissingInput: there is none.
+        MalformedFile: it is no key, or is encrypted with another passphrase.
+    """
+    phrase = os.environ.get("PEDIGREE_KEY_PASSPHRASE")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MissingInput("the key cannot be read", where=str(path), got=error.strerror) from error
+    encrypted = b"ENCRYPTED" in data
+    try:
+        return serialization.load_pem_private_key(data, phrase.encode() if phrase and encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        fix = "set PEDIGREE_KEY_PASSPHRASE to its passphrase" if encrypted else None
+        raise MalformedFile("this is no key that can be opened", where=str(path), fix=fix) from error
 
 
 def write_private(path: Path, data: bytes) -> None:
