@@ -10,20 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trials import ROOT
+from trials import command
 
 from pedigree.training.metrics import read_metrics
 
 
 def settings(about: str) -> argparse.Namespace:
-    """The words of an experiment's command: how many seeds, and where things lie."""
-    words = argparse.ArgumentParser(description=about)
-    words.add_argument("--seeds", type=int, default=3, help="seeds, from 0 on")
-    words.add_argument("--tokens", type=int, default=0, help="of the longest run; for a first try")
-    words.add_argument("--place", type=Path, default=ROOT / "build" / "experiments", help="runs and their numbers")
-    words.add_argument("--out", type=Path, default=ROOT / "docs" / "experiments", help="tables and pictures")
-    words.add_argument("--draw", action="store_true", help="run nothing: tables and pictures of what is there")
-    return words.parse_args()
+    """The words of the command of an experiment that is one family; `tokens` are those of its longest run."""
+    return command(about, "tokens").parse_args()
 
 
 def made(recipe: dict[str, Any], folder: Path, *, draw: bool) -> dict[str, dict[str, Any]]:

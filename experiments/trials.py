@@ -51,15 +51,21 @@ class Trial:
     measure: Measure | None = None
 
 
-def settings(about: str) -> argparse.Namespace:
-    """The words of an experiment's command: how many seeds and steps, and where things lie."""
+def command(about: str, budget: str) -> argparse.ArgumentParser:
+    """The words that every experiment knows: how many seeds, how long (`budget` names the unit), where things lie."""
     words = argparse.ArgumentParser(description=about)
     words.add_argument("--seeds", type=int, default=3, help="seeds, from 0 on")
-    words.add_argument("--steps", type=int, default=None, help="steps of each run; for a first try")
+    words.add_argument(f"--{budget}", type=int, default=None, help=f"{budget}, fewer for a first try")
     words.add_argument("--place", type=Path, default=ROOT / "build" / "experiments", help="runs and their numbers")
     words.add_argument("--out", type=Path, default=ROOT / "docs" / "experiments", help="tables and pictures")
-    words.add_argument("--only", default="", help="trials whose name contains one of these words, with commas between")
     words.add_argument("--draw", action="store_true", help="run nothing: tables and pictures of what is there")
+    return words
+
+
+def settings(about: str) -> argparse.Namespace:
+    """The words of the command of an experiment that is made of trials."""
+    words = command(about, "steps")
+    words.add_argument("--only", default="", help="trials whose name contains one of these words, with commas between")
     return words.parse_args()
 
 
