@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -71,3 +71,35 @@ def test_shallow_models_are_compared(layers: int) -> None:
     model = llama(0, Sizes(layers=layers))
     assert answer(model, shaken(model, 1)).verdict == "related"
     assert answer(model, llama(5, Sizes(layers=layers))).verdict == "unrelated"
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.T.contiguous()
+
+
+def _narrower(tensor: Tensor) -> Tensor:
+    return tensor[..., : tensor.shape[-1] * 2 // 3].contiguous()
+
+
+def _shorter(tensor: Tensor) -> Tensor:
+    return tensor[: tensor.shape[0] // 2].contiguous()
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.flatten()[:1].clone()
+
+
+DAMAGES = (_transposed, _narrower, _shorter, _single, Tensor.flatten, torch.zeros_like)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "name", sorted({key.split(".", 3)[3] for key in PARENT if key.startswith("model.layers.1.") and "proj" in key})
+)
+def test_a_matrix_that_does_not_fit_its_layer_hides_no_more_than_its_part(
+    name: str, damage: Callable[[Tensor], Tensor]
+) -> None:
+    """One matrix of one layer, of whatever shape: the rest of the model still tells."""
+    broken = dict(shaken(PARENT, 1))
+    broken[f"model.layers.1.{name}"] = damage(broken[f"model.layers.1.{name}"])
+    assert answer(PARENT, broken).verdict in ("related", "partly-related")

@@ -13,6 +13,7 @@ Shapes: U = units, D = residual width, F = inner width, K = key/value heads, Q =
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -161,7 +162,7 @@ def ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]
             part = anatomy.part(prefix + name, layer, expert)
             if part is not None:
                 group[name] = part
-        if _fits(group):
+        if _fits(group, anatomy.d_model):
             found.append((label, group))
     # A layer mixes gated and plain units only in exotic designs; keep the majority form so that views stack.
     gated = sum("gate" in g for _, g in found)
@@ -169,11 +170,21 @@ def ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]
     return [(label, g) for label, g in found if ("gate" in g) == keep_gate] if found else []
 
 
-def _fits(group: dict[str, Part]) -> bool:
+def _fits(group: dict[str, Part], width: int) -> bool:
     """Whether the parts are projections of the same units; a block of another kind may only be named like one."""
     if "up" not in group or "down" not in group or group["up"].shape[0] != group["down"].shape[1]:
         return False
+    if not _meet_stream([(group["up"], 1), (group["down"], 0)], width):
+        return False
     return "gate" not in group or tuple(group["gate"].shape) == tuple(group["up"].shape)
+
+
+def _meet_stream(sides: Sequence[tuple[Part | None, int]], width: int) -> bool:
+    """Whether each matrix that is there has the residual stream on the axis where it should.
+
+    A layer of another width, or a damaged one, has no place in a frame of the others. Unknown widths (0) pass.
+    """
+    return all(part is None or not width or part.shape[axis] == width for part, axis in sides)
 
 
 def _ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: Tensor, sample: Sample) -> Tensor:
@@ -231,6 +242,8 @@ def _read_vo(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     if output is None or not sample.columns(layer, anatomy.n_layers):
         return None
     part = anatomy.part("attn.v", layer)
+    if not _meet_stream([(output, 0), (part, 1)], anatomy.d_model):
+        return None
     latent = _latent_rows(anatomy, layer) if part is None else None
     n_units = part.shape[0] if part is not None else latent[1].shape[0] if latent is not None else 0
     if not n_units:
@@ -247,6 +260,8 @@ def _read_vo(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
 
 def _read_qk(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     key, query = anatomy.part("attn.k", layer), anatomy.part("attn.q", layer)
+    if not _meet_stream([(key, 1), (query, 1)], anatomy.d_model):
+        return None
     if key is not None and query is not None:
         heads = _choose_heads(anatomy, key.shape[0], query.shape[0], anatomy.n_kv_heads, sample)
         if heads is None:
@@ -296,10 +311,11 @@ def _latent_queries(anatomy: Anatomy, layer: int) -> Tensor | None:
         q_QD = part.read()
     else:
         down, up = anatomy.part("attn.q_a", layer), anatomy.part("attn.q_b", layer)
-        if down is None or up is None:
+        if down is None or up is None or up.shape[1] != down.shape[0] or not _meet_stream([(down, 1)], anatomy.d_model):
             return None
         gain = read_gain(anatomy, "norm.q_a", layer)
-        q_QD = (up.read() if gain is None else up.read() * gain) @ down.read()
+        fits = gain is not None and gain.shape[0] == up.shape[1]
+        q_QD = (up.read() * gain if fits else up.read()) @ down.read()
     if latent is None or not heads or latent[0].shape[0] % heads or q_QD.shape[0] % heads:
         return None
     nope = latent[0].shape[0] // heads
@@ -319,7 +335,12 @@ def _latent_rows(anatomy: Anatomy, layer: int) -> tuple[Tensor, Tensor] | None:
         return None
     rank, value_dim = up.shape[1], output.shape[1] // heads
     per_head = up.shape[0] // heads
-    if up.shape[0] % heads or value_dim >= per_head:
+    if (
+        up.shape[0] % heads
+        or value_dim >= per_head
+        or down.shape[0] < rank
+        or not _meet_stream([(down, 1)], anatomy.d_model)
+    ):
         return None
     w_up = up.read()
     gain = read_gain(anatomy, "norm.kv_a", layer)
