@@ -314,8 +314,10 @@ def _latent_queries(anatomy: Anatomy, layer: int) -> Tensor | None:
         if down is None or up is None or up.shape[1] != down.shape[0] or not _meet_stream([(down, 1)], anatomy.d_model):
             return None
         gain = read_gain(anatomy, "norm.q_a", layer)
-        fits = gain is not None and gain.shape[0] == up.shape[1]
-        q_QD = (up.read() * gain if fits else up.read()) @ down.read()
+        w_up = up.read()
+        if gain is not None and gain.shape[0] == up.shape[1]:
+            w_up = w_up * gain
+        q_QD = w_up @ down.read()
     if latent is None or not heads or latent[0].shape[0] % heads or q_QD.shape[0] % heads:
         return None
     nope = latent[0].shape[0] // heads
