@@ -436,6 +436,46 @@ def test_further_architectures_leave_no_tensor_without_a_role(case: str, tmp_pat
     check_complete(anatomy, checkpoint)
 
 
+LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8,
+}  # fmt: skip
+EXPERTS: dict[str, Any] = {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
+STATES: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8}
+
+HYBRIDS: dict[str, tuple[str, str, float, str, dict[str, Any]]] = {
+    "qwen3_next": ("Qwen3Next", "qwen3_next", 1.0, "moe.expert", {**LINEAR, **EXPERTS}),
+    "qwen3_5": ("Qwen3_5Text", "qwen3_5", 1.0, "mlp", LINEAR),
+    "qwen3_5_moe": ("Qwen3_5MoeText", "qwen3_next", 1.0, "moe.expert", {**LINEAR, **EXPERTS}),
+    "jamba": ("Jamba", "jamba", 0.0, "mlp",
+              {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}),
+    "bamba": ("Bamba", "jamba", 0.0, "mlp", {"attn_layer_indices": [1], **STATES}),
+    "falcon_h1": ("FalconH1", "jamba", 0.0, "mlp", {**STATES, "mamba_d_ssm": 64}),
+    "granite hybrid": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
+                       {"layer_types": ["mamba", "attention"], "num_local_experts": 4, **STATES}),
+    "granite hybrid, dense": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
+                              {"layer_types": ["mamba", "attention"], "num_local_experts": 0, **STATES}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HYBRIDS)
+def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(case: str, tmp_path: Path) -> None:
+    """Layers with another mixer than attention keep their place; only the mixer's own tensors have no role."""
+    config, table, offset, branch, options = HYBRIDS[case]
+    if not hasattr(transformers, config + "Config"):
+        pytest.skip(f"transformers has no {config}")
+    anatomy = read_anatomy(saved(build(config, **{**SIZES, **options}), tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.d_model, anatomy.gain_offset) == (table, 2, 32, offset)
+    assert all("mamba" in name or "linear_attn" in name for name in anatomy.unmapped)
+    expert = 0 if branch == "moe.expert" else None
+    for kind, shape_axis in (("gate", 1), ("up", 1), ("down", 0)):
+        part = anatomy.part(f"{branch}.{kind}", 0, expert)
+        assert part is not None
+        assert part.shape[shape_axis] == 32
+    for role in ("attn.q", "attn.k", "attn.v", "attn.o", "norm.attn", "norm.mlp"):
+        assert anatomy.part(role, 1) is not None
+
+
 def llama_rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **_: Any) -> Any:
     """Half-split rotation of the first rotary dimensions, as Llama does it; any doubling of cos and sin is undone."""
     pairs = cos.shape[-1] // 2
