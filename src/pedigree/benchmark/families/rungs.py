@@ -188,7 +188,7 @@ LETTER: tuple[Rung, ...] = (
          *_surgery("grow.ffn", to="{inner_wide}", op="split", noise={"antisym": 0.3})), (0.0, 0.3, 1.0),
          says=("layers-inserted", "ffn-widened")),
     Rung("row-16", "letter: experts, new vocabulary",
-         (*_surgery("moe.upcycle", experts=4, top_k=2, op="granular", shards=2),
+         (*_surgery("moe.upcycle", experts=4, top_k=2, op="granular", shards=2, shared=16),
           *_surgery("vocab.swap", tokenizer="TOKENIZER", init="subtoken")), (0.0, 0.3, 1.0), tokenizer=True,
          part=3, hot=True, experts="slices", says=("upcycled", "vocabulary-swapped")),
 )  # fmt: skip
