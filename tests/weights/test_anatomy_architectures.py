@@ -403,6 +403,8 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
                    {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "vocab_size": 50}),
     "modernbert": ("ModernBert", "AutoModelForMaskedLM",
                    {**{k: v for k, v in MHA.items() if k != "max_position_embeddings"}, "local_attention": 8}),
+    "bert": ("Electra", "AutoModelForMaskedLM", {**MHA, "embedding_size": 32}),
+    "deberta_v2": ("DebertaV2", "AutoModelForMaskedLM", MHA),
     "gptj": ("GPTJ", "AutoModelForCausalLM", {**GPT, "rotary_dim": 4}),
     "gpt_bigcode": ("GPTBigCode", "AutoModelForCausalLM", GPT),
     "phi": ("Phi", "AutoModelForCausalLM", SIZES),
