@@ -37,6 +37,7 @@ MHA = {key: value for key, value in SIZES.items() if key != "num_key_value_heads
 MOE = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2}
 ROUTED = {"moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
 LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
+PARTS_OF_LLAMA = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.gate", "mlp.up", "mlp.down", "norm.attn", "norm.mlp")
 GPT = {
     "n_embd": 32,
     "n_layer": 2,
@@ -436,6 +437,35 @@ def test_further_architectures_leave_no_tensor_without_a_role(case: str, tmp_pat
     assert (anatomy.architecture, anatomy.notes) == (case, ())
     assert (anatomy.n_layers, anatomy.d_model, anatomy.n_heads) == (2, 32, 4)
     check_complete(anatomy, checkpoint)
+
+
+@pytest.mark.parametrize("gains", ["inside the projections", "apart"])
+def test_megatron_groups_queries_with_their_key_and_value_head(gains: str, tmp_path: Path) -> None:
+    """A Llama as Megatron Core holds it: rows of linear_qkv are group after group its queries, its key, its value."""
+    plain = read_anatomy(saved(build("Llama", **SIZES), tmp_path))
+    kv, hidden = SIZES["num_key_value_heads"], SIZES["hidden_size"]
+    tensors = {"decoder.final_layernorm.weight": plain.part("norm.final", None).read()}
+    tensors["embedding.word_embeddings.weight"] = plain.part("embed", None).read()
+    tensors["output_layer.weight"] = plain.part("head", None).read()
+    first, second = ("self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight")
+    if gains == "apart":
+        first, second = "input_layernorm.weight", "pre_mlp_layernorm.weight"
+    for i in range(plain.n_layers):
+        part = {role: plain.part(role, i).read() for role in PARTS_OF_LLAMA}
+        groups = [part[f"attn.{letter}"].reshape(kv, -1, hidden) for letter in "qkv"]
+        here = f"decoder.layers.{i}."
+        tensors[f"{here}self_attention.linear_qkv.weight"] = torch.cat(groups, dim=1).reshape(-1, hidden)
+        tensors[f"{here}self_attention.linear_proj.weight"] = part["attn.o"]
+        tensors[f"{here}mlp.linear_fc1.weight"] = torch.cat([part["mlp.gate"], part["mlp.up"]])
+        tensors[f"{here}mlp.linear_fc2.weight"] = part["mlp.down"]
+        tensors[here + first], tensors[here + second] = part["norm.attn"], part["norm.mlp"]
+    config = {"num_attention_heads": SIZES["num_attention_heads"], "num_query_groups": kv}
+    checkpoint = MemoryCheckpoint({name: tensor.contiguous() for name, tensor in tensors.items()}, config)
+    anatomy = read_anatomy(checkpoint)
+    assert anatomy.architecture == "megatron"
+    check_complete(anatomy, checkpoint)
+    for i in range(plain.n_layers):
+        check(anatomy, {role: plain.part(role, i).read() for role in PARTS_OF_LLAMA}, i)
 
 
 LINEAR: dict[str, Any] = {

@@ -227,3 +227,28 @@ def test_the_real_llama_of_llama2c_is_a_llama(shared_data: Path) -> None:
         anatomy = read_anatomy(checkpoint)
     assert (anatomy.architecture, anatomy.n_layers, anatomy.n_heads, anatomy.n_kv_heads) == ("llama", 5, 8, 4)
     assert (anatomy.tied, anatomy.unmapped, anatomy.notes) == (True, (), ())
+
+
+def test_a_feed_forward_block_without_telling_names_is_known_by_its_shapes() -> None:
+    block = {"stack.{i}.e": (F, D), "stack.{i}.f": (F, D), "stack.{i}.g": (D, F), "stack.{i}.a": (D, D)}
+    names = {"table": (V, D), **block, "stack.{i}.s": (D,)}
+    anatomy = read_anatomy(MemoryCheckpoint(model(names)))
+    assert roles(anatomy, 1) == {"mlp.gate", "mlp.up", "mlp.down"}
+    plain = {"table": (V, D), "stack.{i}.e": (F, D), "stack.{i}.g": (D, F), "stack.{i}.a": (D, D)}
+    assert roles(read_anatomy(MemoryCheckpoint(model(plain))), 0) == {"mlp.up", "mlp.down"}
+
+
+def test_several_blocks_of_one_shape_without_telling_names_are_left_alone() -> None:
+    names: dict[str, tuple[int, ...]] = {
+        "table": (V, D),
+        **{f"stack.{{i}}.m{number}": (F, D) for number in range(3)},
+        "stack.{i}.m4": (D, F),
+    }
+    assert not read_anatomy(MemoryCheckpoint(model(names))).n_layers
+
+
+def test_numbers_inside_a_word_are_layers() -> None:
+    assert unglue("block3_ln1_g") == "block.3.ln1_g"
+    names = {"emb": (V, D), "block{i}_Wq": (D, D), "block{i}_Wk": (D, D), "block{i}_Wv": (D, D), "block{i}_Wo": (D, D),
+             "block{i}_W1": (F, D), "block{i}_W2": (D, F)}  # fmt: skip
+    assert roles(read_anatomy(MemoryCheckpoint(model(names))), 1) == ATTENTION - {"attn.o"} | DENSE

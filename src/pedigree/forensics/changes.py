@@ -132,12 +132,18 @@ def width_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
     kv_a, kv_b = a.anatomy.n_kv_heads, b.anatomy.n_kv_heads
     if found.same_numbers:
         return out  # another number of heads can only be a guess where a config is missing
-    if heads_a and heads_b and heads_a != heads_b:
+    if heads_a and heads_b and heads_a != heads_b and _rows(a, "attn.o", 1) != _rows(b, "attn.o", 1):
         kind = "heads-added" if heads_b > heads_a else "heads-pruned"
         out.append(Transformation(kind=kind, **{"from": heads_a, "to": heads_b}))
-    elif kv_a and kv_b and kv_a != kv_b:
+    elif kv_a and kv_b and kv_a != kv_b and _rows(a, "attn.k", 0) != _rows(b, "attn.k", 0):
         out.append(Transformation(kind="kv-heads-changed", **{"from": kv_a, "to": kv_b}))
     return out
+
+
+def _rows(side: Side, role: str, axis: int) -> int | None:
+    """How many numbers all heads have together; equal ones were cut into heads by a guess where a config is missing."""
+    parts = (side.anatomy.part(role, layer) for layer in range(side.n_layers))
+    return next((part.shape[axis] for part in parts if part is not None), None)
 
 
 def inner_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:

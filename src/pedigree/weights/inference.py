@@ -32,7 +32,7 @@ from pedigree.weights.wording import (
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
-_GLUED = re.compile(r"^((?:\w*_)?(?:layers?|blocks?|h))_?(\d+)$", re.IGNORECASE)
+_GLUED = re.compile(r"^((?:\w*_)?(?:layers?|blocks?|h))_?(\d+)(?:_(\w+))?$", re.IGNORECASE)
 _LAST_WORDS = {
     "kernel": "weight",
     "embedding": "weight",
@@ -52,13 +52,18 @@ def unglue(name: str) -> str:
     "bias" where other libraries say kernel, scale, w or b, or write it together ("in_proj_weight").
     """
     words = name.replace("/", ".").split(".")
-    words = [part for word in words for part in _GLUED.sub(r"\1.\2", word).split(".")]
+    words = [part for word in words for part in _divide(word)]
     if len(words) > 1:
         words[-1] = _LAST_WORDS.get(words[-1], words[-1])
         stem, _, twin = words[-1].rpartition("_")
         if twin in ("weight", "bias") and stem:
             words[-1:] = [stem, twin]
     return ".".join(words)
+
+
+def _divide(word: str) -> list[str]:
+    glued = _GLUED.match(word)
+    return [word] if glued is None else [part for part in glued.groups() if part is not None]
 
 
 def infer_table(shapes: Shapes, hints: Hints, notes: list[str]) -> Table:
@@ -141,7 +146,34 @@ def _infer_layer(stack: str, shapes: Shapes, width: int | None, roles: dict[str,
         elif len(shape) == 1:
             _add_loose_bias(stem, local, roles)
     _add_norms(norms, roles)
-    _add_feed_forward(matrices, {_stem(p)[0]: s for p, s in inside.items() if not _stem(p)[1]}, width, roles, notes)
+    stems = {_stem(p)[0]: s for p, s in inside.items() if not _stem(p)[1]}
+    _add_feed_forward(matrices, stems, width, roles, notes)
+    if width and not any(role.startswith(("mlp.", "moe.")) for entry in roles.values() for role in entry.roles):
+        _add_by_shape({stem: shape for stem, shape in stems.items() if stem not in roles}, width, roles, notes)
+
+
+def _add_by_shape(shapes: Mapping[str, tuple[int, ...]], width: int, roles: dict[str, Entry], notes: list[str]) -> None:
+    """A feed-forward block whose words say nothing: one matrix of a shape, one or two of the other way round.
+
+    It is the widest such block. Of two matrices that read the stream the first by name is taken for the gate.
+    """
+    by_inner: dict[int, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
+    for stem, shape in shapes.items():
+        if len(shape) == 2 and width in shape and shape[0] != shape[1]:
+            by_inner[max(shape) if min(shape) == width else min(shape)][shape[0] == width].append(stem)
+    for _, sides in sorted(by_inner.items(), reverse=True):
+        one, more = sorted(sides, key=len)
+        if len(one) != 1 or len(more) not in (1, 2):
+            continue
+        # Stored as torch does, the readers are tall; of one and one that is all there is to go by.
+        tall, flat = sides
+        readers, writers = (tall, flat) if len(tall) >= len(flat) else (flat, tall)
+        names = ("mlp.gate", "mlp.up") if len(readers) == 2 else ("mlp.up",)
+        for stem, role in zip(sorted(readers), names, strict=True):
+            _add(stem, role, roles)
+        _add(writers[0], "mlp.down", roles)
+        notes.append(f"mlp: no name says so; {', '.join(sorted(readers))} and {writers[0]} fit each other in shape")
+        return
 
 
 def _pattern(words: list[str], depth: int) -> str:
