@@ -11,6 +11,7 @@ from pedigree.forensics.bank import error_rate
 from pedigree.forensics.changes import list_changes
 from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.findings import CLEAR_Z, Findings
+from pedigree.forensics.operating_points import operating_points
 from pedigree.forensics.sampling import Depth
 from pedigree.forensics.side import Side
 from pedigree.forensics.tests_made import list_tests, strength
@@ -65,6 +66,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
             tests=list_tests(a, b, found),
             controls=Controls(off_diagonal=off_diagonal(found)),
             error_rate=error_rate(),
+            operating_points=operating_points(found, judgment),
             read=ReadRecord(
                 bytes=a.checkpoint.meter.read + b.checkpoint.meter.read,
                 of=a.checkpoint.meter.total + b.checkpoint.meter.total,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from pedigree.errors import MalformedFile
 from pedigree.records.annex import Annex
@@ -186,6 +186,24 @@ class ErrorRate(Record):
     note: str = ""
 
 
+class OperatingPoint(Record):
+    """One of the two points at which a pair is judged: whether it was flagged there, by what rule, and how often
+    independent pairs are (upper end of the 95 % interval over `pairs` pairs; None where it was not measured)."""
+
+    flagged: bool
+    rule: str
+    reasons: list[str] = Field(default_factory=list)
+    false_positive_upper_95: float | None = None
+    pairs: int | None = None
+
+
+class OperatingPoints(Record):
+    """`screen` says which pairs deserve a closer look, `accuse` which are said to be related, as the verdict does."""
+
+    screen: OperatingPoint
+    accuse: OperatingPoint
+
+
 class ReadRecord(Record):
     """Weight bytes read from both sides, of how many, in how many seconds (the only time inside a result)."""
 
@@ -230,10 +248,20 @@ class Result(Record):
     controls: Controls = Field(default_factory=Controls)
     illustrations: list[Illustration] = Field(default_factory=list)
     error_rate: ErrorRate | None = None
+    operating_points: OperatingPoints | None = None
     read: ReadRecord = Field(default_factory=ReadRecord)
     depth: Depth = "standard"
     depths: list[DepthRecord] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_points(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Operating points that are not there have no field, so that a record from before there were any keeps its
+        digest."""
+        plain: dict[str, Any] = handler(self)
+        if self.operating_points is None:
+            plain.pop("operating_points", None)
+        return plain
 
 
 class Comparison(Record):

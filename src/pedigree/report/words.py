@@ -144,7 +144,18 @@ def sure_sentences(result: Result) -> list[str]:
             sentences.append("no exact test applies here; the controls and the error rate speak")
         else:
             sentences.append(_p_sentence(result.log10_p, decisive_test(result)))
+    screened = screen_sentence(result)
+    if screened:
+        sentences.append(screened)
     return sentences or ["no number was obtained"]
+
+
+def screen_sentence(result: Result) -> str:
+    """Why a pair that is not said to be related deserves a closer look, or nothing."""
+    points = result.operating_points
+    if points is None or points.accuse.flagged or not points.screen.flagged:
+        return ""
+    return f"worth a closer look, which is no finding: {', '.join(points.screen.reasons)}"
 
 
 def _p_sentence(log10_p: float, test: TestRecord | None) -> str:

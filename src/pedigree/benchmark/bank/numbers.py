@@ -9,6 +9,7 @@ from typing import Any
 
 from pedigree.benchmark.bank.kinds import HEAVY, BankModel, Split, independent
 from pedigree.forensics.bank import upper_95
+from pedigree.forensics.operating_points import EXACT, flags
 
 BENCHMARK = "bank-2"
 
@@ -32,6 +33,7 @@ def summary(calibration: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
         "families": dict(Counter(model.kind for model in independent())),
         "calibration": _counted("calibration", calibration),
         "test": _counted("test", test),
+        "screen": screen(calibration, test),
         "scores": _scores(test),
         "uniformity": {
             "calibration": uniformity(calibration),
@@ -69,12 +71,32 @@ def _kinds(models: Sequence[BankModel]) -> int:
     return len({model.kind for model in models})
 
 
+def screen(calibration: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
+    """Thresholds of the screen, the largest values of the calibration split, and how many test pairs they flag."""
+    told: dict[str, Any] = {
+        name: max((numbers_of(row)[name] for row in calibration), default=math.inf)
+        for name in ("best_z", "table_quiet")
+    }
+    wrong = [row for row in test if row["verdict"] in FALSE_POSITIVE or flags(numbers_of(row), told)]
+    return {**told, "flagged": len(wrong), "pairs": len(test)}
+
+
+def numbers_of(row: Row) -> dict[str, float]:
+    """What the screen looks at, of a measured pair."""
+    exact = min((row["log10_p"][name] for name in EXACT if name in row["log10_p"]), default=0.0)
+    return {
+        "exact_log10_p": min(0.0, exact + math.log10(len(EXACT))),
+        "best_z": row["best_z"],
+        "table_quiet": max((v for k, v in row["tables"].items() if k.endswith("-quiet")), default=0.0),
+    }
+
+
 def _scores(rows: Sequence[Row]) -> dict[str, list[float]]:
     taken: dict[str, Callable[[Row], float]] = {
         "best_z": lambda row: row["best_z"],
         "best_effect": lambda row: row["best_effect"],
         "exact_log10_p": lambda row: min(row["log10_p"].values(), default=0.0),
-        "table_quiet": lambda row: max((v for k, v in row["tables"].items() if k.endswith("-quiet")), default=0.0),
+        "table_quiet": lambda row: numbers_of(row)["table_quiet"],
     }
     return {name: sorted(round(float(take(row)), 4) for row in rows) for name, take in taken.items()}
 
