@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
 from pedigree.errors import MalformedFile
 from pedigree.records.annex import Annex
@@ -248,20 +248,12 @@ class Result(Record):
     controls: Controls = Field(default_factory=Controls)
     illustrations: list[Illustration] = Field(default_factory=list)
     error_rate: ErrorRate | None = None
-    operating_points: OperatingPoints | None = None
+    # A record from before there were any keeps its digest: what is not there has no field.
+    operating_points: OperatingPoints | None = Field(default=None, exclude_if=lambda points: points is None)
     read: ReadRecord = Field(default_factory=ReadRecord)
     depth: Depth = "standard"
     depths: list[DepthRecord] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_points(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Operating points that are not there have no field, so that a record from before there were any keeps its
-        digest."""
-        plain: dict[str, Any] = handler(self)
-        if self.operating_points is None:
-            plain.pop("operating_points", None)
-        return plain
 
 
 class Comparison(Record):
