@@ -26,10 +26,14 @@ from pedigree.forensics.index_tests import (
     table_fixed_points,
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
+from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
+
+FEW_UNITS_EFFECT = 0.3
+"""Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
 
 Progress = Callable[[str, float, str], None]
 
@@ -92,6 +96,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
     tell("exact", 0.5, "exact tests on units in place")
     _exact_tests(a, b, found)
+    _look_for_units(a, b, found)
     found.filled = fill_unseen(found)
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, "tracing units")
@@ -146,6 +151,39 @@ def _exact_tests(a: Side, b: Side, found: Findings) -> None:
     if strong and not any(i is not None for i in found.layer_map):
         # Matching has nothing left to hold on to, yet units still stand where they stood: heavy further training.
         found.layer_map = mapped
+
+
+def _look_for_units(a: Side, b: Side, found: Findings) -> None:
+    """Where no layer agrees as a whole: units in place that agree a little, then single units that agree very well.
+
+    A small mean over feed-forward units alone may be few of them, too: the others are then looked at by themselves.
+    """
+    grid, hits = found.evidence.grids.get("ffn"), found.layers_hit("ffn", "vo", "qk")
+    few = bool(hits) and not found.layers_hit("vo", "qk") and grid is not None and grid.best[1] < FEW_UNITS_EFFECT
+    if (hits and not few) or not can_be_whitened(a, b):
+        return
+    rows_a, rows_b = UnitRows(a), UnitRows(b)
+    pairs = [(j, j) for j in range(min(a.n_layers, b.n_layers))]
+    if not hits:
+        found.exact["units-in-place"] = units_in_place(rows_a, rows_b, pairs)
+        if found.log10_p("units-in-place") <= CLEAR_LOG10_P:
+            found.layer_map, found.in_place = _plain_map(a, b), [j for _, j in pairs]
+            return
+    found.kept = find_kept_units(rows_a, rows_b)
+    if found.kept.outcome is not None:
+        found.exact["kept-units"] = found.kept.outcome
+    if found.keeps_units:
+        found.layer_map = _layers_of_units(b, found.kept)
+
+
+def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:
+    """A layer map that names a layer only where most of its units were kept; a few units are no layer."""
+    out: list[int | None] = [None] * b.n_layers
+    for (i, j), pairs_K2 in kept.pairs.items():
+        units = b.layer(j).units.get("ffn")
+        if units is not None and len(pairs_K2) > units.count / 2:
+            out[j] = i
+    return out
 
 
 def fill_unseen(found: Findings) -> list[int]:

@@ -16,6 +16,8 @@ ALIASES = {
     "embed-fixed-points": "fixed-points",
     "head-fixed-points": "fixed-points",
     "body-signs": "sign-flip",
+    "units-in-place": "gram-agreement",
+    "kept-units": "gram-agreement",
     "survival-of-learned-directions": "survival",
     "direction": "additive-asymmetry",
     "ties": "masked-merge",
