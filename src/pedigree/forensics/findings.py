@@ -101,6 +101,11 @@ class Findings:
         return self.kept is not None and self.kept.alone and self.log10_p("kept-units") <= CLEAR_LOG10_P
 
     @property
+    def within_reach(self) -> bool:
+        """Whether a chosen frame could have made the few units that were read agree as they do."""
+        return "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
+
+    @property
     def same_numbers(self) -> bool:
         """Whether every part has an equal counterpart, layer by layer in order."""
         plain = self.layer_map == list(range(len(self.reverse_map))) and len(self.reverse_map) == len(self.layer_map)

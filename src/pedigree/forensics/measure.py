@@ -26,6 +26,7 @@ from pedigree.forensics.index_tests import (
     table_fixed_points,
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
+from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
@@ -101,6 +102,9 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, "tracing units")
         found.unit_maps = _unit_maps(a, b, found)
+        agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
+        if agreeing and not found.in_place and not found.keeps_units:
+            found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
         tell("heads", 0.7, "comparing heads")
         found.heads = _head_scores(a, b, found)
         found.reverse_units = _reverse_units(a, b, found)

@@ -204,7 +204,7 @@ def _add_in_place(
         return 0.0
     a_KVD, b_KVD = _stack(rows_a, names, kept_K), _stack(rows_b, names, kept_K)
     if not most:
-        single_K = _single(a_KVD) & _single(b_KVD)
+        single_K = first_of_copies(a_KVD) & first_of_copies(b_KVD)
         a_KVD, b_KVD = a_KVD[single_K], b_KVD[single_K]
     meter.add(a_KVD, b_KVD)
     return log_pairings(left.count, right.count, len(a_KVD))
@@ -214,7 +214,7 @@ def _stack(rows: dict[str, Tensor], names: list[str], pick_K: Tensor) -> Tensor:
     return torch.stack([rows[name][pick_K] for name in names], dim=1)
 
 
-def _single(rows_KVD: Tensor) -> Tensor:
+def first_of_copies(rows_KVD: Tensor) -> Tensor:
     """Units that are no copy of an earlier one: copies stand to each other alike in any model that has them."""
     copy_KK = _alike(rows_KVD, rows_KVD) > COPY
     single_K: Tensor = ~torch.tril(copy_KK, diagonal=-1).any(dim=1)
@@ -330,7 +330,7 @@ def _verify(
         where += [(i, j)] * len(pairs_K2)
     views = min(stack.shape[1] for stack in stacks_a)
     a_KVD, b_KVD = (torch.cat([stack[:, :views] for stack in stacks]) for stacks in (stacks_a, stacks_b))
-    single_K = _single(a_KVD) & _single(b_KVD)
+    single_K = first_of_copies(a_KVD) & first_of_copies(b_KVD)
     meter = GramMeter()
     meter.add(a_KVD[single_K], b_KVD[single_K])
     left = torch.cat(list(pairs.values()))[single_K]

@@ -59,6 +59,9 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
         return Judgment("partly-related", components, [components["mlp" if "mlp" in components else "experts"].note])
     if not found.layers_hit("ffn", "vo", "qk"):
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
+    if found.within_reach:
+        why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
+        return Judgment("inconclusive", components, [why])
     origin = origin_of(found.forward, found.backward)
     if origin == "start":
         return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])

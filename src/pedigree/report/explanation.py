@@ -17,6 +17,7 @@ ALIASES = {
     "head-fixed-points": "fixed-points",
     "body-signs": "sign-flip",
     "units-in-place": "gram-agreement",
+    "units-read": "gram-agreement",
     "kept-units": "gram-agreement",
     "survival-of-learned-directions": "survival",
     "direction": "additive-asymmetry",

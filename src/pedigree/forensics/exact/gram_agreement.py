@@ -57,7 +57,7 @@ FEW_ROWS = 2048
 
 
 class GramMeter:
-    """Adds up what the test needs, one layer after the other."""
+    """Adds up what the test needs, one layer after the other: rows while they are few, their moments beyond."""
 
     def __init__(self) -> None:
         self.units = 0
@@ -65,49 +65,51 @@ class GramMeter:
         self._pairs = 0.0
         self._energy = 0.0
         self._own = 0.0
-        self._cross_DE: Tensor | None = None
-        self._moment_DD: Tensor | None = None
-        self._moment_EE: Tensor | None = None
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] | None = []
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._moments: tuple[Tensor, Tensor, Tensor] | None = None
 
     def add(self, a_UVD: Tensor, b_UVE: Tensor) -> None:
         """Take in paired units: unit-length rows of each projection, signs chosen; rows of zeros say nothing."""
-        a_UVD, b_UVE = a_UVD.double(), b_UVE.double()
         n_units, n_views = a_UVD.shape[:2]
-        flat_a_ND, flat_b_NE = a_UVD.flatten(0, 1), b_UVE.flatten(0, 1)
-        gram_a_UVV, gram_b_UVV = a_UVD @ a_UVD.mT, b_UVE @ b_UVE.mT
+        gram_a_UVV, gram_b_UVV = (rows.double() @ rows.double().mT for rows in (a_UVD, b_UVE))
         self._own += float((gram_a_UVV * gram_b_UVV).sum())
         squares = gram_a_UVV.diagonal(dim1=1, dim2=2) * gram_b_UVV.diagonal(dim1=1, dim2=2)
         self._energy += float(squares.sum())
-        self._cross_DE = _plus(self._cross_DE, flat_a_ND.T @ flat_b_NE)
-        self._moment_DD = _plus(self._moment_DD, flat_a_ND.T @ flat_a_ND)
-        self._moment_EE = _plus(self._moment_EE, flat_b_NE.T @ flat_b_NE)
         unit_N = torch.arange(self.units, self.units + n_units).repeat_interleave(n_views)
         self.units += n_units
         self._rows += n_units * n_views
         self._pairs += n_units * n_views * n_views
-        if self._kept is not None:
-            self._kept.append((flat_a_ND, flat_b_NE, unit_N))
-            if self._rows > FEW_ROWS:
-                self._kept = None
+        self._kept.append((a_UVD.flatten(0, 1), b_UVE.flatten(0, 1), unit_N))
+        if self._rows > FEW_ROWS:
+            for x_ND, y_NE, _ in self._kept:
+                x_ND, y_NE = x_ND.double(), y_NE.double()
+                more = x_ND.T @ y_NE, x_ND.T @ x_ND, y_NE.T @ y_NE
+                before = self._moments
+                self._moments = more if before is None else tuple(m + n for m, n in zip(before, more, strict=True))  # type: ignore[assignment]
+            self._kept = []
 
-    def outcome(self, choices: float) -> TestOutcome:
+    def outcome(self, choices: float, margin: float = MARGIN) -> TestOutcome:
         """The test over everything taken in.
 
         Args:
             choices: natural logarithm of the number of pairings (signs included) that a framer could choose from.
+            margin: how often each of them counts.
 
         Returns:
             statistic r; log10_p with the choices paid for; extra the p-value of a pairing that is given
             (`log10_p_given`), the choices, dimensions and the correlation.
         """
-        if self.units < LEAST_UNITS or self._cross_DE is None or self._energy <= 0.0:
+        if self.units < LEAST_UNITS or self._energy <= 0.0:
             return TestOutcome.not_applicable(CARD, f"fewer than {LEAST_UNITS} paired units", n=self.units)
-        off = float(self._cross_DE.square().sum()) - self._own
-        ratio = 1.0 + off / self._energy
-        dims_a, dims_b = _dimensions(self._moment_DD, self._rows), _dimensions(self._moment_EE, self._rows)
+        if self._moments is None:
+            whole, dims_a, dims_b, rho, freedom = self._of_few_rows()
+        else:
+            cross_DE, moment_DD, moment_EE = self._moments
+            whole, rho, freedom = float(cross_DE.square().sum()), 0.0, 0.0
+            dims_a = _dimensions(float(moment_DD.square().sum()), float(moment_DD.trace()), self._rows, len(moment_DD))
+            dims_b = _dimensions(float(moment_EE.square().sum()), float(moment_EE.trace()), self._rows, len(moment_EE))
+        ratio = 1.0 + (whole - self._own) / self._energy
         log_given = -0.5 * dims_a * dims_b * (ratio - 1.0 - math.log(ratio)) if ratio > 1.0 else 0.0
-        rho, freedom = self._correlation(min(dims_a, dims_b))
         if rho > 0.0:
             log_given = min(log_given, 0.5 * freedom * math.log1p(-min(rho * rho, 1.0 - 1e-12)))
         # Two bounds were looked at.
@@ -116,40 +118,37 @@ class GramMeter:
             CARD,
             statistic=ratio,
             n=self.units,
-            log10_p=min(0.0, (log_given + MARGIN * choices) / LN10),
+            log10_p=min(0.0, (log_given + margin * choices) / LN10),
             extra={
                 "log10_p_given": log_given / LN10, "log10_choices": choices / LN10, "correlation": rho,
                 "dimensions": [round(dims_a, 1), round(dims_b, 1)], "freedom": round(freedom, 1),
             },
         )  # fmt: skip
 
-    def _correlation(self, dims: float) -> tuple[float, float]:
-        """Correlation of inner products of different units, and how many numbers they are worth."""
-        if not self._kept:
-            return 0.0, 0.0
+    def _of_few_rows(self) -> tuple[float, float, float, float, float]:
+        """From all inner products: their agreement, the dimensions of both models, the correlation over different units
+        and how many numbers it is worth."""
         a_ND, b_NE, unit_N = (torch.cat(parts) for parts in zip(*self._kept, strict=True))
-        apart_NN = unit_N[:, None] != unit_N[None, :]
-        left, right = (a_ND @ a_ND.T)[apart_NN], (b_NE @ b_NE.T)[apart_NN]
-        lengths = float(left.norm() * right.norm())
-        if lengths <= 0.0:
-            return 0.0, 0.0
+        gram_a_NN, gram_b_NN = (a_ND @ a_ND.T).double(), (b_NE @ b_NE.T).double()
         n = self._rows
-        free = n * (n - 1) / 2.0 if n <= dims else n * (dims - 1.0) - dims * (dims - 1.0) / 2.0
-        return float((left * right).sum()) / lengths, min(
-            free, (n * n - self._pairs) / 2.0, _worth(left), _worth(right)
+        dims_a, dims_b = (
+            _dimensions(float(gram_NN.square().sum()), float(gram_NN.trace()), n, rows.shape[1])
+            for gram_NN, rows in ((gram_a_NN, a_ND), (gram_b_NN, b_NE))
         )
+        whole = float((gram_a_NN * gram_b_NN).sum())
+        apart_NN = unit_N[:, None] != unit_N[None, :]
+        left, right = gram_a_NN[apart_NN], gram_b_NN[apart_NN]
+        lengths, dims = float(left.norm() * right.norm()), min(dims_a, dims_b)
+        if lengths <= 0.0:
+            return whole, dims_a, dims_b, 0.0, 0.0
+        free = n * (n - 1) / 2.0 if n <= dims else n * (dims - 1.0) - dims * (dims - 1.0) / 2.0
+        freedom = min(free, (n * n - self._pairs) / 2.0, _worth(left), _worth(right))
+        return whole, dims_a, dims_b, float((left * right).sum()) / lengths, freedom
 
 
-def _plus(total: Tensor | None, more: Tensor) -> Tensor:
-    return more if total is None else total + more
-
-
-def _dimensions(moment_DD: Tensor | None, rows: int) -> float:
+def _dimensions(square: float, trace: float, rows: int, width: int) -> float:
     """Dimensions that rows fill: participation ratio of the second moment, corrected for the number of rows."""
-    if moment_DD is None:
-        return 1.0
-    width = moment_DD.shape[0]
-    spread = float(moment_DD.square().sum()) / max(float(moment_DD.trace()) ** 2, 1e-300)
+    spread = square / max(trace * trace, 1e-300)
     return min(float(width), 1.0 / max(spread - 1.0 / max(rows, 1), 1.0 / width))
 
 
