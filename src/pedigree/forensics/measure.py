@@ -275,7 +275,8 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     if len(layers) > most:
         layers = [layers[(k * len(layers)) // most] for k in range(most)]
-    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk")
+    # Whoever turned the residual stream may have mixed the dimensions of heads, too; laid side by side they look dead.
+    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk") if found.evidence.gauge.is_trivial else ("ffn",)
     for j in layers:
         i = found.layer_map[j]
         for kind in kinds:
@@ -299,7 +300,7 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
             and _dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
         )
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
-    if same and in_place and (standing or found.hit(left.kind, j)):
+    if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
         for name in names:
             yield carry(left.views_UD[name].float()), right.views_UD[name].float()
         return
@@ -312,6 +313,21 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
         length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
         yield x_ND, y_ND * sign_N1 * length_N1
+
+
+RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1
+"""Spread of log lengths (octaves of a disguise; training leaves less than 0.2) and share of negated units above which
+rows of units are compared with A's lengths and signs."""
+
+
+def _is_rescaled(units: UnitMap) -> bool:
+    """Whether units were negated or rescaled one by one, which leaves the function and spoils rows side by side."""
+    hit_N = units.matched_N
+    if int(hit_N.sum()) < MIN_DIRECTIONS:
+        return False
+    negated = float((units.sign_N[hit_N] < 0).float().mean())
+    spread = float(units.log_scale_N[hit_N].nan_to_num(0.0).std())
+    return negated > NEGATED_SHARE or spread > RESCALED_SPREAD
 
 
 STANDING_SHARE = 0.3

@@ -42,6 +42,10 @@ WHITE_ROWS = 2
 CANDIDATE = -3.0
 """log10 p, the number of unit pairs paid for, below which two units are candidates for being one."""
 
+FAINT, FAINT_SHARE = 0.5, 0.25
+"""Pairs up to this log10 p are faint. Where there are more of them than this share of the candidates, units agree more
+and less without a gap, as those of two trainings of one random start do: then it is not some units that were kept."""
+
 ALONE = -12.0
 """The same for a candidate that is the only one of its pair of layers."""
 
@@ -68,7 +72,8 @@ class KeptUnits:
         outcome: Gram agreement of all of them, every choice of as many pairs paid for.
         searched, layer_pairs: pairs of layers that were searched, and that there are.
         units_b: feed-forward units of B.
-        alone: whether the other units in place show nothing at a first look; else it is not few units that agree.
+        alone: whether the other units show nothing, in place at a first look or as faint pairs; else it is not few
+            units that agree.
         least_share: share of B's units that would have been enough, had they agreed at `SEEN_AGREEMENT`.
     """
 
@@ -244,7 +249,7 @@ def find_kept_units(a: UnitRows, b: UnitRows) -> KeptUnits:
     units_b = sum(counts[a.side.n_layers :])
     total = sum(counts[: a.side.n_layers]) * units_b
     pairs: dict[tuple[int, int], Tensor] = {}
-    work, searched = 0.0, 0
+    work, searched, faint = 0.0, 0, 0
     for i, j in every:
         names = _shared_views(a.bare(i), b.bare(j), WHITE_ROWS * a.side.width, WHITE_ROWS * b.side.width)
         if not names or total == 0:
@@ -253,7 +258,8 @@ def find_kept_units(a: UnitRows, b: UnitRows) -> KeptUnits:
         if work > SEARCH_WORK and searched:
             break
         searched += 1
-        found_K2 = _candidates(a.bare(i), b.bare(j), names, math.log10(total))
+        found_K2, more = _candidates(a.bare(i), b.bare(j), names, math.log10(total))
+        faint += more
         if len(found_K2):
             pairs[i, j] = found_K2
     least = _least_share(a, b, counts[a.side.n_layers :]) if searched == len(every) else 1.0
@@ -261,6 +267,7 @@ def find_kept_units(a: UnitRows, b: UnitRows) -> KeptUnits:
         return KeptUnits({}, None, searched, len(every), units_b, least)
     kept, outcome = _verify(a, b, pairs)
     alone = _first_look(a, b, [(j, j) for j in range(min(a.side.n_layers, b.side.n_layers))], kept) < SCREEN_Z
+    alone = alone and faint <= max(2.0, FAINT_SHARE * sum(len(found) for found in pairs.values()))
     return KeptUnits(kept, outcome, searched, len(every), units_b, least, alone)
 
 
@@ -279,14 +286,14 @@ def _least_share(a: UnitRows, b: UnitRows, counts_b: list[int]) -> float:
     return 1.0
 
 
-def _candidates(a: dict[str, Tensor], b: dict[str, Tensor], names: list[str], log10_pairs: float) -> Tensor:
-    """Pairs of units that are each other's best and extreme among all pairs, [K, 2]."""
+def _candidates(a: dict[str, Tensor], b: dict[str, Tensor], names: list[str], log10_pairs: float) -> tuple[Tensor, int]:
+    """Pairs of units that are each other's best and extreme among all pairs, [K, 2], and how many are faintly so."""
     first_MN = _nats((a[names[0]] @ b[names[0]].T).clamp_min(0.0), a[names[0]].shape[1])
     # All projections together have to be extreme; a unit whose first one bears less than an even part is passed over.
-    enough = (log10_pairs - CANDIDATE) * LN10 / len(names)
+    enough = (log10_pairs - FAINT) * LN10 / len(names)
     rows_M = torch.nonzero(first_MN.amax(dim=1) > enough).flatten()
     if not len(rows_M):
-        return torch.empty(0, 2, dtype=torch.long)
+        return torch.empty(0, 2, dtype=torch.long), 0
     cos_VMN = torch.stack([a[name][rows_M] @ b[name].T for name in names[1:]])
     each_VMN = _nats(cos_VMN, a[names[0]].shape[1])
     # A unit may have been negated, its up row and down column together: their signs have to agree.
@@ -296,9 +303,10 @@ def _candidates(a: dict[str, Tensor], b: dict[str, Tensor], names: list[str], lo
     best = log10_MN.min(dim=1)
     mutual_M = log10_MN.argmin(dim=0)[best.indices] == torch.arange(len(rows_M))
     strong_M = mutual_M & (best.values < CANDIDATE)
+    faint = int((mutual_M & (best.values < FAINT) & ~strong_M).sum())
     if int(strong_M.sum()) == 1:
         strong_M &= best.values < ALONE
-    return torch.stack([rows_M[strong_M], best.indices[strong_M]], dim=1)
+    return torch.stack([rows_M[strong_M], best.indices[strong_M]], dim=1), faint
 
 
 def _nats(cosines: Tensor, dims: int) -> Tensor:
