@@ -275,8 +275,9 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     if len(layers) > most:
         layers = [layers[(k * len(layers)) // most] for k in range(most)]
-    # Whoever turned the residual stream may have mixed the dimensions of heads, too; laid side by side they look dead.
-    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk") if found.evidence.gauge.is_trivial else ("ffn",)
+    # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
+    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
+    kinds: tuple[UnitKind, ...] = ("ffn",) if disguised else ("ffn", "vo", "qk")
     for j in layers:
         i = found.layer_map[j]
         for kind in kinds:

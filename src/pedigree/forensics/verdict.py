@@ -5,6 +5,8 @@ The order of the questions
 2. Does any layer of the body agree beyond the bank of strangers?   -> go on; else embeddings only, or unrelated
    Exact tests in place sharpen an answer but never give one: their null takes order and signs of units as drawn by
    chance, and whoever holds a model can choose them to suit another (tests/attacks).
+   A few units that live on in a model otherwise foreign are no layer: they make it partly related (`shared_units.py`).
+   Units that agree no more than a chosen frame could bring about leave the question open (`read_units.py`).
 3. Do the learned directions live on, or only the random start?     -> shared-initialization
 4. Is it the whole body, or some layers or components of it?        -> related, or partly-related with the list
 
