@@ -1,11 +1,11 @@
 """A framer: the frame, order and signs that make an innocent model's units resemble a victim's as far as they can.
 
-    python -m pedigree.benchmark.framer MODEL MODEL [MODEL ...]
+    python -m pedigree.benchmark.framer OUT MODEL MODEL [MODEL ...]
 
 Everything he chooses leaves the function of the model as it is (forensics study, section 1): one rotation of the
 residual stream for all layers, and in each layer the order and the signs of units. He may also give up most units and
 make only some of each layer agree. Two ways of climbing are tried from several starts: assignments in turns with
-Procrustes, and with the statistic of the test itself (`forensics/exact/gram_agreement.py`). What is printed is the
+Procrustes, and with the statistic of the test itself (`forensics/exact/gram_agreement.py`). What is written is the
 share of the test's bound that he used up; the bound has to stay above him. He climbs to the nearest top, which need not
 be the highest: the bound counts every choice, also those that he does not find.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,23 +155,26 @@ def whitened_units(location: str | Path) -> list[Tensor]:
 
 
 def main() -> int:
-    """Frame each of the models as every other one and print how much of the bound that took."""
+    """Frame each of the models as every other one; a line of JSON for each pair, with the share of the bound used."""
     parser = argparse.ArgumentParser(description="how far an innocent model can be made to resemble another one")
+    parser.add_argument("out", type=Path, help="file that lines are added to")
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--kept", type=int, nargs="*", default=[5, 10, 25], help="units of each layer; all in any case")
     parser.add_argument("--starts", type=int, default=2)
     told = parser.parse_args()
     torch.set_num_threads(1)
     units = {path.name: whitened_units(path) for path in told.models}
-    for first, second in itertools.combinations(units, 2):
-        a, b = units[first], units[second]
-        depth = min(len(a), len(b))
-        if depth == 0 or a[0].shape[1] != b[0].shape[1]:
-            continue
-        for kept in (None, *told.kept):
-            found = frame_units(a[:depth], b[:depth], kept=kept, starts=told.starts)
-            line = f"{first} {second} kept {kept or 'all'}: used {found.used:.3f} from {found.start}"
-            print(f"{line}, {found.outcome.statistic:.3f} {found.outcome.extra}", flush=True)  # noqa: T201
+    with told.out.open("a", encoding="utf-8") as stream:
+        for first, second in itertools.combinations(units, 2):
+            a, b = units[first], units[second]
+            depth = min(len(a), len(b))
+            if depth == 0 or a[0].shape[1] != b[0].shape[1]:
+                continue
+            for kept in (None, *told.kept):
+                found = frame_units(a[:depth], b[:depth], kept=kept, starts=told.starts)
+                row = {"a": first, "b": second, "kept": kept, "used": round(found.used, 4), "start": found.start}
+                stream.write(json.dumps(row | found.outcome.extra) + "\n")
+                stream.flush()
     return 0
 
 
