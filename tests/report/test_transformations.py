@@ -31,6 +31,7 @@ KINDS = (
     "tensors-frozen",
     "gauge-disguise",
     "units-permuted",
+    "units-kept",
     "units-rescaled",
     "quantized",
     "cast",

@@ -32,6 +32,9 @@ def list_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         out += component_changes(a, b, found)
         if not found.renamed:  # what two tables read differently in the same tensors was not changed by anyone
             out += structure_changes(a.anatomy, b.anatomy)
+    if found.keeps_units and found.kept is not None:
+        layers = sorted({j for _, j in found.kept.pairs})
+        out.append(Transformation(kind="units-kept", kept=found.kept.count, of=found.kept.units_b, layers=layers))
     out += vocabulary_changes(a, b, found)
     out += number_changes(a, b, found)
     return out

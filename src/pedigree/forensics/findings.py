@@ -12,6 +12,7 @@ from pedigree.forensics.contents import Contents
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.ladder import Climb
+from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.forensics.views import UnitKind
@@ -40,7 +41,11 @@ class HeadScore:
 
 @dataclass
 class Findings:
-    """Measured facts of one comparison; orientation: for each layer of B, something of A."""
+    """Measured facts of one comparison; orientation: for each layer of B, something of A.
+
+    `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
+    `kept` units that live on one by one; both are looked for only where whole layers do not agree.
+    """
 
     tokens: SharedTokens
     climb: Climb
@@ -60,6 +65,8 @@ class Findings:
     renamed: bool = False
     filled: list[int] = field(default_factory=list)
     penalty_log10: float = 0.0
+    in_place: list[int] = field(default_factory=list)
+    kept: KeptUnits | None = None
 
     @property
     def clear_effect(self) -> float:
@@ -71,6 +78,8 @@ class Findings:
         i, grid = self.layer_map[j], self.evidence.grids.get(kind)
         if i is None or grid is None:
             return False
+        if kind == "ffn" and j in self.in_place:
+            return True
         z, effect = grid.z_IJ[i, j], grid.effect_IJ[i, j]
         return bool(np.isfinite(z) and z >= CLEAR_Z and effect >= self.clear_effect * grid.coverage_J[j])
 
@@ -85,6 +94,16 @@ class Findings:
     def tested(self, *kinds: UnitKind) -> bool:
         """Whether any of the kinds could be compared at all."""
         return any(kind in self.evidence.grids for kind in kinds)
+
+    @property
+    def keeps_units(self) -> bool:
+        """Whether some units live on, beyond any choice of frame, pairs and signs, in an otherwise foreign model."""
+        return self.kept is not None and self.kept.alone and self.log10_p("kept-units") <= CLEAR_LOG10_P
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether a chosen frame could have made the few units that were read agree as they do."""
+        return "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
 
     @property
     def same_numbers(self) -> bool:

@@ -68,7 +68,7 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
     result.tried.append((first.fitted_on, result.best.best_z()))
     if not a.sample.ladder:
         return _finish(a, b, result)
-    for rung in (_token_rungs, _moment_rungs):
+    for rung in (_token_rungs, _moment_rungs, _unit_rungs):
         if result.best.best_z() >= SURE_Z:
             break
         for gauge in rung(a, b, tokens, result):
@@ -155,6 +155,30 @@ def _moment_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list
         result.skipped.append("frame from second moments: widths or projections differ")
         return []
     return fit_moments(*stacks)
+
+
+def _unit_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Gauge]:
+    """A frame from units that stand at the same position, by the projection that matches are made on.
+
+    Nothing else leads from one frame to the other where widths differ and vocabulary rows were drawn anew. Units that
+    were reordered give a frame that means nothing, and the projections that are scored take no part.
+    """
+    left, right = [], []
+    for j in range(min(a.n_layers, b.n_layers)):
+        units_a, units_b = a.layer(j).units.get("ffn"), b.layer(j).units.get("ffn")
+        if units_a is None or units_b is None or units_a.names[0] != units_b.names[0]:
+            continue
+        n = min(units_a.count, units_b.count)
+        same_N = (units_a.index_U[:n] == units_b.index_U[:n]) & (units_a.label_U[:n] == units_b.label_U[:n])
+        name = units_a.names[0]
+        left.append(centered(units_a.views_UD[name])[:n][same_N])
+        right.append(centered(units_b.views_UD[name])[:n][same_N])
+    if a.sample.max_units is not None or sum(len(rows) for rows in left) < 2 * max(a.width, b.width):
+        result.skipped.append("frame from units in place: too few units were read")
+        return []
+    rows_a, rows_b = torch.cat(left), torch.cat(right)
+    gauge = refit_on_units(rows_a, rows_b, torch.ones(len(rows_a)), "units in place")
+    return [] if gauge is None else [gauge]
 
 
 def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:

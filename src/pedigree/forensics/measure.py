@@ -26,10 +26,15 @@ from pedigree.forensics.index_tests import (
     table_fixed_points,
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
+from pedigree.forensics.read_units import read_units_agree
+from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
+
+FEW_UNITS_EFFECT = 0.3
+"""Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
 
 Progress = Callable[[str, float, str], None]
 
@@ -92,10 +97,14 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
     tell("exact", 0.5, "exact tests on units in place")
     _exact_tests(a, b, found)
+    _look_for_units(a, b, found)
     found.filled = fill_unseen(found)
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, "tracing units")
         found.unit_maps = _unit_maps(a, b, found)
+        agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
+        if agreeing and not found.in_place and not found.keeps_units:
+            found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
         tell("heads", 0.7, "comparing heads")
         found.heads = _head_scores(a, b, found)
         found.reverse_units = _reverse_units(a, b, found)
@@ -146,6 +155,39 @@ def _exact_tests(a: Side, b: Side, found: Findings) -> None:
     if strong and not any(i is not None for i in found.layer_map):
         # Matching has nothing left to hold on to, yet units still stand where they stood: heavy further training.
         found.layer_map = mapped
+
+
+def _look_for_units(a: Side, b: Side, found: Findings) -> None:
+    """Where no layer agrees as a whole: units in place that agree a little, then single units that agree very well.
+
+    A small mean over feed-forward units alone may be few of them, too: the others are then looked at by themselves.
+    """
+    grid, hits = found.evidence.grids.get("ffn"), found.layers_hit("ffn", "vo", "qk")
+    few = bool(hits) and not found.layers_hit("vo", "qk") and grid is not None and grid.best[1] < FEW_UNITS_EFFECT
+    if (hits and not few) or not can_be_whitened(a, b):
+        return
+    rows_a, rows_b = UnitRows(a), UnitRows(b)
+    pairs = [(j, j) for j in range(min(a.n_layers, b.n_layers))]
+    if not hits:
+        found.exact["units-in-place"] = units_in_place(rows_a, rows_b, pairs)
+        if found.log10_p("units-in-place") <= CLEAR_LOG10_P:
+            found.layer_map, found.in_place = _plain_map(a, b), [j for _, j in pairs]
+            return
+    found.kept = find_kept_units(rows_a, rows_b)
+    if found.kept.outcome is not None:
+        found.exact["kept-units"] = found.kept.outcome
+    if found.keeps_units:
+        found.layer_map = _layers_of_units(b, found.kept)
+
+
+def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:
+    """A layer map that names a layer only where most of its units were kept; a few units are no layer."""
+    out: list[int | None] = [None] * b.n_layers
+    for (i, j), pairs_K2 in kept.pairs.items():
+        units = b.layer(j).units.get("ffn")
+        if units is not None and len(pairs_K2) > units.count / 2:
+            out[j] = i
+    return out
 
 
 def fill_unseen(found: Findings) -> list[int]:
@@ -233,7 +275,9 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     if len(layers) > most:
         layers = [layers[(k * len(layers)) // most] for k in range(most)]
-    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk")
+    # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
+    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
+    kinds: tuple[UnitKind, ...] = ("ffn",) if disguised else ("ffn", "vo", "qk")
     for j in layers:
         i = found.layer_map[j]
         for kind in kinds:
@@ -257,7 +301,7 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
             and _dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
         )
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
-    if same and in_place and (standing or found.hit(left.kind, j)):
+    if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
         for name in names:
             yield carry(left.views_UD[name].float()), right.views_UD[name].float()
         return
@@ -270,6 +314,21 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
         length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
         yield x_ND, y_ND * sign_N1 * length_N1
+
+
+RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1
+"""Spread of log lengths (octaves of a disguise; training leaves less than 0.2) and share of negated units above which
+rows of units are compared with A's lengths and signs."""
+
+
+def _is_rescaled(units: UnitMap) -> bool:
+    """Whether units were negated or rescaled one by one, which leaves the function and spoils rows side by side."""
+    hit_N = units.matched_N
+    if int(hit_N.sum()) < MIN_DIRECTIONS:
+        return False
+    negated = float((units.sign_N[hit_N] < 0).float().mean())
+    spread = float(units.log_scale_N[hit_N].nan_to_num(0.0).std())
+    return negated > NEGATED_SHARE or spread > RESCALED_SPREAD
 
 
 STANDING_SHARE = 0.3

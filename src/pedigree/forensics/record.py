@@ -84,8 +84,9 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
     """The p-value behind the verdict: exact where an exact test speaks, else the floor of the bank."""
     if judgment.verdict in ("inconclusive", "not-testable"):
         return None
-    names = ("body-signs", "body-fixed-points", "embed-fixed-points", "head-fixed-points")
-    # Holm over the four exact tests: the smallest p-value pays for all of them.
+    names: tuple[str, ...] = ("body-signs", "body-fixed-points", "embed-fixed-points", "head-fixed-points")
+    names += tuple(name for name in ("units-in-place", "kept-units") if name in found.exact)
+    # Holm over the exact tests: the smallest p-value pays for all of them.
     exact = min(0.0, min(found.log10_p(name) for name in names) + math.log10(len(names)))
     if judgment.verdict == "unrelated" or exact < -12:
         return exact
@@ -204,7 +205,10 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
     out += [f"not tried: {words}" for words in found.climb.skipped]
     if not any(i is not None for i in found.layer_map):
         where = "of every layer" if a.sample.max_units is None else "of the layers that were read whole"
-        out.append(f"an overlap below {detection_limit(found):.0%} of the units {where} would not be seen")
+        out.append(f"an overlap below {_share(detection_limit(found))} of the units {where} would not be seen")
+    kept = found.kept
+    if kept is not None and kept.searched < kept.layer_pairs:
+        out.append(f"single units were looked for in {kept.searched} of {kept.layer_pairs} pairs of layers")
     for side, name in ((a, "A"), (b, "B")):
         if side.vocabulary is None:
             out.append(f"{name} has no readable tokenizer: vocabulary rows were paired by number")
@@ -222,7 +226,13 @@ def detection_limit(found: Findings) -> float:
         seen = np.isfinite(grid.z_IJ) & (np.abs(grid.z_IJ) > 0.1)
         if seen.any():
             limit = max(limit, CLEAR_Z * float(np.median(np.abs(grid.effect_IJ[seen] / grid.z_IJ[seen]))))
-    return min(1.0, limit)
+    kept = found.kept
+    return min(1.0, limit, kept.least_share if kept is not None else 1.0)
+
+
+def _share(value: float) -> str:
+    """A share in percent, with a digit more where it is small."""
+    return f"{value:.0%}" if value >= 0.05 else f"{value:.1%}"
 
 
 def producer() -> Producer:

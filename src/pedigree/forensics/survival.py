@@ -40,6 +40,9 @@ LITTLE_LEARNED = 0.5
 DOUBTFUL_RATIO = 0.87
 """Below this, where the difference does not decide either, nothing is said."""
 
+MERGED_MIDDLE = 0.75
+"""One share throughout, and clearly less than the whole, is a merge; twins that learned little live on nearly whole."""
+
 Origin = Literal["start", "descent", "unknown"]
 
 EVEN = 0.2
@@ -148,4 +151,6 @@ def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
         return "descent"
     if len(both) == 2 and max(s.own for s in both) < OWN_COSINE:
         return "start"
-    return "unknown" if main.ratio < DOUBTFUL_RATIO else "descent"
+    if main.ratio >= DOUBTFUL_RATIO or any(s.unevenness < EVEN and 0.05 < s.middle < MERGED_MIDDLE for s in both):
+        return "descent"
+    return "unknown"

@@ -87,6 +87,12 @@ def strength(found: Findings, judgment: Judgment) -> str:
         return "; ".join(judgment.reasons)
     if judgment.verdict == "unrelated":
         return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), exact tests silent"
+    if found.keeps_units and found.kept is not None:
+        reach = math.floor(found.log10_p("kept-units"))
+        return f"{found.kept.count} units are shared beyond any choice of frame and pairs (log10 p <= {reach})"
+    if found.in_place:
+        reach = math.floor(found.log10_p("units-in-place"))
+        return f"units in place agree beyond any choice of frame and order (log10 p <= {reach})"
     if exact <= -12:
         return f"units stand where they stood (exact, log10 p <= {math.floor(exact)}); best layer pair z = {z:.0f}"
     return f"held-out agreement of matched units {effect:.2f}, z = {z:.0f} in the best layer pair"

@@ -5,6 +5,8 @@ The order of the questions
 2. Does any layer of the body agree beyond the bank of strangers?   -> go on; else embeddings only, or unrelated
    Exact tests in place sharpen an answer but never give one: their null takes order and signs of units as drawn by
    chance, and whoever holds a model can choose them to suit another (tests/attacks).
+   A few units that live on in a model otherwise foreign are no layer: they make it partly related (`shared_units.py`).
+   Units that agree no more than a chosen frame could bring about leave the question open (`read_units.py`).
 3. Do the learned directions live on, or only the random start?     -> shared-initialization
 4. Is it the whole body, or some layers or components of it?        -> related, or partly-related with the list
 
@@ -17,6 +19,7 @@ import math
 from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
+from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import origin_of
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
@@ -53,8 +56,14 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     readable = min(a.n_layers, b.n_layers, a.width, b.width) > 0
     if not found.evidence.grids and (b.sample.ladder or not readable):
         return _without_layers(found, components)
+    if found.keeps_units:
+        # Most of the matrices is foreign, so following their directions would say nothing about these units.
+        return Judgment("partly-related", components, [components["mlp" if "mlp" in components else "experts"].note])
     if not found.layers_hit("ffn", "vo", "qk"):
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
+    if found.within_reach:
+        why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
+        return Judgment("inconclusive", components, [why])
     origin = origin_of(found.forward, found.backward)
     if origin == "start":
         return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
@@ -99,12 +108,24 @@ def _without_body(found: Findings, components: dict[str, Component]) -> Judgment
     if min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P:
         # Order and signs of units are free: whoever holds a model can choose them to suit another one.
         why = "units stand in the order or with the signs of the other's, but their directions do not agree"
-        return Judgment("inconclusive", components, [why])
+        return Judgment("inconclusive", components, [why + _within_reach(found)])
     for grid in found.evidence.grids.values():
         z, effect = grid.best
         if z >= CLEAR_Z and effect >= found.clear_effect * min(1.0, float(grid.coverage_J.max())) / 2:
             return Judgment("inconclusive", components, [f"one layer pair reaches z = {z:.1f} with a small effect"])
     return Judgment("unrelated", components, [])
+
+
+def _within_reach(found: Findings) -> str:
+    """How far units in place agree, and that a chosen frame and order could bring it about, in words."""
+    outcome = found.exact.get("units-in-place")
+    if outcome is None or not outcome.applicable:
+        return ""
+    given, choices = outcome.extra["log10_p_given"], outcome.extra["log10_choices"]
+    return (
+        f" beyond what a chosen frame and order can bring about at this size (log10 p {given:.0f} if nothing was "
+        f"chosen, against {choices:.0f} decades of choices)"
+    )
 
 
 def _is_partial(a: Side, b: Side, found: Findings, components: dict[str, Component]) -> bool:
@@ -162,6 +183,8 @@ def _feed_forward(found: Findings) -> Component:
     grid = found.evidence.grids.get("ffn")
     if grid is None:
         return Component(verdict="not-testable", note="no feed-forward units to compare")
+    if found.keeps_units and found.kept is not None:
+        return _kept_units(found, found.kept, grid.best[1])
     exact = found.family_log10_p("ffn")
     if not layers and found.layers_hit("vo", "qk") and exact <= CLEAR_LOG10_P:
         note = f"units stand where they stood, log10 p <= {exact:.0f}"
@@ -169,10 +192,20 @@ def _feed_forward(found: Findings) -> Component:
     if not layers and not grid.sees(0) and any(i is not None for i in found.layer_map):
         return Component(verdict="inconclusive", score=grid.best[1], note="too few units were read to tell")
     score = _mean_effect(found, "ffn", layers) if layers else grid.best[1]
+    note = "held-out agreement of matched units"
+    if found.in_place:
+        reach = found.log10_p("units-in-place")
+        note = f"units in place agree beyond any choice of frame and order, log10 p <= {math.floor(reach)}"
     return Component(
-        verdict="related" if layers else "unrelated", score=score, n=len(found.layer_map), layers=layers,
-        note="held-out agreement of matched units",
-    )  # fmt: skip
+        verdict="related" if layers else "unrelated", score=score, n=len(found.layer_map), layers=layers, note=note
+    )
+
+
+def _kept_units(found: Findings, kept: KeptUnits, score: float) -> Component:
+    """Units that live on in a model otherwise foreign: how many, and in which layers of B."""
+    note = f"{kept.count} of {kept.units_b} units are A's, log10 p <= {math.floor(found.log10_p('kept-units'))}"
+    layers = sorted({j for _, j in kept.pairs})
+    return Component(verdict="related", score=score, n=kept.count, layers=layers, note=note)
 
 
 def _attention(found: Findings) -> Component:

@@ -170,6 +170,26 @@ def ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]
     return [(label, g) for label, g in found if ("gate" in g) == keep_gate] if found else []
 
 
+def read_ffn_rows(anatomy: Anatomy, layer: int, names: Sequence[str], index_K: Tensor, label_K: Tensor) -> list[Tensor]:
+    """Given units of a layer in canonical form, one table [K, D] for each projection that reads the stream.
+
+    Args:
+        anatomy: canonical view of the checkpoint.
+        layer: layer number.
+        names: "gate" or "up".
+        index_K, label_K: position and expert of each unit, as a `UnitSet` gives them.
+    """
+    groups = dict(ffn_groups(anatomy, layer))
+    tables = [torch.zeros(len(index_K), anatomy.d_model or 0) for _ in names]
+    for label in sorted({int(v) for v in label_K}):
+        of_expert_K = torch.nonzero(label_K == label).flatten()
+        order_K = of_expert_K[index_K[of_expert_K].argsort()]
+        for table_KD, name in zip(tables, names, strict=True):
+            rows_KD = groups[label][name].read(rows=[int(u) for u in index_K[order_K]])
+            table_KD[order_K] = without_damage(fold_reader(anatomy, rows_KD, "norm.mlp", layer))
+    return tables
+
+
 def _fits(group: dict[str, Part], width: int) -> bool:
     """Whether the parts are projections of the same units; a block of another kind may only be named like one."""
     if "up" not in group or "down" not in group or group["up"].shape[0] != group["down"].shape[1]:

@@ -167,6 +167,14 @@ def _mixed(detail: Detail) -> str:
     return "mixed with weights from elsewhere"
 
 
+def _units_kept(detail: Detail) -> str:
+    kept, of = detail.get("kept"), detail.get("of")
+    if not isinstance(kept, int):
+        return "some feed-forward units kept"
+    among = f" of {count_text(of)}" if isinstance(of, int) else ""
+    return f"{count_text(kept)}{among} feed-forward units kept{_in_layers(detail)}"
+
+
 def _plain(sentence: str) -> Callable[[Detail], str]:
     return lambda detail: f"{sentence}{_from_to(detail)}{_how(detail)}{_in_layers(detail)}"
 
@@ -193,6 +201,7 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "tensors-frozen": _tensors_frozen,
     "gauge-disguise": _gauge_disguise,
     "units-permuted": _plain("feed-forward units put in another order"),
+    "units-kept": _units_kept,
     "units-rescaled": _plain("feed-forward units rescaled, with the same function"),
     "quantized": _quantized,
     "cast": _plain("number format changed"),

@@ -5,8 +5,9 @@ assignment      matchings of units that never look at indices, and their score o
 fixed_points    matched units that bear the same number
 increasing      matched units that kept their order (pruned, widened, inserted)
 sign_flip       blocks that kept their sign
+gram_agreement  units that stand to each other as in the other model, in any frame; the choices of a framer paid for
 tails           normal and Fisher tails in log space
 
-They hold for weights that were not disguised. Whoever may permute units or flip signs at will can erase this
-evidence; matchings fitted to a gauge and scored on held-out views take over then.
+But for the last one they hold for weights that were not disguised. Whoever may permute units or flip signs at will can
+erase this evidence; matchings fitted to a gauge and scored on held-out views take over then.
 """

@@ -1,0 +1,182 @@
+"""A framer: the frame, order and signs that make an innocent model's units resemble a victim's as far as they can.
+
+    python -m pedigree.benchmark.framer OUT MODEL MODEL [MODEL ...]
+
+Everything he chooses leaves the function of the model as it is (forensics study, section 1): one rotation of the
+residual stream for all layers, and in each layer the order and the signs of units. He may also give up most units and
+make only some of each layer agree. Two ways of climbing are tried from several starts: assignments in turns with
+Procrustes, and with the statistic of the test itself (`forensics/exact/gram_agreement.py`). What is written is the
+share of the test's bound that he used up; the bound has to stay above him. He climbs to the nearest top, which need not
+be the highest: the bound counts every choice, also those that he does not find.
+
+Shapes: U = units of a layer, D and E = residual widths, V = projections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from pedigree.forensics.exact.card import TestOutcome
+from pedigree.forensics.exact.gram_agreement import GramMeter, log_pairings
+from pedigree.forensics.gauge import polar
+from pedigree.forensics.linear import symmetric_eigen, thin_qr
+
+ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Framed:
+    """The best that was reached.
+
+    Attributes:
+        outcome: Gram agreement of the pairs that were chosen.
+        start: where the climb began.
+        kept: units of each layer that were made to agree; None for all.
+    """
+
+    outcome: TestOutcome
+    start: str
+    kept: int | None
+
+    @property
+    def used(self) -> float:
+        """Share of the test's bound that was used up: below one as long as the bound holds."""
+        extra = self.outcome.extra
+        return float(-extra["log10_p_given"] / extra["log10_choices"]) if extra.get("log10_choices") else 0.0
+
+
+def frame_units(
+    a: Sequence[Tensor], b: Sequence[Tensor], *, kept: int | None = None, starts: int = 3, seed: int = 0
+) -> Framed:
+    """Pair units so that they agree as well as any frame allows.
+
+    Args:
+        a, b: for each layer units as unit-length rows of each projection, the gate (or only input) first, [U, V, D] and
+            [U, V, E]; whitened, as the test takes them.
+        kept: make only so many units of each layer agree; None for all.
+        starts: random frames to begin with, beside the plain one and that of the second moments.
+        seed: of those.
+    """
+    best: Framed | None = None
+    for name, frame_DE in _frames(a, b, starts, seed):
+        for turned in (True, False):
+            bent_DE = frame_DE
+            for _ in range(ROUNDS):
+                meter, moment_DE, choices = GramMeter(), torch.zeros_like(frame_DE), 0.0
+                for a_UVD, b_UVE in zip(a, b, strict=True):
+                    x_KVD, y_KVE = _pair(a_UVD, b_UVE, bent_DE, kept)
+                    meter.add(x_KVD, y_KVE)
+                    moment_DE += torch.einsum("kvd,kve->de", x_KVD, y_KVE)
+                    choices += log_pairings(len(a_UVD), len(b_UVE), len(x_KVD))
+                reached = Framed(meter.outcome(choices), name, kept)
+                if best is None or reached.used > best.used:
+                    best = reached
+                before = bent_DE
+                bent_DE = polar(moment_DE) if turned else moment_DE / moment_DE.norm() * min(moment_DE.shape) ** 0.5
+                if float((bent_DE - before).norm()) < 1e-4 * float(bent_DE.norm()):
+                    break
+    if best is None:
+        raise ValueError("no layers to pair")
+    return best
+
+
+def _frames(a: Sequence[Tensor], b: Sequence[Tensor], starts: int, seed: int) -> list[tuple[str, Tensor]]:
+    d_a, d_b = a[0].shape[-1], b[0].shape[-1]
+    least, generator = min(d_a, d_b), torch.Generator().manual_seed(seed)
+    found = [("coordinates", torch.eye(d_a, d_b))]
+    axes = []
+    for side in (a, b):
+        rows = torch.cat([layer.flatten(0, 1) for layer in side])
+        axes.append(symmetric_eigen(rows.T.double() @ rows.double())[1].float())
+    found.append(("second moments", axes[0][:, -least:] @ axes[1][:, -least:].T))
+    for number in range(starts):
+        turn = thin_qr(torch.randn(max(d_a, d_b), max(d_a, d_b), generator=generator))[0]
+        found.append((f"random {number}", turn[:d_a, :d_b]))
+    return found
+
+
+def _pair(a_UVD: Tensor, b_UVE: Tensor, frame_DE: Tensor, kept: int | None) -> tuple[Tensor, Tensor]:
+    """Units of one layer paired as they agree best under a frame, signs chosen."""
+    seen_UVE = a_UVD @ frame_DE
+    first_MN = seen_UVE[:, 0] @ b_UVE[:, 0].T
+    rest_MN = torch.einsum("mve,nve->mn", seen_UVE[:, 1:], b_UVE[:, 1:])
+    score_MN = first_MN + rest_MN.abs()
+    rows, columns = linear_sum_assignment(-score_MN.numpy())
+    rows_K, columns_K = torch.as_tensor(rows), torch.as_tensor(columns)
+    if kept is not None and kept < len(rows_K):
+        # The best pairs of all, not of the best assignment of all units.
+        rows_K, columns_K = _best_pairs(score_MN, kept)
+    sign_K = torch.where(rest_MN[rows_K, columns_K] < 0, -1.0, 1.0)
+    y_KVE = b_UVE[columns_K].clone()
+    y_KVE[:, 1:] *= sign_K[:, None, None]
+    return a_UVD[rows_K], y_KVE
+
+
+def _best_pairs(score_MN: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    rows: list[int] = []
+    columns: list[int] = []
+    for flat in score_MN.flatten().topk(min(score_MN.numel(), 50 * kept)).indices.tolist():
+        row, column = divmod(flat, score_MN.shape[1])
+        if row not in rows and column not in columns:
+            rows.append(row)
+            columns.append(column)
+        if len(rows) == kept:
+            break
+    return torch.tensor(rows), torch.tensor(columns)
+
+
+def drawn_at_random(layers: int, units: int, width: int, seed: int) -> list[Tensor]:
+    """Units of a model that was never trained, [U, 3, D] for each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(units, 3, width, generator=generator) for _ in range(layers)]
+    return [r / r.norm(dim=-1, keepdim=True) for r in rows]
+
+
+def whitened_units(location: str | Path) -> list[Tensor]:
+    """Feed-forward units of a model as the test takes them, [U, V, D] for each layer that has any."""
+    from pedigree.forensics.sampling import choose_sample
+    from pedigree.forensics.shared_units import VIEWS, UnitRows
+    from pedigree.forensics.side import Side
+    from pedigree.weights.checkpoint import open_checkpoint
+
+    with open_checkpoint(location) as checkpoint:
+        rows = UnitRows(Side.read(checkpoint, choose_sample("full", 0)))
+        layers = [rows.white(j) for j in range(rows.side.n_layers)]
+    return [torch.stack([views[v] for v in VIEWS if v in views], dim=1) for views in layers if views]
+
+
+def main() -> int:
+    """Frame each of the models as every other one; a line of JSON for each pair, with the share of the bound used."""
+    parser = argparse.ArgumentParser(description="how far an innocent model can be made to resemble another one")
+    parser.add_argument("out", type=Path, help="file that lines are added to")
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--kept", type=int, nargs="*", default=[5, 10, 25], help="units of each layer; all in any case")
+    parser.add_argument("--starts", type=int, default=2)
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    units = {path.name: whitened_units(path) for path in told.models}
+    with told.out.open("a", encoding="utf-8") as stream:
+        for first, second in itertools.combinations(units, 2):
+            a, b = units[first], units[second]
+            depth = min(len(a), len(b))
+            if depth == 0 or a[0].shape[1] != b[0].shape[1]:
+                continue
+            for kept in (None, *told.kept):
+                found = frame_units(a[:depth], b[:depth], kept=kept, starts=told.starts)
+                row = {"a": first, "b": second, "kept": kept, "used": round(found.used, 4), "start": found.start}
+                stream.write(json.dumps(row | found.outcome.extra) + "\n")
+                stream.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
