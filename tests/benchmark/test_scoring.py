@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pedigree.benchmark.families.split import Split, SplitScores
 from pedigree.benchmark.families.truth import TruthBook
 from pedigree.benchmark.methods import all_methods
 from pedigree.benchmark.runs import Line, Task, latest
-from pedigree.benchmark.scoring import score_method
+from pedigree.benchmark.scoring import score_method, score_screen
 from pedigree.benchmark.statistics import Scored, above_all, area, by_families, curve, upper_95
 from pedigree.errors import UsageError
 
@@ -232,3 +233,25 @@ def test_scales_are_named_and_finite() -> None:
     assert all(math.isfinite(scale.seconds) for scale in SCALES.values())
     with pytest.raises(UsageError, match="no such size"):
         scale_of("giga")
+
+
+def test_the_screen_of_the_same_answers_is_a_line_of_its_own(everyone: list[Member], book: TruthBook) -> None:
+    exam, lines = made_up(everyone, book, {"relative": 0.9, "stranger": 0.1, "twin": 0.7})
+    method = all_methods()["pedigree_standard"]
+    for address, line in list(lines.items()):
+        if line.kind == "pair":
+            unsure = replace(line, verdict="unsure", flagged=exam.asked[address].known.is_relative)
+            lines[address] = unsure
+    plain, screen = score_method(method, exam, lines), score_screen(method, exam, lines)
+    assert plain.by_verdict is not None
+    assert screen.by_verdict is not None
+    assert plain.by_verdict.found == 0
+    assert screen.by_verdict.found == screen.by_verdict.of > 200
+    assert screen.verdict_alarms is not None
+    assert screen.verdict_alarms.wrong == 0
+    assert (screen.name, screen.directions, screen.merges, screen.tree) == (
+        "pedigree_standard:screen",
+        None,
+        None,
+        None,
+    )

@@ -84,6 +84,7 @@ class Line:
     experts: list[list[int]] | None = None
     says: tuple[str, ...] = ()
     values: list[Any] | None = None
+    flagged: bool | None = None
     why_not: str = ""
 
 

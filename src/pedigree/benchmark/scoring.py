@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pedigree.benchmark.exam import Exam
 from pedigree.benchmark.families.foundry import read_failures
 from pedigree.benchmark.families.questions import Question
 from pedigree.benchmark.families.split import SplitScores
-from pedigree.benchmark.methods.interface import Method, TreeGrower, Unmerger
+from pedigree.benchmark.methods.interface import Answer, Described, Method, TreeGrower, Unmerger
+from pedigree.benchmark.methods.model import Model
 from pedigree.benchmark.runs import Line, latest
 from pedigree.benchmark.statistics import Scored, above_all, area, by_families, curve, numbers, upper_95
 from pedigree.records.benchmark import (
@@ -54,6 +56,8 @@ def score(folder: Path, exam: Exam, methods: Sequence[Method], options: Mapping[
         lines = latest(folder, method.name, exam.tasks)
         if lines:
             scored.append(score_method(method, exam, lines))
+            if any(line.flagged is not None for line in lines.values()):
+                scored.append(score_screen(method, exam, lines))
         else:
             skipped.setdefault(method.name, "nothing was asked of it yet")
     made, in_all = exam.models()
@@ -119,6 +123,33 @@ def score_method(method: Method, exam: Exam, lines: dict[str, Line]) -> MethodSc
         reasons=dict(Counter(line.why_not for _, line in test if line.score is None).most_common(6)),
         **_costs(test),
     )  # fmt: skip
+
+
+def score_screen(method: Method, exam: Exam, lines: Mapping[str, Line]) -> MethodScore:
+    """The same answers at the other operating point, a line of its own: pairs that deserve a closer look."""
+    name, title = f"{method.name}:screen", f"{method.title}, worth a closer look"
+    bare = {
+        address: replace(
+            line,
+            verdict=RELATIVE if line.flagged else "stranger",
+            direction=None,
+            layer_map=None,
+            experts=None,
+            says=(),
+        )
+        for address, line in lines.items()
+        if line.kind == "pair"
+    }
+    return score_method(_Screen(name, title, "the screen of the same answers"), exam, bare)
+
+
+@dataclass(frozen=True)
+class _Screen(Described):
+    """A method that was asked already."""
+
+    def ask(self, a: Model, b: Model) -> Answer:
+        """Nothing is asked of it."""
+        return Answer(None, why_not="read from the answers of another method")
 
 
 def _relatives(asked: Iterable[Asked]) -> list[Asked]:

@@ -21,6 +21,13 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
+class Screened(Answer):
+    """An answer with a second operating point: whether the pair deserves a closer look, which is no finding."""
+
+    flagged: bool | None = None
+
+
+@dataclass(frozen=True)
 class Standard(Described):
     """The comparison with its layer map, direction, transformations and expert origins."""
 
@@ -62,7 +69,8 @@ def answer(record: Comparison) -> Answer:
         strongest += [z / CLEAR_Z for row in record.evidence_map.z for z in row if z is not None]
     signs = {"a-to-b": 1.0, "b-to-a": -1.0}
     way = signs.get(result.direction.verdict)
-    return Answer(
+    points = result.operating_points
+    return Screened(
         score=max(strongest),
         direction=None if way is None else way * max(0.01, abs(result.direction.log_odds or 1.0)),
         layer_map=result.layer_map,
@@ -71,6 +79,7 @@ def answer(record: Comparison) -> Answer:
         says=tuple(change.kind for change in result.transformations),
         bytes=result.read.bytes,
         why_not="" if result.verdict != "not-testable" else "not testable",
+        flagged=None if points is None else points.screen.flagged,
     )
 
 
