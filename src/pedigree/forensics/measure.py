@@ -165,6 +165,10 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
     grid, hits = found.evidence.grids.get("ffn"), found.layers_hit("ffn", "vo", "qk")
     few = bool(hits) and not found.layers_hit("vo", "qk") and grid is not None and grid.best[1] < FEW_UNITS_EFFECT
     if (hits and not few) or not can_be_whitened(a, b):
+        if not hits:
+            found.climb.skipped.append(
+                "single units and units in place: not read whole, or too large, or too few units"
+            )
         return
     rows_a, rows_b = UnitRows(a), UnitRows(b)
     pairs = [(j, j) for j in range(min(a.n_layers, b.n_layers))]

@@ -79,12 +79,13 @@ def read_units_agree(a: Side, b: Side, pairs: Sequence[tuple[int, int]], tables:
         pairs: (layer of A, layer of B) that agree.
         tables: unit tables under the frame that was found; None where frames were not looked for.
     """
-    rows_a, rows_b, white = UnitRows(a), UnitRows(b), can_be_whitened(a, b)
+    rows_a, rows_b = UnitRows(a), UnitRows(b)
     best = TestOutcome.not_applicable(CARD, "no layer has units to compare")
-    tries = [(False, MOST_ROWS), (True, MOST_ROWS)]
-    if white:  # all of them say more, and cost more
-        tries += [(False, EVERY_ROW), (True, EVERY_ROW)]
-    for moved, most in tries:
+    # What says most for its cost comes first; whitening decomposes a matrix for each layer and projection.
+    tries = [(False, MOST_ROWS, False), (True, MOST_ROWS, False)]
+    if can_be_whitened(a, b):
+        tries += [(moved, most, True) for most in (MOST_ROWS, EVERY_ROW) for moved in (False, True)]
+    for moved, most, white in tries:
         if moved and tables is None:
             continue
         chosen, where = list(pairs), tables if moved else None

@@ -39,6 +39,9 @@ WIDEST = 2048
 WHITE_ROWS = 2
 """Units of a layer for each dimension that whitening asks for; with fewer the second moment is mostly noise."""
 
+MOST_NUMBERS = 150_000_000
+"""Numbers of feed-forward units of both models that are kept a second time, as unit-length rows (0.6 GB)."""
+
 CANDIDATE = -3.0
 """log10 p, the number of unit pairs paid for, below which two units are candidates for being one."""
 
@@ -134,14 +137,16 @@ def _whitened(rows_UD: Tensor) -> Tensor:
 
 
 def can_be_whitened(a: Side, b: Side) -> bool:
-    """Whether both models were read whole and have enough units for their width."""
+    """Whether both models were read whole, have enough units for their width, and fit into memory a second time."""
+    numbers = 0
     for side in (a, b):
         if side.sample.max_units is not None or not side.sample.ladder or side.width > WIDEST:
             return False
         units = [side.layer(j).units.get("ffn") for j in range(side.n_layers)]
         if not any(u is not None and u.count >= WHITE_ROWS * side.width for u in units):
             return False
-    return True
+        numbers += sum(u.count * side.width * len(u.names) for u in units if u is not None)
+    return numbers <= MOST_NUMBERS
 
 
 def _shared_views(a: dict[str, Tensor], b: dict[str, Tensor], least_a: int, least_b: int) -> list[str]:
