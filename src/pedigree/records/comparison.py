@@ -77,10 +77,16 @@ class Inputs(Record):
 
 
 class Direction(Record):
-    """Who came first, answered apart from whether they are related. `log_odds` is natural, in favor of A to B."""
+    """Who came first, answered apart from whether they are related. `log_odds` is natural, in favor of A to B.
+
+    `verdict` and `log_odds` are of a pair of which nothing else is known, siblings of an ancestor unseen included.
+    `verdict_if_descent` and `log_odds_if_descent` answer who came first if one of the two descends from the other.
+    """
 
     verdict: DirectionVerdict = "undetermined"
     log_odds: float | None = None
+    verdict_if_descent: DirectionVerdict = "undetermined"
+    log_odds_if_descent: float | None = None
     reasons: list[str] = Field(default_factory=list)
 
 

@@ -19,6 +19,7 @@ class Answer:
     Args:
         score: larger means more related; comparable over pairs of one method alone. None: it cannot compare these two.
         direction: above 0 in favor of A as the ancestor, below 0 of B; None: it does not tell.
+        if_descent: the same if one of the two is known to descend from the other; None: it does not tell them apart.
         layer_map: for each layer of B its layer of A or None; None as a whole: it does not tell.
         verdict: relative, stranger, twin or unsure, by the method's own rule; None: it has none.
         experts: share of B's experts traced to the layer of A that they come from, by the method's own account, as
@@ -30,6 +31,7 @@ class Answer:
 
     score: float | None
     direction: float | None = None
+    if_descent: float | None = None
     layer_map: Sequence[int | None] | None = None
     verdict: str | None = None
     experts: Sequence[tuple[int, int, int]] | None = None

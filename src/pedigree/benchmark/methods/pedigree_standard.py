@@ -61,10 +61,12 @@ def answer(record: Comparison) -> Answer:
     if record.evidence_map is not None:
         strongest += [z / CLEAR_Z for row in record.evidence_map.z for z in row if z is not None]
     signs = {"a-to-b": 1.0, "b-to-a": -1.0}
-    way = signs.get(result.direction.verdict)
+    told = result.direction
+    way, line = signs.get(told.verdict), signs.get(told.verdict_if_descent)
     return Answer(
         score=max(strongest),
         direction=None if way is None else way * max(0.01, abs(result.direction.log_odds or 1.0)),
+        if_descent=None if line is None else line * max(0.01, abs(told.log_odds_if_descent or 1.0)),
         layer_map=result.layer_map,
         verdict=VERDICTS.get(result.verdict, "unsure"),
         experts=expert_origins(record),
