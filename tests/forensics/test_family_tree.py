@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from pedigree.benchmark.zoo import Zoo
+from pedigree.benchmark.zoo.catalog import recipes_of
+from pedigree.benchmark.zoo.catalog_tree import MAX_CHARS
+from pedigree.benchmark.zoo.workshop import Workshop
 from pedigree.forensics.family_tree import build_tree, grow_tree
 from pedigree.forensics.joining import neighbor_joining
 from pedigree.forensics.kinship import Kinship
@@ -167,3 +170,34 @@ def test_trained_families_have_no_wrong_arrow(trained: FamilyTree) -> None:
     for ancestor, descendant in arrows_found:
         assert ancestor in ("base0", "base1", "hidden"), (ancestor, descendant)
         assert descendant not in ("base0", "base1"), (ancestor, descendant)
+
+
+LINES = {
+    ("base", "longer"), ("longer", "tuned-a"), ("longer", "tuned-b"), ("base", "tuned-c"), ("tuned-a", "chat"),
+    ("longer", "frozen"), ("base", "deeper"), ("deeper", "deeper-tuned"), ("base", "wider"), ("longer", "upcycled"),
+    ("tuned-a", "merged"), ("tuned-b", "merged"), ("base", "retokenized"), ("tuned-b", "quantized"),
+    ("longer", "permuted"), ("base", "permuted-tuned"), ("base", "pruned"), ("stranger", "stranger-tuned"),
+    ("tuned-c", "mixed"), ("stranger", "mixed"),
+}  # fmt: skip
+
+
+def descendants(of: str) -> set[str]:
+    found = {child for parent, child in LINES if parent == of}
+    return found.union(*(descendants(child) for child in found)) if found else found
+
+
+@pytest.mark.slow
+def test_twenty_models_of_every_kind(tmp_path: Path) -> None:
+    """Trained, grown, cut, upcycled, merged, re-tokenized, quantized and permuted; two were tuned on one text apart."""
+    recipes = recipes_of("tree")
+    places = Workshop(tmp_path, recipes, max_chars=MAX_CHARS).make(list(recipes))
+    result = grow_tree(places).result
+    names = {node.id: Path(node.locations[0]).name for node in result.nodes if node.kind == "model"}
+    assert len(names) == len(result.nodes) == 20
+    told = [(names[edge.source], names[edge.target], edge) for edge in result.edges]
+    right = {(a, b) for a, b, _ in told} | {(b, a) for a, b, edge in told if not edge.directed}
+    assert len(LINES & right) >= 19
+    against = [(a, b) for a, b, edge in told if edge.directed and a in descendants(b)]
+    assert against == []
+    beside = [(a, b) for a, b, edge in told if edge.directed and edge.kind == "descent" and b not in descendants(a)]
+    assert len(beside) <= 1

@@ -79,6 +79,7 @@ class Line:
     memory: int | None = None
     score: float | None = None
     direction: float | None = None
+    if_descent: float | None = None
     layer_map: list[int | None] | None = None
     verdict: str | None = None
     experts: list[list[int]] | None = None

@@ -116,7 +116,9 @@ def score_method(method: Method, exam: Exam, lines: dict[str, Line]) -> MethodSc
         twins_called_relatives=_found(twins, _is_called if speaks else _above(threshold)) if twins else None,
         rows=_rows(relatives, threshold, speaks), distances=_distances(relatives, threshold, speaks),
         layers=_layers(relatives), experts=_experts(relatives), transformations=_transformations(relatives),
-        directions=_directions(relatives), merges=_merges(method, exam, lines), tree=_tree(method, exam, lines),
+        directions=_directions(relatives, lambda line: line.direction),
+        directions_if_descent=_directions(relatives, lambda line: line.if_descent),
+        merges=_merges(method, exam, lines), tree=_tree(method, exam, lines),
         curve=curve(p, n) if both else [],
         missed=_names(relatives, lambda line: not _positive(line, threshold, speaks)),
         false_alarms=_names(strangers, lambda line: _positive(line, threshold, speaks)),
@@ -271,11 +273,11 @@ def _transformations(relatives: Sequence[Asked]) -> Found | None:
     return Found(found=sum(bool(set(q.known.says) & set(line.says)) for q, line in asked), of=len(asked))
 
 
-def _directions(relatives: Sequence[Asked]) -> Directions | None:
+def _directions(relatives: Sequence[Asked], way: Callable[[Line], float | None]) -> Directions | None:
     asked = [(q, line) for q, line in relatives if q.known.pair.direction != "undetermined"]
-    if all(line.direction is None for _, line in asked):
+    if all(way(line) is None for _, line in asked):
         return None
-    told = [(q.known.pair.direction == "a-to-b", line.direction) for q, line in asked]
+    told = [(q.known.pair.direction == "a-to-b", way(line)) for q, line in asked]
     right = sum(d is not None and d != 0 and (d > 0) == truth for truth, d in told)
     silent = sum(d is None or d == 0 for _, d in told)
     return Directions(right=right, wrong=len(told) - right - silent, silent=silent)

@@ -4,25 +4,35 @@ Ordered evidence (forensics study, section 9.6): structure that only a child can
 one unit, subsets), then the asymmetry of additive changes: regress each matrix of one model on the other; in the true
 direction the squared residual does not grow with the squared parent weight, in the false one it does.
 
-The additive test, and what lives on of one in the other, answer "which of the two lies nearer to their branch point".
-Of two siblings that is the one that drifted less, and nothing in a pair tells it from a parent (docs/LOG.md,
-2026-11-29). So what they say together stays below a decision, except where third models exclude siblings (a tree), or
-where what one has on top of the other was not learned: a sibling would bring what it learned itself.
+Then, whose the difference is (`forensics.share`). If one of the two descends from the other, that says which, and was
+never wrong on pairs of known descent; its log-odds are fitted (`data/direction.json`, by `benchmark.direction`). But of
+siblings the one that drifted less has a small share too. So a pair alone gets the odds of a second fit, in which half
+of the weight lies on siblings; the first ones count in a tree, where third models tell siblings by their shape.
+
+Where no share can be measured, what lives on of one in the other and the votes of the additive test say which lies
+nearer to the branch point, and stay below a decision for the same reason, unless what one has on top of the other was
+not learned: a sibling would bring what it learned itself.
 
 Shapes: N = matched numbers.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.share import Share
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import EVEN, Survival
+from pedigree.records.comparison import DirectionVerdict
 
 ABSTAIN_BELOW = math.log(20.0)
 """Log-odds below which the direction stays undetermined."""
@@ -49,24 +59,48 @@ MAX_NEARER_LOG_ODDS = math.log(15.0)
 """What all evidence of nearness may add in a pair, for the same reason."""
 
 
+MIXED_EVEN, MIXED_SPREAD, MIXED_MIDDLE = 0.08, 0.14, 0.86
+"""A parent of a merge lives on by one share: even to this part of it in the mean and in every matrix, and less than
+whole. There the share of the difference means nothing, since the mean of two strangers has a part of each."""
+
+MOST_ODDS = 6.0
+"""What the share of the difference may add: as much as the pairs it was fitted on can vouch for."""
+
+
 @dataclass
 class DirectionEvidence:
-    """Log-odds in favor of A being the ancestor, with one reason for each piece."""
+    """Log-odds in favor of A being the ancestor, with one reason for each piece.
+
+    Attributes:
+        log_odds: of a pair of which nothing is known: siblings are among the possibilities.
+        if_descent: the same if one of the two descends from the other.
+    """
 
     log_odds: float = 0.0
     reasons: list[str] = field(default_factory=list)
+    if_descent: float = 0.0
 
     def add(self, log_odds: float, reason: str) -> None:
         """Add a piece of evidence; positive favors A to B."""
         self.log_odds += log_odds
+        self.if_descent += log_odds
         self.reasons.append(f"{reason} ({'+' if log_odds >= 0 else ''}{log_odds:.1f})")
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> DirectionVerdict:
         """`a-to-b`, `b-to-a`, or `undetermined`."""
-        if abs(self.log_odds) < ABSTAIN_BELOW:
-            return "undetermined"
-        return "a-to-b" if self.log_odds > 0 else "b-to-a"
+        return _word(self.log_odds)
+
+    @property
+    def verdict_if_descent(self) -> DirectionVerdict:
+        """The same where one of the two is known to descend from the other."""
+        return _word(self.if_descent)
+
+
+def _word(log_odds: float) -> DirectionVerdict:
+    if abs(log_odds) < ABSTAIN_BELOW:
+        return "undetermined"
+    return "a-to-b" if log_odds > 0 else "b-to-a"
 
 
 def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) -> DirectionEvidence:
@@ -84,11 +118,72 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     _layer_copies(found, out)
     _unit_copies(found, out)
     _vocabulary(found, out)
+    plain_noise = _only_noise_was_added(found)
+    # A model cut to another width has lost a part of its energy, which would look like drift.
+    comparable = a.width == b.width and not is_mixed(found.forward, found.backward)
+    if found.share is not None and comparable and not plain_noise:
+        _share(found.share, out, alone=alone)
+        return out
     nearer = DirectionEvidence()
     _survival(found, nearer)
     _votes(found, nearer)
-    _add_nearness(nearer, out, capped=alone and not _only_noise_was_added(found))
+    _add_nearness(nearer, out, capped=alone and not plain_noise)
     return out
+
+
+@cache
+def calibration() -> dict[str, Any]:
+    """The fitted numbers that ship with the package, and what they did on families that took no part in the fit."""
+    source = files("pedigree.forensics").joinpath("data/direction.json")
+    return dict(json.loads(source.read_text(encoding="utf-8")))
+
+
+def _share(share: Share, out: DirectionEvidence, *, alone: bool) -> None:
+    """Whose the difference is: by the fit for descent and, of a pair alone, by the one that knows siblings."""
+    lean = share.lean
+    line = _clamped(float(calibration()["line"]["slope"]) * lean)
+    words = f"{_percent(share.of_a)} of the difference belongs to A, {_percent(1.0 - share.of_a)} to B"
+    out.if_descent += line
+    said = f"if one descends from the other, {'A' if line > 0 else 'B'} came first: log odds {abs(line):.1f}"
+    if not alone:
+        out.log_odds += line
+        out.reasons.append(f"{words} ({line:+.1f})")
+        return
+    pair = _clamped(_pair_odds(lean, math.log(max(share.moved, 1e-6))))
+    out.log_odds += pair
+    also = (
+        ""
+        if abs(pair) >= ABSTAIN_BELOW
+        else ", and a sibling that drifted less, or siblings of an ancestor unseen, fit"
+    )
+    out.reasons.append(f"{words} ({pair:+.1f}; {said}{also})")
+
+
+def _percent(share: float) -> str:
+    return f"{min(1.0, max(0.0, share)):.0%}"
+
+
+def _clamped(log_odds: float) -> float:
+    return max(-MOST_ODDS, min(MOST_ODDS, log_odds))
+
+
+def _pair_odds(lean: float, log_moved: float) -> float:
+    """Log-odds that A is the ancestor where that is likelier than not, minus those of B where that is, else zero."""
+    three = calibration()["pair"]
+    either = float(three["offset"]) + float(three["rate"]) * log_moved
+    first, second = math.exp(either + float(three["slope"]) * lean), math.exp(either - float(three["slope"]) * lean)
+    for_a, for_b = math.log(first / (second + 1.0)), math.log(second / (first + 1.0))
+    return max(for_a, 0.0) - max(for_b, 0.0)
+
+
+def is_mixed(forward: Survival | None, backward: Survival | None) -> bool:
+    """Whether one may be a merge of the other with a third model: the other lives on in it by one even share."""
+    both = [s for s in (forward, backward) if s is not None]
+    if len(both) < 2:
+        return False
+    part = min(both, key=lambda s: s.top + s.middle)
+    even = abs(part.top - part.middle) < MIXED_EVEN * abs(part.middle) and part.unevenness < MIXED_SPREAD
+    return even and part.middle < MIXED_MIDDLE
 
 
 def _add_nearness(nearer: DirectionEvidence, out: DirectionEvidence, *, capped: bool) -> None:
@@ -98,6 +193,7 @@ def _add_nearness(nearer: DirectionEvidence, out: DirectionEvidence, *, capped: 
     if log_odds != nearer.log_odds:
         out.reasons.append(f"a sibling that drifted less would look the same: together at most {most:.1f}")
     out.log_odds += log_odds
+    out.if_descent += nearer.if_descent
 
 
 def _only_noise_was_added(found: Findings) -> bool:

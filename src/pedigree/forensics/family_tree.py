@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from pedigree.forensics.kinship import Kinship, compare_all
 from pedigree.forensics.measure import Progress
 from pedigree.forensics.mixture import select_sources
 from pedigree.forensics.record import producer
+from pedigree.forensics.rooted_tree import Rooted, rooted_tree
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
 SAME = 1e-6
@@ -80,7 +82,7 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
         for members in families:
             near = [k for k in members if kinship(pairs, k, child).related]
             if near:
-                parent = min(near, key=lambda k: _distance(pairs, k, child))
+                parent = _nearest(near, child, pairs)
                 edges.append(_merge_edge(place[parent], place[child], kinship(pairs, parent, child)))
     siblings = _siblings(nodes, edges)
     return TreeResult(
@@ -95,6 +97,14 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
             "whether a model between others is their merge; pedigree unmerge MODEL --parents A B tells",
         ],
     )
+
+
+def _nearest(near: Sequence[int], child: int, pairs: Pairs) -> int:
+    """The model nearest to a merge, among those of the usual shape: of others only the parts that are nearest match."""
+    counts = Counter(kinship(pairs, k, child).matched for k in near)
+    usual = max(counts, key=lambda count: (counts[count], count))
+    alike = [k for k in near if kinship(pairs, k, child).matched == usual]
+    return min(alike, key=lambda k: _distance(pairs, k, child))
 
 
 def _merge_edge(parent: str, child: str, pair: Kinship) -> TreeEdge:
@@ -138,17 +148,30 @@ def _distance(pairs: Pairs, i: int, j: int) -> float:
 
 
 def _distances(pairs: Pairs, heads: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Squared distances of a family on one scale, since lengths grow along branches and only differences add up."""
-    scales = [kinship(pairs, i, j).mean_square for i in heads for j in heads if i < j]
-    scale = float(np.median(scales or [1.0])) or 1.0
+    """Squared distances of a family on one scale, since lengths grow along branches and only differences add up.
+
+    Of feed-forward units alone where every pair has them: heads that were moved cannot be laid side by side, and what
+    is matched has to be the same in all pairs.
+    """
+    both = [kinship(pairs, i, j) for i in heads for j in heads if i < j]
+    by_units = bool(both) and all(pair.units is not None for pair in both if pair.related)
+    scale = float(np.median([_length(pair, by_units)[1] for pair in both] or [1.0])) or 1.0
     out = np.zeros((len(heads), len(heads)))
     for x, i in enumerate(heads):
         for y, j in enumerate(heads):
             if x != y:
                 pair = kinship(pairs, i, j)
                 known = pair.distance2 is not None and pair.related
-                out[x, y] = _distance(pairs, i, j) * (pair.mean_square / scale if known else 1.0)
+                distance, length = _length(pair, by_units)
+                out[x, y] = distance * length / scale if known else _distance(pairs, i, j)
     return out
+
+
+def _length(pair: Kinship, by_units: bool) -> tuple[float, float]:
+    """Squared distance and scale of a pair, of units alone or of all that was matched."""
+    if by_units and pair.units is not None:
+        return pair.units
+    return (FAR if pair.distance2 is None else pair.distance2), pair.mean_square
 
 
 def _add_family(
@@ -171,15 +194,20 @@ def _add_family(
                 odds = kinship(pairs, head, k).log_odds
                 edges.append(_edge(place[head], place[k], odds, 0.0, "same-weights", kinship(pairs, head, k).reasons))
     distances = _distances(pairs, heads)
-    between = find_between(distances)
+    between = {x: sources for x, sources in find_between(distances).items() if not _is_step(x, sources, heads, pairs)}
     for x, sources in between.items():
         edges += [_between_edge(place[heads[s]], place[heads[x]], kinship(pairs, heads[s], heads[x])) for s in sources]
     stay = [x for x in range(len(heads)) if x not in between]
     heads, groups = [heads[x] for x in stay], [groups[x] for x in stay]
     if len(heads) < 2:
         return
+    before_NN = _all_odds(groups, pairs)
+    rooted = rooted_tree(distances[np.ix_(stay, stay)], before_NN)
+    if rooted is not None:
+        _add_rooted(rooted, number, heads, before_NN, pairs, nodes, edges, place)
+        return
     graph = neighbor_joining(distances[np.ix_(stay, stay)])
-    collapse(graph)
+    collapse(graph, lambda v, hidden: _came_before(graph, v, hidden, heads, pairs))
     ids = {v: place[heads[v]] if v < graph.n else f"h{number}.{v - graph.n}" for v in graph.edges}
     nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in graph.edges if v >= graph.n]
     for u, v, odds in oriented_edges(graph, heads, groups, pairs):
@@ -187,8 +215,79 @@ def _add_family(
         edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
 
 
+def _add_rooted(
+    rooted: Rooted,
+    number: int,
+    heads: Sequence[int],
+    odds: npt.NDArray[np.float64],
+    pairs: Pairs,
+    nodes: list[TreeNode],
+    edges: list[TreeEdge],
+    place: dict[int, str],
+) -> None:
+    """The lines of a family whose first model is among the given ones. A hidden point stands between a model and those
+    below it, and its lines have the odds of the model before them."""
+    n = len(heads)
+    ids = {v: place[heads[v]] if v < n else f"h{number}.{v - n}" for v in range(n + rooted.hidden)}
+    nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in ids if v >= n]
+    above = {v: u for u, v, _ in rooted.edges if v >= n}
+    below = {v: [w for u, w, _ in rooted.edges if u == v] for v in above}
+    for u, v, length in rooted.edges:
+        first = above.get(u, u)
+        value = min(float(odds[first, w]) for w in below.get(v, [v]))
+        reasons = kinship(pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
+        edges.append(_edge(ids[u], ids[v], value, length, "descent", reasons))
+
+
+def _all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Log-odds of every two groups that the first came before the second, if one descends from the other."""
+    out = np.zeros((len(groups), len(groups)))
+    for x in range(len(groups)):
+        for y in range(len(groups)):
+            if x != y:
+                out[x, y] = _odds(groups[x], groups[y], pairs, True)
+    return out
+
+
+def _is_step(x: int, sources: Sequence[int], heads: Sequence[int], pairs: Pairs) -> bool:
+    """Whether a model between others is a step from one to the rest, by who came first, and not their merge."""
+    odds = [kinship(pairs, heads[x], heads[s]).log_odds for s in sources]
+    before = [value <= -ABSTAIN_BELOW for value in odds]
+    after = [value >= ABSTAIN_BELOW for value in odds]
+    return sum(before) == 1 and sum(after) == len(odds) - 1
+
+
+def _came_before(graph: Graph, leaf: int, hidden: int, heads: Sequence[int], pairs: Pairs) -> bool:
+    """Whether a leaf came before the models next to it across a hidden vertex, but for those of one branch at most that
+    came before it."""
+    older = 0
+    for neighbor in graph.edges[hidden]:
+        if neighbor == leaf:
+            continue
+        odds = [kinship(pairs, heads[leaf], heads[v]).log_odds for v in _next_models(graph, neighbor, hidden)]
+        if all(value <= -ABSTAIN_BELOW for value in odds):
+            older += 1
+        elif not all(value >= ABSTAIN_BELOW for value in odds):
+            return False
+    return older <= 1 and older < len(graph.edges[hidden]) - 1
+
+
+def _next_models(graph: Graph, start: int, origin: int) -> list[int]:
+    """The observed vertices that are met first on the way from `origin` over `start`."""
+    if start < graph.n:
+        return [start]
+    return [v for w in graph.edges[start] if w != origin for v in _next_models(graph, w, start)]
+
+
 STRAIGHT = 0.25
 """Branch ratio (see `mixture`) below which a model lies between relatives rather than on branches of a tree."""
+
+
+EXACTLY = 0.05
+"""The same for a model between two others of which no mixture of all models knows."""
+
+LEAST_WEIGHT = 0.1
+"""Weight of a source below which a model is not said to lie between it and others."""
 
 
 def find_between(distance_NN: npt.NDArray[np.float64]) -> dict[int, list[int]]:
@@ -203,16 +302,38 @@ def find_between(distance_NN: npt.NDArray[np.float64]) -> dict[int, list[int]]:
             others = [k for k in range(len(distance_NN)) if k != x and k not in found]
             if x in found or len(others) < 2:
                 continue
-            d = torch.from_numpy(distance_NN[np.ix_([x, *others], [x, *others])])
-            gram = 0.5 * (d[0, :, None] + d[0, None, :] - d)  # inner products, counted from x
-            mixture = select_sources([gram, gram, gram], list(range(1, len(others) + 1)))
-            ratio = max(mixture.branch_ratios)
-            is_between = len(mixture.sources) > 1 and min(mixture.weights) > 0 and ratio < STRAIGHT
-            if is_between and (best is None or ratio < best[0]):
-                best = (ratio, x, [others[s - 1] for s in mixture.sources])
+            several, two = _straightness(distance_NN, x, others), _between_two(distance_NN, x, others)
+            for most, (ratio, sources) in ((STRAIGHT, several), (EXACTLY, two)):
+                if ratio < most and (best is None or ratio < best[0]):
+                    best = (ratio, x, sources)
         if best is None:
             return found
         found[best[1]] = best[2]
+
+
+def _straightness(distance_NN: npt.NDArray[np.float64], x: int, others: Sequence[int]) -> tuple[float, list[int]]:
+    """Branch ratio of the best mixture of some models, infinite where there is none, and those that take part."""
+    d = torch.from_numpy(distance_NN[np.ix_([x, *others], [x, *others])])
+    gram = 0.5 * (d[0, :, None] + d[0, None, :] - d)  # inner products, counted from x
+    mixture = select_sources([gram, gram, gram], list(range(1, len(others) + 1)))
+    if len(mixture.sources) < 2 or min(mixture.weights) < LEAST_WEIGHT:
+        return math.inf, []
+    return max(mixture.branch_ratios), [others[s - 1] for s in mixture.sources]
+
+
+def _between_two(distance_NN: npt.NDArray[np.float64], x: int, others: Sequence[int]) -> tuple[float, list[int]]:
+    """The same for the two models between which x lies most nearly in a straight line."""
+    near_N = distance_NN[x, others]
+    apart_NN = np.maximum(distance_NN[np.ix_(others, others)], 1e-300)
+    weight_NN = (near_N[:, None] - near_N[None, :] + apart_NN) / (2 * apart_NN)  # of the second
+    rest_NN = near_N[:, None] - weight_NN**2 * apart_NN
+    inside_NN = np.triu((weight_NN >= LEAST_WEIGHT) & (weight_NN <= 1 - LEAST_WEIGHT), 1)
+    inside_NN &= np.minimum(near_N[:, None], near_N[None, :]) >= LEAST_WEIGHT**2 * apart_NN
+    if not inside_NN.any():
+        return math.inf, []
+    ratio_NN = np.where(inside_NN, np.maximum(rest_NN, 0.0) / (weight_NN * (1 - weight_NN) * apart_NN), np.inf)
+    y, z = np.unravel_index(int(np.argmin(ratio_NN)), ratio_NN.shape)
+    return float(ratio_NN[y, z]), [others[int(y)], others[int(z)]]
 
 
 def _between_edge(source: str, child: str, pair: Kinship) -> TreeEdge:

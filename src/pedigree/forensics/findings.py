@@ -12,6 +12,7 @@ from pedigree.forensics.contents import Contents
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.ladder import Climb
+from pedigree.forensics.share import Share
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.unit_map import UnitMap
@@ -61,6 +62,7 @@ class Findings:
     reverse_map: list[int | None] = field(default_factory=list)
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)
     additive: tuple[int, int] | None = None
+    share: Share | None = None
     contents: Contents | None = None
     renamed: bool = False
     filled: list[int] = field(default_factory=list)

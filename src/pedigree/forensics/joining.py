@@ -6,6 +6,7 @@ Shapes  N = leaves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,11 +66,22 @@ def neighbor_joining(distance_NN: npt.NDArray[np.float64]) -> Graph:
 AT_VERTEX = 0.3
 """A leaf is the branch point itself where its own branch is below this share of the shortest other one there."""
 
+AT_ANCESTOR = 1.0
+"""The same for a leaf that came before what hangs from the branch point, by evidence of its own: children of one model
+that are trained on like texts change alike, which moves the point where they part away from it."""
 
-def collapse(graph: Graph) -> None:
+CameBefore = Callable[[int, int], bool]
+"""Whether the leaf (first) came before the models on the other branches of a hidden vertex (second)."""
+
+
+def collapse(graph: Graph, came_before: CameBefore | None = None) -> None:
     """Observed models that stand at a branch point take its place, and branch points without distance are one.
 
-    Changes along branches are never quite orthogonal, so an ancestor shows as a leaf on a very short branch.
+    Changes along branches are never quite orthogonal, so an ancestor shows as a leaf on a short branch.
+
+    Args:
+        graph: changed in place.
+        came_before: evidence on who came first; none where there is none.
     """
     scale = max((length for row in graph.edges.values() for length in row.values()), default=0.0)
     while True:
@@ -84,6 +96,8 @@ def collapse(graph: Graph) -> None:
                     rest = [other for u, other in around.items() if u != v]
                     share = length / min(rest) if rest and min(rest) > 0 else (0.0 if length <= 0.02 * scale else 1.0)
                     limit = AT_VERTEX
+                    if AT_VERTEX < share <= AT_ANCESTOR and came_before is not None and came_before(v, hidden):
+                        limit = AT_ANCESTOR
                 if share <= limit and (best is None or share / limit < best[0]):
                     best = (share / limit, hidden, v)
         if best is None:

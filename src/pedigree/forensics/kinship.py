@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from pedigree.errors import PedigreeError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.direction import weigh_direction
@@ -32,6 +35,8 @@ class Kinship:
         structural: the part of it that rests on copies, grids and the like, not on distances.
         distance2: squared distance over squared length; None where nothing was matched.
         mean_square: squared length for each number that was matched; distances that are to add up need one scale.
+        units: the same two of feed-forward units, which can be matched where heads cannot; None where there are none.
+        matched: how many numbers were matched.
         reasons: of the direction.
         error: why the comparison failed, None where it did not.
     """
@@ -41,6 +46,8 @@ class Kinship:
     structural: float = 0.0
     distance2: float | None = None
     mean_square: float = 1.0
+    units: tuple[float, float] | None = None
+    matched: int = 0
     reasons: tuple[str, ...] = ()
     error: str | None = None
 
@@ -75,12 +82,16 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
     if judgment.verdict not in RELATED:
         return Kinship(judgment.verdict)
     whole = weigh_direction(a, b, found, alone=False)
-    plain = weigh_direction(a, b, replace(found, additive=None, forward=None, backward=None), alone=False)
+    bare = replace(found, additive=None, forward=None, backward=None, share=None)
+    plain = weigh_direction(a, b, bare, alone=False)
+    units, heads = _sums(a, b, found)
     return Kinship(
         judgment.verdict,
         whole.log_odds,
         plain.log_odds,
-        *distance2(a, b, found),
+        *_relative(found, units + heads),
+        _relative_units(found, units),
+        int(units[3] + heads[3]),
         tuple(_named(words, str(first), str(second)) for words in whole.reasons),
     )
 
@@ -93,15 +104,30 @@ def _named(words: str, first: str, second: str) -> str:
 
 def distance2(a: Side, b: Side, found: Findings) -> tuple[float | None, float]:
     """Squared distance over the product of lengths, on matched rows, and that product for each number."""
+    units, heads = _sums(a, b, found)
+    return _relative(found, units + heads)
+
+
+def _sums(a: Side, b: Side, found: Findings) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Squared distance, squared lengths of both, and how many numbers: of feed-forward units, and of heads."""
+    sums = {"ffn": np.zeros(4), "heads": np.zeros(4)}
+    if not found.same_numbers:
+        for kind, x_ND, y_ND in matched_matrices(a, b, found):
+            squares = (float(t.double().square().sum()) for t in (x_ND - y_ND, x_ND, y_ND))
+            sums["ffn" if kind == "ffn" else "heads"] += np.array([*squares, x_ND.numel()])
+    return sums["ffn"], sums["heads"]
+
+
+def _relative(found: Findings, sums_4: npt.NDArray[np.float64]) -> tuple[float | None, float]:
     if found.same_numbers:
         return 0.0, 1.0
-    apart = left = right = 0.0
-    numbers = 0
-    for x_ND, y_ND in matched_matrices(a, b, found):
-        apart += float((x_ND - y_ND).double().square().sum())
-        left += float(x_ND.double().square().sum())
-        right += float(y_ND.double().square().sum())
-        numbers += x_ND.numel()
+    apart, left, right, numbers = (float(value) for value in sums_4)
     if left * right <= 0:
         return None, 1.0
     return apart / (left * right) ** 0.5, (left * right) ** 0.5 / numbers
+
+
+def _relative_units(found: Findings, units_4: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """The same of units alone; None where there are none to match."""
+    distance, scale = _relative(found, units_4)
+    return None if distance is None else (distance, scale)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from pedigree.forensics.index_tests import (
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
 from pedigree.forensics.read_units import read_units_agree
+from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
@@ -260,22 +262,25 @@ def _head_scores(a: Side, b: Side, found: Findings) -> dict[str, HeadScore]:
 
 
 def _follow_directions(a: Side, b: Side, found: Findings) -> None:
-    forward, backward, votes = SurvivalMeter(), SurvivalMeter(), []
-    for x_ND, y_ND in matched_matrices(a, b, found):
+    forward, backward, share, votes = SurvivalMeter(), SurvivalMeter(), ShareMeter(), []
+    for _, x_ND, y_ND in matched_matrices(a, b, found):
         forward.add(x_ND, y_ND)
         backward.add(y_ND, x_ND)
+        share.add(x_ND, y_ND)
         votes.append(additive_vote(x_ND, y_ND))
     found.forward, found.backward = forward.result(), backward.result()
+    found.share = share.result()
     found.additive = (votes.count(1), votes.count(-1))
 
 
-def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor, Tensor]]:
-    """Projections of both models in one frame with rows in the same order, one pair after the other.
+def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
+    """Projections of both models in one frame with rows in the same order, with their kind, one pair after the other.
 
     Where units stand in place all of them are taken: keeping only those that match would hide what has died.
-    Where they were moved, the matched ones are taken, each with A's length and sign.
+    Where they were moved, the matched ones are taken, each with A's sign, and with A's length where theirs was changed
+    by more than training does. Of several layers of B that came from one layer of A the most alike is taken.
     """
-    layers = [j for j, i in enumerate(found.layer_map) if i is not None]
+    layers = _layers_once(found)
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     if len(layers) > most:
         layers = [layers[(k * len(layers)) // most] for k in range(most)]
@@ -288,7 +293,29 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[Tensor
             left = None if i is None else a.layer(i).units.get(kind)
             right = b.layer(j).units.get(kind)
             if left is not None and right is not None:
-                yield from _aligned_rows(left, right, found, j)
+                for x_ND, y_ND in _aligned_rows(left, right, found, j):
+                    yield kind, x_ND, y_ND
+
+
+def _layers_once(found: Findings) -> list[int]:
+    """Layers of B with an origin; of copies of one layer the one that agrees most with it."""
+
+    def agreement(j: int, i: int) -> float:
+        return max((float(np.nan_to_num(grid.effect_IJ[i, j])) for grid in found.evidence.grids.values()), default=0.0)
+
+    best: dict[int, int] = {}
+    for j, i in enumerate(found.layer_map):
+        if i is not None and (i not in best or agreement(j, i) > agreement(best[i], i)):
+            best[i] = j
+    return sorted(best.values())
+
+
+RESCALED = 0.3
+"""Natural logarithm of the length of a unit against its origin's from which it counts as rescaled: a GLU lets up and
+down be scaled against each other, and copies share what they write."""
+
+UNEVEN = 0.08
+"""Deviation of that logarithm from which all units of a layer count as rescaled; training moves it less."""
 
 
 def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -317,6 +344,9 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
         y_ND = right.views_UD[name].float()[hit]
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
         length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        log_N1 = length_N1.clamp_min(1e-30).log()
+        if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
+            length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
         yield x_ND, y_ND * sign_N1 * length_N1
 
 

@@ -50,7 +50,8 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
             log10_p=log10_p(found, judgment),
             strength=strength(found, judgment),
             direction=Direction(
-                verdict=direction.verdict, log_odds=direction.log_odds, reasons=direction.reasons
+                verdict=direction.verdict, log_odds=direction.log_odds, reasons=direction.reasons,
+                verdict_if_descent=direction.verdict_if_descent, log_odds_if_descent=direction.if_descent,
             ) if direction is not None else Direction(),
             gauge=Gauge(
                 kind=gauge.kind if has_map else "none",

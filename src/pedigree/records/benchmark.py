@@ -59,7 +59,11 @@ class DistanceScore(Record):
 
 
 class Directions(Record):
-    """Ancestors told from descendants: right, wrong, and not said."""
+    """Ancestors told from descendants: right, wrong, and not said.
+
+    The pairs asked are of descent, every one; a method that tells this question from that of a pair of which nothing is
+    known answers both, and `directions_if_descent` counts the one.
+    """
 
     right: int = 0
     wrong: int = 0
@@ -110,6 +114,7 @@ class MethodScore(Record):
     experts: Found | None = None
     transformations: Found | None = None
     directions: Directions | None = None
+    directions_if_descent: Directions | None = None
     merges: MergeScore | None = None
     tree: TreeScore | None = None
     curve: list[list[float]] = Field(default_factory=list)

@@ -77,10 +77,17 @@ class Inputs(Record):
 
 
 class Direction(Record):
-    """Who came first, answered apart from whether they are related. `log_odds` is natural, in favor of A to B."""
+    """Who came first, answered apart from whether they are related. `log_odds` is natural, in favor of A to B.
+
+    `verdict` and `log_odds` are of a pair of which nothing else is known, siblings of an ancestor unseen included.
+    `verdict_if_descent` and `log_odds_if_descent` answer who came first if one of the two descends from the other.
+    """
 
     verdict: DirectionVerdict = "undetermined"
     log_odds: float | None = None
+    # Records from before there was a second answer keep their digest: what it does not tell has no field.
+    verdict_if_descent: DirectionVerdict = Field(default="undetermined", exclude_if=lambda word: word == "undetermined")
+    log_odds_if_descent: float | None = Field(default=None, exclude_if=lambda odds: odds is None)
     reasons: list[str] = Field(default_factory=list)
 
 

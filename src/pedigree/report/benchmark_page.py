@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from pedigree.records.benchmark import Benchmark, FalseAlarms, Found, Interval, MethodScore
+from pedigree.records.benchmark import Benchmark, Directions, FalseAlarms, Found, Interval, MethodScore
 from pedigree.report.benchmark_figures import curve_figure, distance_figure, heat_figure
 from pedigree.report.numbers import bytes_text
 from pedigree.report.plain_text import escaped_json, printable
@@ -117,13 +117,17 @@ def _methods_table(methods: Sequence[MethodScore]) -> str:
     return _table(head, rows)
 
 
+def _ways(ways: Directions | None) -> str:
+    return _NOTHING if ways is None else f"{ways.right} right, {ways.wrong} wrong, {ways.silent} silent"
+
+
 def _details_table(methods: Sequence[MethodScore]) -> str:
     rows = []
     for method in methods:
         ways, merges, tree = method.directions, method.merges, method.tree
         rows.append([
             _title(method), _count(method.layers), _count(method.experts), _count(method.transformations),
-            _NOTHING if ways is None else f"{ways.right} right, {ways.wrong} wrong, {ways.silent} silent",
+            _ways(ways), _ways(method.directions_if_descent),
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} at most, {merges.merges - merges.untold} of {merges.merges}",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
@@ -135,6 +139,7 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
         "experts",
         "done named",
         "direction",
+        "direction if descent",
         "merge weights off",
         "decoys",
         "lines of a tree",

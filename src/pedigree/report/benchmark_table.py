@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pedigree.records.benchmark import Benchmark, Found, MethodScore
+from pedigree.records.benchmark import Benchmark, Directions, Found, MethodScore
 from pedigree.report.benchmark_figures import counted, rows_of, share
 from pedigree.report.plain_text import printable
 
@@ -65,19 +65,26 @@ def _methods(methods: Sequence[MethodScore]) -> str:
     return _table(head, rows)
 
 
+def _ways(ways: Directions | None) -> str:
+    return _NOTHING if ways is None else f"{ways.right}/{ways.wrong}/{ways.silent}"
+
+
 def _details(methods: Sequence[MethodScore]) -> str:
     rows = []
     for method in methods:
         ways, merges, tree = method.directions, method.merges, method.tree
         rows.append([
             method.title, _count(method.layers), _count(method.experts), _count(method.transformations),
-            _NOTHING if ways is None else f"{ways.right}/{ways.wrong}/{ways.silent}",
+            _ways(ways), _ways(method.directions_if_descent),
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} ({merges.merges - merges.untold}/{merges.merges} told)",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
             _NOTHING if tree is None else f"{tree.right}/{tree.there} ({tree.told} told)",
         ])  # fmt: skip
-    head = ("method", "layers", "experts", "done named", "direction right/wrong/silent", "merge error", "decoy", "tree")
+    head = (
+        "method", "layers", "experts", "done named", "direction right/wrong/silent", "if descent", "merge error",
+        "decoy", "tree",
+    )  # fmt: skip
     return _table(head, [row for row in rows if set(row[1:]) != {_NOTHING}])
 
 

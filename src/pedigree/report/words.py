@@ -185,6 +185,10 @@ def direction_sentence(result: Result) -> str:
     sentence = DIRECTION_SENTENCES[direction.verdict]
     if direction.verdict != "undetermined" and direction.log_odds is not None:
         sentence += f" (log odds {number_text(abs(direction.log_odds))})"
+    elif direction.verdict_if_descent != "undetermined" and direction.log_odds_if_descent is not None:
+        first = "A" if direction.verdict_if_descent == "a-to-b" else "B"
+        sentence += f"; if one descends from the other, {first} came first"
+        sentence += f" (log odds {number_text(abs(direction.log_odds_if_descent))}), else they are siblings"
     return sentence
 
 

@@ -21,9 +21,15 @@ VERDICTS = {
 
 
 @dataclass(frozen=True)
-class Screened(Answer):
-    """An answer with a second operating point: whether the pair deserves a closer look, which is no finding."""
+class Full(Answer):
+    """An answer with what only this program tells.
 
+    Args:
+        if_descent: direction if one of the two is known to descend from the other; None: it does not tell them apart.
+        flagged: whether the pair deserves a closer look, which is no finding.
+    """
+
+    if_descent: float | None = None
     flagged: bool | None = None
 
 
@@ -68,11 +74,12 @@ def answer(record: Comparison) -> Answer:
     if record.evidence_map is not None:
         strongest += [z / CLEAR_Z for row in record.evidence_map.z for z in row if z is not None]
     signs = {"a-to-b": 1.0, "b-to-a": -1.0}
-    way = signs.get(result.direction.verdict)
-    points = result.operating_points
-    return Screened(
+    told, points = result.direction, result.operating_points
+    way, line = signs.get(told.verdict), signs.get(told.verdict_if_descent)
+    return Full(
         score=max(strongest),
         direction=None if way is None else way * max(0.01, abs(result.direction.log_odds or 1.0)),
+        if_descent=None if line is None else line * max(0.01, abs(told.log_odds_if_descent or 1.0)),
         layer_map=result.layer_map,
         verdict=VERDICTS.get(result.verdict, "unsure"),
         experts=expert_origins(record),

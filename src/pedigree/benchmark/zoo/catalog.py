@@ -12,6 +12,7 @@ from pedigree.benchmark.zoo import (
     catalog_demo,
     catalog_llama,
     catalog_mini,
+    catalog_tree,
     derive_depth,
     derive_experts,
     derive_gauge,
@@ -135,6 +136,7 @@ SETS: Mapping[str, Callable[[], list[Recipe]]] = {
     "bank": catalog_bank.recipes,
     "mini": catalog_mini.recipes,
     "demo": catalog_demo.recipes,
+    "tree": catalog_tree.recipes,
 }
 
 
