@@ -108,6 +108,11 @@ def _copies_check(operators: Sequence[str], pair: PairEvidence, words: str) -> A
             check="operation", answer="disagrees", lie="hidden-step",
             sentence=f"{told}: the weights were changed in between",
         )  # fmt: skip
+    # A training that left most parts frozen leaves most of them equal. Copied layers that add nothing end in zeros.
+    if different and "grow.depth" not in operators:
+        return AuditCheck(
+            check="operation", answer="doubtful", lie="hidden-step", sentence=f"{told}: not {_listed(different)}"
+        )
     return AuditCheck(check="operation", answer="agrees", sentence=told)
 
 
@@ -140,6 +145,11 @@ def steps_check(claim: Claim, pair: PairEvidence) -> AuditCheck | None:
         return AuditCheck(
             check="steps", answer="disagrees", lie="wrong-upload",
             sentence=f"{claim.operation} was recorded, and every number is the parent's: these files were not trained",
+        )  # fmt: skip
+    if pair.rounded and pair.whole and not pair.different:
+        return AuditCheck(
+            check="steps", answer="disagrees", lie="hidden-step",
+            sentence=f"{claim.operation} was recorded, and every number is the parent's, rounded: it was cast",
         )  # fmt: skip
     bound = _reach(claim, pair)
     if bound is None or pair.moved is None:

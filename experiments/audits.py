@@ -1,0 +1,225 @@
+"""Does an audit find what is not true, and leave alone what is, on families that its rules were not set beside?
+
+    python experiments/audits.py [--seeds 3] [--tokens 150000] [--draw]
+
+Of each seed a family of other designs (`audited.py`) is made by `pedigree run` and audited by `pedigree audit`: every
+edge in doubt or contradicted is a false finding. Then every lie of `lies.py` is told of it, one by one: once with the
+states that the runs saved at hand, once by weights alone. Last, files are exchanged and changed on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from audited import ADAPTED, adapter_steps, recipe
+from families import made, settings
+from lies import Lie, lies
+from pages import origin, put, table
+
+from pedigree.audit.claims import Claim
+from pedigree.audit.examination import Request, examine, gather
+from pedigree.audit.judgment import judge_claim
+from pedigree.audit.relatives import Scene
+from pedigree.ledger.database import Database
+from pedigree.ledger.store import Store
+from pedigree.records.audit import AuditEdge
+
+TOKENS = 150_000
+FOUND = ("SUSPECT", "CONTRADICTED")
+Told = dict[str, Any]
+
+
+def pedigree(words: Sequence[object], folder: Path, *, good: Sequence[int] = (0,)) -> str:
+    """What a command prints, with the ledger of the family."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PEDIGREE_LEDGER": str(folder / ".pedigree" / "ledger.db")}
+    line = [sys.executable, "-m", "pedigree", *(str(word) for word in words)]
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in good:
+        raise SystemExit(f"{' '.join(line[2:])}: exit code {done.returncode}")
+    return done.stdout
+
+
+def make(place: Path, folder: Path, seed: int, tokens: int) -> None:
+    """The family of one seed with its ledger; what is there is kept."""
+    (folder / ".pedigree").mkdir(parents=True, exist_ok=True)
+    made(recipe(place, seed, tokens), folder, draw=False, ledger=folder / ".pedigree" / "ledger.db")
+    if not (folder / "family" / ADAPTED / "model").is_dir():
+        (folder / "family" / ADAPTED).mkdir(exist_ok=True)
+        for name, words in adapter_steps(folder / "family", folder / "adapter"):
+            (folder / f"{name}.yaml").write_text(json.dumps(words), encoding="utf-8")
+            pedigree(["surgery", "run", folder / f"{name}.yaml", "--quiet", "--force"], folder)
+
+
+def audited(folder: Path) -> list[Told]:
+    """The edges of the family as it truly is, by `pedigree audit`."""
+    told = json.loads(pedigree(["audit", folder / "family", "--json"], folder, good=(0, 1, 3)))
+    keys = ("child_name", "parent_name", "operation", "source", "role", "verdict", "lies", "why")
+    return [{key: edge[key] for key in keys} for edge in told["result"]["edges"]]
+
+
+def request(folder: Path, place: Path | None = None, others: Sequence[Path] = ()) -> Request:
+    """The audit of the family, or of one place against others."""
+    store = Store(Database(str(folder / ".pedigree" / "ledger.db"), read_only=True))
+    return Request(place or folder / "family", others, store=store, kept=folder / ".pedigree" / "comparisons")
+
+
+def told_of(lie: Lie, scene: Scene) -> list[AuditEdge]:
+    """What the audit says of a claim that is told instead of the truth."""
+    return judge_claim(lie.claim, lie.scene(scene))
+
+
+def planted(folder: Path) -> list[Told]:
+    """Every lie, each with and without the states that runs saved; what the audit made of it."""
+    gathered = gather(request(folder))
+    claims = [claim for claim in gathered.claims if claim.source == "ledger"]
+    scene = replace(gathered.scene, claims=claims)
+    found = []
+    for lie in lies(claims, scene):
+        kept = told_of(lie, scene)
+        bare = told_of(replace(lie, claim=replace(lie.claim, states={})), scene) if lie.claim.states else kept
+        found.append(_answer(lie.what, lie.name, lie.claim, kept, bare, scene))
+    return found
+
+
+def _answer(
+    what: str, name: str, claim: Claim, kept: Sequence[AuditEdge], bare: Sequence[AuditEdge], scene: Scene
+) -> Told:  # fmt: skip
+    parents = [scene.name(digest) for digest in claim.parents]
+    return {
+        "what": what, "name": name, "child": scene.name(claim.child), "parents": parents,
+        "operation": ", ".join(claim.operators) or claim.operation, "kept": _words(kept), "bare": _words(bare),
+        "names": sorted({lie for edge in bare for lie in edge.lies}), "why": next((e.why for e in bare), ""),
+    }  # fmt: skip
+
+
+def _words(edges: Iterable[AuditEdge]) -> str:
+    """The gravest word of the edges of one claim."""
+    words = {edge.verdict for edge in edges}
+    return next((word for word in reversed(FOUND) if word in words), "not found")
+
+
+def exchanged(folder: Path) -> list[Told]:
+    """Files of another model in the folder of each one, and each with one bit changed; audited from disk."""
+    gathered = gather(request(folder))
+    models = {model.name: model.folder for model in gathered.models}
+    made_from = {c.child: c.parents for c in gathered.claims if c.source == "ledger" and c.parents}
+    names = {model.digest: model.name for model in gathered.models}
+    found = []
+    for child, parents in made_from.items():
+        name, ancestors = names[child], [models[names[parent]] for parent in parents]
+        strangers = [one for one in models if one not in (name, *(names[parent] for parent in parents))]
+        for what, source in (
+            ("the files of the parent lie there", ancestors[0]),
+            ("the files of another model lie there", models[strangers[-1]]),
+            ("one bit of the weights is another", None),
+        ):  # fmt: skip
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                copy = Path(shutil.copytree(models[name], Path(place) / name))
+                weights = copy / "model.safetensors"
+                if source is None:
+                    data = bytearray(weights.read_bytes())
+                    data[-4] ^= 1
+                    weights.write_bytes(data)
+                else:
+                    sidecar = (copy / "pedigree.json").read_bytes()
+                    shutil.rmtree(copy)
+                    shutil.copytree(source, copy)
+                    (copy / "pedigree.json").write_bytes(sidecar)
+                audit = examine(request(folder, copy, ancestors))
+                edges = [e for e in audit.result.edges if e.source == "ledger" and e.child == f"sha256:{child}"]
+                claim = next(c for c in gathered.claims if c.child == child and c.source == "ledger")
+                lie = "changed-files" if source is None else "wrong-upload"
+                found.append(_answer(what, lie, claim, edges, edges, gathered.scene))
+    return found
+
+
+def kept(folder: Path, name: str, measure: Callable[[Path], list[Told]], *, draw: bool) -> list[Told]:
+    """What was measured before, or is measured now."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        if draw:
+            return []
+        path.write_text(json.dumps(measure(folder), indent=1), encoding="utf-8")
+    return list(json.loads(path.read_text(encoding="utf-8")))
+
+
+def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a rate by Wilson (1927)."""
+    if of == 0:
+        return 0.0, 1.0
+    rate, square = hits / of, z * z
+    middle = (rate + square / (2 * of)) / (1 + square / of)
+    half = z * math.sqrt(rate * (1 - rate) / of + square / (4 * of * of)) / (1 + square / of)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def report(seeds: list[dict[str, list[Told]]], out: Path) -> None:
+    """The page: false findings, and what was found of each lie."""
+    honest = [edge for seed in seeds for edge in seed["honest"]]
+    wrong = [edge for edge in honest if edge["verdict"] in FOUND]
+    asked = [edge for edge in honest if edge["verdict"] in (*FOUND, "CORROBORATED", "REPLAYED")]
+    counts = Counter((edge["source"], edge["verdict"]) for edge in honest)
+    told = [lie for seed in seeds for lie in (*seed["planted"], *seed["exchanged"])]
+    bound = f"at most {3 / max(1, len(asked)):.1%} (3 / n)" if not wrong else f"{wilson(len(wrong), len(asked))[1]:.1%}"
+    names = list(dict.fromkeys(lie["name"] for lie in told))
+    kinds = sorted({(lie["name"], lie["what"]): None for lie in told}, key=lambda kind: names.index(kind[0]))
+    lines = [_line(name, what, [one for one in told if (one["name"], one["what"]) == (name, what)])
+             for name, what in kinds]  # fmt: skip
+    lines.append(_line("all", "", told))
+    head = ["name", "what is told", "told", "found, by weights alone", "95 %", "CONTRADICTED", "by its name",
+            "found, states kept"]  # fmt: skip
+    missed = Counter(
+        f"{lie['what']}: {lie['child']} from {' and '.join(lie['parents']) or 'nothing'} by {lie['operation']}"
+        for lie in told if lie["bare"] == "not found"
+    )  # fmt: skip
+    listed = "\n".join(f"- {words} ({count} of {len(seeds)} seeds)" for words, count in sorted(missed.items()))
+    false = "\n".join(
+        f"- {edge['child_name']} from {edge['parent_name']} ({edge['source']}): {edge['verdict']}, {edge['why']}"
+        for edge in wrong
+    )
+    measured = (
+        f"## What is true\n\n{len(wrong)} false findings on {len(asked)} claims that the weights could be asked about, "
+        f"{bound} with 95 % confidence if they were independent, which edges of one family are not. "
+        f"{len(honest)} claims in all.\n\n"
+        f"{table(['said by', 'verdict', 'claims'], [[*key, n] for key, n in sorted(counts.items())])}\n\n{false}\n\n"
+        f"## What is not\n\n{table(head, lines)}\n\nNot found by weights alone:\n\n{listed or 'nothing.'}\n\n"
+        f"{len(seeds)} seeds. {origin('python experiments/audits.py')}"
+    )
+    put(out / "audits.md", "Audits of families that nobody looked at", measured)
+
+
+def _line(name: str, what: str, told: list[Told]) -> list[object]:
+    n, found = len(told), sum(lie["bare"] != "not found" for lie in told)
+    low, high = wilson(found, n)
+    named = sum(lie["name"] in lie["names"] for lie in told if lie["bare"] != "not found")
+    return [
+        name, what, n, f"{found} ({found / max(1, n):.0%})", f"{low:.0%} to {high:.0%}",
+        sum(lie["bare"] == "CONTRADICTED" for lie in told), named, sum(lie["kept"] != "not found" for lie in told),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    words = settings(__doc__ or "")
+    torch.set_num_threads(1)
+    results = []
+    for number in range(words.seeds):
+        at = words.place / "audits" / f"seed-{number}"
+        if not words.draw:
+            make(words.place, at, number, words.tokens or TOKENS)
+        parts = {"honest": audited, "planted": planted, "exchanged": exchanged}
+        result = {name: kept(at, name, measure, draw=words.draw) for name, measure in parts.items()}
+        if all(result.values()):
+            results.append(result)
+    report(results, words.out)
