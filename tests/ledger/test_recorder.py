@@ -231,3 +231,21 @@ def test_a_save_waits_for_no_disk_and_what_was_told_is_forced_to_it_behind_it(
     assert recorder.close() == []
     assert set(forced) == {"pedigree-ledger"}
     assert lines.at_once is False
+
+
+def test_an_adapter_is_a_parent_beside_the_model_it_was_added_to(
+    recorder: LedgerRecorder, place: LedgerPlace, tmp_path: Path
+) -> None:
+    base, out = weights(tmp_path / "base", "a"), weights(tmp_path / "out", "c")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_text("b")
+    facts = {"trade": "surgery", "inputs": {str(base): {}}, "adapters": [{"path": str(adapter), "role": "adapter"}]}
+    recorder.derive({**facts, "output": {"location": str(out)}})
+    assert recorder.close() == []
+    entry = checked(place).entries[-1]
+    assert entry.said is not None
+    roles = {parent.role: parent.digest for parent in entry.said.parents}
+    assert roles["init"] == artifact_id(base).removeprefix("sha256:")
+    assert roles["adapter"] == artifact_id(adapter).removeprefix("sha256:")
+    assert entry.facts["input_digests"] == {str(base): roles["init"], str(adapter): roles["adapter"]}
