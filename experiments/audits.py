@@ -166,18 +166,28 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def report(seeds: list[dict[str, list[Told]]], out: Path) -> None:
-    """The page: false findings, and what was found of each lie."""
+    """The page: what the seed gave by which errors of the rules were mended, and what the others gave after that."""
+    parts = [("The first seed, by which errors were mended", seeds[:1]), ("Seeds that were made after that", seeds[1:])]
+    told = [_part(title, some) for title, some in parts if some]
+    measured = "\n\n".join([*told, f"{len(seeds)} seeds. {origin('python experiments/audits.py')}"])
+    put(out / "audits.md", "Audits of families that nobody looked at", measured)
+
+
+def _part(title: str, seeds: list[dict[str, list[Told]]]) -> str:
+    """False findings of some seeds, and what was found of each lie."""
     honest = [edge for seed in seeds for edge in seed["honest"]]
     wrong = [edge for edge in honest if edge["verdict"] in FOUND]
     asked = [edge for edge in honest if edge["verdict"] in (*FOUND, "CORROBORATED", "REPLAYED")]
     counts = Counter((edge["source"], edge["verdict"]) for edge in honest)
     told = [lie for seed in seeds for lie in (*seed["planted"], *seed["exchanged"])]
-    bound = f"at most {3 / max(1, len(asked)):.1%} (3 / n)" if not wrong else f"{wilson(len(wrong), len(asked))[1]:.1%}"
+    bound = (
+        f"{3 / max(1, len(asked)):.1%} (3 / n)" if not wrong else f"{wilson(len(wrong), len(asked))[1]:.1%} (Wilson)"
+    )
     names = list(dict.fromkeys(lie["name"] for lie in told))
     kinds = sorted({(lie["name"], lie["what"]): None for lie in told}, key=lambda kind: names.index(kind[0]))
-    lines = [_line(name, what, [one for one in told if (one["name"], one["what"]) == (name, what)])
-             for name, what in kinds]  # fmt: skip
-    lines.append(_line("all", "", told))
+    lines = [
+        _line(*kind, [one for one in told if (one["name"], one["what"]) == kind]) for kind in kinds
+    ] + [_line("all", "", told)]  # fmt: skip
     head = ["name", "what is told", "told", "found, by weights alone", "95 %", "CONTRADICTED", "by its name",
             "found, states kept"]  # fmt: skip
     missed = Counter(
@@ -189,15 +199,13 @@ def report(seeds: list[dict[str, list[Told]]], out: Path) -> None:
         f"- {edge['child_name']} from {edge['parent_name']} ({edge['source']}): {edge['verdict']}, {edge['why']}"
         for edge in wrong
     )
-    measured = (
-        f"## What is true\n\n{len(wrong)} false findings on {len(asked)} claims that the weights could be asked about, "
-        f"{bound} with 95 % confidence if they were independent, which edges of one family are not. "
-        f"{len(honest)} claims in all.\n\n"
+    return (
+        f"## {title}\n\n**What is true:** {len(wrong)} false findings on {len(asked)} claims that the weights could be "
+        f"asked about, at most {bound} with 95 % confidence if claims were independent, which those of one family are "
+        f"not; {len(honest)} claims in all.\n\n"
         f"{table(['said by', 'verdict', 'claims'], [[*key, n] for key, n in sorted(counts.items())])}\n\n{false}\n\n"
-        f"## What is not\n\n{table(head, lines)}\n\nNot found by weights alone:\n\n{listed or 'nothing.'}\n\n"
-        f"{len(seeds)} seeds. {origin('python experiments/audits.py')}"
+        f"**What is not:**\n\n{table(head, lines)}\n\nNot found by weights alone:\n\n{listed or 'nothing.'}"
     )
-    put(out / "audits.md", "Audits of families that nobody looked at", measured)
 
 
 def _line(name: str, what: str, told: list[Told]) -> list[object]:

@@ -189,7 +189,10 @@ def test_the_sheets_fit_a_page_of_paper(tmp_path: Path) -> None:
     small = [edge(name, "base").model_copy(update={**more, "decoys": decoys}) for name in names] + [
         edge("stranger", "")
     ]
-    pages = (render_audit(audit(*edges)), render_audit(audit(*small)))
+    told = [audit(*edges), audit(*small)]
+    banked = {"bank_scores": [1.5 + n / 100 for n in range(332)]}
+    told = [one.model_copy(update={"result": one.result.model_copy(update=banked)}) for one in told]
+    pages = [render_audit(one) for one in told]
     sheets = [page[: page.index("<h2>")] + "</body></html>" for page in pages]
     cleared = render_clearance(clearance(*["unrelated"] * 40))
     for name, text in (("many", sheets[0]), ("few", sheets[1]), ("clearance", cleared)):

@@ -104,15 +104,16 @@ def _takes_an_order(claim: Claim) -> bool:
 
 
 def _explained(claim: Claim, parent: str, scene: Scene) -> bool:
-    """Whether the parent may have copies or a grid of its own by what is recorded of it, or has no whole record."""
-    if claim.source != "ledger":
-        return False
+    """Whether the parent may have copies or a grid of its own by what is recorded of it.
+
+    A ledger that says nothing of it leaves that open too; where there is none, weights are all there is.
+    """
     waiting, seen = [parent], {parent}
     while waiting:
         digest = waiting.pop()
         said = [one for one in scene.claims if one.child == digest and one.source == "ledger"]
         if not said:
-            return True
+            return claim.source == "ledger"
         for one in said:
             if one.origin_outside or any(operator.startswith(_EXPLAIN) for operator in (*one.operators, one.operation)):
                 return True
