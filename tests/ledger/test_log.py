@@ -135,10 +135,8 @@ def test_killed_writers_lose_nothing_they_acknowledged(place: LedgerPlace, tmp_p
 def test_eight_killed_writers_for_two_minutes(any_place: LedgerPlace, tmp_path: Path) -> None:
     Ledger(any_place).close()
     killed = killed_writers(any_place, tmp_path, 120, 8)
-    kept = check_nothing_lost(any_place, tmp_path)
-    print(f"{killed} writers killed, {kept} acknowledged events, all there")
     assert killed >= 50  # a busy machine starts them slowly
-    assert kept > 100
+    assert check_nothing_lost(any_place, tmp_path) > 100
 
 
 def test_a_crash_at_any_write_leaves_a_beginning_of_the_history(place: LedgerPlace, tmp_path: Path) -> None:
