@@ -94,7 +94,8 @@ def test_the_middle_of_a_line_is_told_from_siblings_twins_and_mixtures() -> None
     draw = torch.Generator().manual_seed(5)
     k, one, two, shared = torch.randn(4, 100_000, generator=draw)
     assert between(k, k + one, k + one + two)
-    assert between(k, k + 0.3 * one, k + 0.3 * one + two)
+    assert between(k, k + 0.4 * one, k + 0.4 * one + two)
+    assert not between(k, k + 0.1 * one, k + 0.1 * one + two)  # too short to say
     assert not between(k + one, k + two, k)  # siblings of k
     assert not between(k, k + one, k + two)
     for weight in (0.1, 0.3, 0.5, 0.9):

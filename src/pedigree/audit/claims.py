@@ -89,24 +89,24 @@ def ledger_claims(report: Verification, wanted: Iterable[str]) -> list[Claim]:
     entries = {entry.index: entry for entry in report.entries}
     by_entry: dict[int, list[Edge]] = {}
     for edge in report.edges:
-        if edge.role == ADAPTER or edge.operation == "lora.extract":
-            continue  # no model: it is held against nothing, but what stands behind it is known
-        if edge.entry in behind and not edge.operation.startswith("tokenizer") and not _is_material(edge):
+        if edge.entry in behind and not edge.operation.startswith("tokenizer") and not _is_no_model(edge):
             by_entry.setdefault(edge.entry, []).append(edge)
     newest: dict[tuple[str, tuple[str, ...]], int] = {}
     for index, edges in sorted(by_entry.items()):
         newest[edges[0].child, tuple(sorted(edge.parent for edge in edges))] = index
     # An import that only says "from elsewhere" is no claim about a model that was made here.
     made = {edges[0].child for edges in by_entry.values() if edges[0].role != "origin"}
-    return [
+    claims = [
         _of_entry(entries[index], by_entry[index], graph, entries)
         for index in sorted(newest.values())
         if not (by_entry[index][0].role == "origin" and by_entry[index][0].child in made)
     ]
+    return [claim for claim in claims if "lora.extract" not in claim.operators]  # adapters are no models
 
 
-def _is_material(edge: Edge) -> bool:
-    return edge.role == "start" and edge.parent_name == "texts"
+def _is_no_model(edge: Edge) -> bool:
+    """Texts of a tokenizer, and adapters: held against nothing, though what stands behind an adapter is known."""
+    return edge.role == ADAPTER or (edge.role == "start" and edge.parent_name == "texts")
 
 
 def _of_entry(entry: Entry, edges: Sequence[Edge], graph: Lineage, entries: Mapping[int, Entry]) -> Claim:

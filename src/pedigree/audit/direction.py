@@ -33,6 +33,10 @@ DECIDED = math.log(20.0)
 PAST_THE_WAY = 1.2
 """Gain above which three models lie on no line: the one in the middle is a mixture of the other two."""
 
+SHORTEST = 0.1
+"""Share of the longer of two squared ways below which the shorter one is too short to say how they lie: ways that the
+same data led have something in common, and a tenth of the product of their lengths is more than all of it."""
+
 # Operator -> the dimension that it makes larger, or smaller.
 _GROWS: Mapping[str, str] = {
     "grow.depth": "layers", "grow.ffn": "inner", "grow.hidden": "width", "grow.heads": "attention",
@@ -169,6 +173,8 @@ def is_between(first: PairEvidence, second: PairEvidence, whole: PairEvidence) -
     """
     a, b, c = ((pair.moved or 0.0) ** 2 for pair in (first, second, whole))
     if min(first.distance2 or 0.0, second.distance2 or 0.0) <= NEGLIGIBLE:
+        return False
+    if min(a, b) < SHORTEST * max(a, b):
         return False
     gain = (c - b) / a
     return ON_THE_WAY <= gain <= PAST_THE_WAY and abs(a + b - c) / 2 < OWN_BRANCH * min(a, b)

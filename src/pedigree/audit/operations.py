@@ -128,8 +128,8 @@ def _split(label: str) -> tuple[int | None, str]:
 
 
 def all_copied(claim: Claim, pair: PairEvidence) -> bool:
-    """Whether every part that kept its shape is the parent's number for number: then nobody else had a part in it."""
-    return bool(claim.operators) and bool(pair.equal) and not pair.different and pair.whole
+    """Whether every part that kept its shape is the parent's, rounded at most: then nobody else had a part in it."""
+    return bool(claim.operators) and bool(pair.equal or pair.rounded) and not pair.different and pair.whole
 
 
 def steps_check(claim: Claim, pair: PairEvidence) -> AuditCheck | None:

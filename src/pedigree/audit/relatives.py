@@ -262,6 +262,9 @@ def _mixture_check(claim: Claim, relatives: Sequence[Relative], scene: Scene) ->
     own = [scene.pairs.of(digest, claim.child) for digest in known]
     if len(known) + len(more) < 2 or not known or any(pair is None or pair.reshaped for pair in own):
         return None
+    named = _taken_apart(claim.child, known, scene) if len(known) > 1 else None
+    if named is not None and named.verdict == "merge" and _is_nothing_else(named):
+        more = []  # what is named is all there is; a mixture of it can be written as one of its relatives as well
     found = _taken_apart(claim.child, [*known, *(one.digest for one in more)], scene)
     if found is None or found.verdict != "merge":
         return None
