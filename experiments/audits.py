@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from pedigree.ledger.store import Store
 from pedigree.records.audit import AuditEdge
 
 TOKENS = 150_000
+MENDED_BY = (0, 2)  # seeds by which errors of the rules were found
 FOUND = ("SUSPECT", "CONTRADICTED")
 Told = dict[str, Any]
 
@@ -62,11 +63,11 @@ def make(place: Path, folder: Path, seed: int, tokens: int) -> None:
             pedigree(["surgery", "run", folder / f"{name}.yaml", "--quiet", "--force"], folder)
 
 
-def audited(folder: Path) -> list[Told]:
+def audited(folder: Path, done: int) -> Iterator[Told]:
     """The edges of the family as it truly is, by `pedigree audit`."""
     told = json.loads(pedigree(["audit", folder / "family", "--json"], folder, good=(0, 1, 3)))
     keys = ("child_name", "parent_name", "operation", "source", "role", "verdict", "lies", "why")
-    return [{key: edge[key] for key in keys} for edge in told["result"]["edges"]]
+    yield from [{key: edge[key] for key in keys} for edge in told["result"]["edges"]][done:]
 
 
 def request(folder: Path, place: Path | None = None, others: Sequence[Path] = ()) -> Request:
@@ -80,17 +81,15 @@ def told_of(lie: Lie, scene: Scene) -> list[AuditEdge]:
     return judge_claim(lie.claim, lie.scene(scene))
 
 
-def planted(folder: Path) -> list[Told]:
-    """Every lie, each with and without the states that runs saved; what the audit made of it."""
+def planted(folder: Path, done: int) -> Iterator[Told]:
+    """Every lie but the first `done`, each with and without the states that runs saved; what the audit made of it."""
     gathered = gather(request(folder))
     claims = [claim for claim in gathered.claims if claim.source == "ledger"]
     scene = replace(gathered.scene, claims=claims)
-    found = []
-    for lie in lies(claims, scene):
+    for lie in list(lies(claims, scene))[done:]:
         kept = told_of(lie, scene)
         bare = told_of(replace(lie, claim=replace(lie.claim, states={})), scene) if lie.claim.states else kept
-        found.append(_answer(lie.what, lie.name, lie.claim, kept, bare, scene))
-    return found
+        yield _answer(lie.what, lie.name, lie.claim, kept, bare, scene)
 
 
 def _answer(
@@ -110,48 +109,53 @@ def _words(edges: Iterable[AuditEdge]) -> str:
     return next((word for word in reversed(FOUND) if word in words), "not found")
 
 
-def exchanged(folder: Path) -> list[Told]:
+def exchanged(folder: Path, done: int) -> Iterator[Told]:
     """Files of another model in the folder of each one, and each with one bit changed; audited from disk."""
     gathered = gather(request(folder))
-    models = {model.name: model.folder for model in gathered.models}
-    made_from = {c.child: c.parents for c in gathered.claims if c.source == "ledger" and c.parents}
-    names = {model.digest: model.name for model in gathered.models}
-    found = []
-    for child, parents in made_from.items():
-        name, ancestors = names[child], [models[names[parent]] for parent in parents]
-        strangers = [one for one in models if one not in (name, *(names[parent] for parent in parents))]
-        for what, source in (
-            ("the files of the parent lie there", ancestors[0]),
-            ("the files of another model lie there", models[strangers[-1]]),
-            ("one bit of the weights is another", None),
-        ):  # fmt: skip
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                copy = Path(shutil.copytree(models[name], Path(place) / name))
-                weights = copy / "model.safetensors"
-                if source is None:
-                    data = bytearray(weights.read_bytes())
-                    data[-4] ^= 1
-                    weights.write_bytes(data)
-                else:
-                    sidecar = (copy / "pedigree.json").read_bytes()
-                    shutil.rmtree(copy)
-                    shutil.copytree(source, copy)
-                    (copy / "pedigree.json").write_bytes(sidecar)
-                audit = examine(request(folder, copy, ancestors))
-                edges = [e for e in audit.result.edges if e.source == "ledger" and e.child == f"sha256:{child}"]
-                claim = next(c for c in gathered.claims if c.child == child and c.source == "ledger")
-                lie = "changed-files" if source is None else "wrong-upload"
-                found.append(_answer(what, lie, claim, edges, edges, gathered.scene))
-    return found
+    models = {model.digest: model.folder for model in gathered.models}
+    ways = []
+    for claim in gathered.claims:
+        if claim.source == "ledger" and claim.parents:
+            strangers = [one for one in models if one not in (claim.child, *claim.parents)]
+            ways += [
+                (claim, "wrong-upload", "the files of the parent lie there", models[claim.parents[0]]),
+                (claim, "wrong-upload", "the files of another model lie there", models[strangers[-1]]),
+                (claim, "changed-files", "one bit of the weights is another", None),
+            ]
+    for claim, name, what, source in ways[done:]:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            copy = Path(place) / gathered.scene.name(claim.child)
+            _put_there(copy, models[claim.child], source)
+            audit = examine(request(folder, copy, [models[parent] for parent in claim.parents]))
+            edges = [e for e in audit.result.edges if e.source == "ledger" and e.child == f"sha256:{claim.child}"]
+            yield _answer(what, name, claim, edges, edges, gathered.scene)
 
 
-def kept(folder: Path, name: str, measure: Callable[[Path], list[Told]], *, draw: bool) -> list[Told]:
-    """What was measured before, or is measured now."""
-    path = folder / f"{name}.json"
+def _put_there(copy: Path, model: Path, source: Path | None) -> None:
+    """A folder with the sidecar of a model and the files of another; without one, the model with one bit changed."""
+    shutil.copytree(source or model, copy)
+    if source is not None:
+        shutil.copyfile(model / "pedigree.json", copy / "pedigree.json")
+        return
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4] ^= 1
+    weights.write_bytes(data)
+
+
+def kept(folder: Path, name: str, measure: Callable[[Path, int], Iterator[Told]], *, draw: bool) -> list[Told]:
+    """What was measured before, or is measured now; one that was stopped goes on where it was."""
+    path, lines = folder / f"{name}.json", folder / f"{name}.jsonl"
     if not path.is_file():
         if draw:
             return []
-        path.write_text(json.dumps(measure(folder), indent=1), encoding="utf-8")
+        done = len(lines.read_text(encoding="utf-8").splitlines()) if lines.is_file() else 0
+        with lines.open("a", encoding="utf-8") as stream:
+            for told in measure(folder, done):
+                stream.write(json.dumps(told) + "\n")
+                stream.flush()
+        whole = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        path.write_text(json.dumps(whole, indent=1), encoding="utf-8")
     return list(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -165,9 +169,18 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def report(seeds: list[dict[str, list[Told]]], out: Path) -> None:
-    """The page: what the seed gave by which errors of the rules were mended, and what the others gave after that."""
-    parts = [("The first seed, by which errors were mended", seeds[:1]), ("Seeds that were made after that", seeds[1:])]
+def report(seeds: dict[int, dict[str, list[Told]]], out: Path) -> None:
+    """The page: what the seeds gave by which errors of the rules were mended, and what the others gave after that."""
+    parts = (
+        (
+            "Seeds that were made and looked at after that",
+            [one for seed, one in seeds.items() if seed not in MENDED_BY],
+        ),
+        (
+            "Seeds by which errors were mended, as they are now",
+            [one for seed, one in seeds.items() if seed in MENDED_BY],
+        ),
+    )
     told = [_part(title, some) for title, some in parts if some]
     measured = "\n\n".join([*told, f"{len(seeds)} seeds. {origin('python experiments/audits.py')}"])
     put(out / "audits.md", "Audits of families that nobody looked at", measured)
@@ -221,7 +234,7 @@ def _line(name: str, what: str, told: list[Told]) -> list[object]:
 if __name__ == "__main__":
     words = settings(__doc__ or "")
     torch.set_num_threads(1)
-    results = []
+    results: dict[int, dict[str, list[Told]]] = {}
     for number in range(words.seeds):
         at = words.place / "audits" / f"seed-{number}"
         if not words.draw:
@@ -229,5 +242,5 @@ if __name__ == "__main__":
         parts = {"honest": audited, "planted": planted, "exchanged": exchanged}
         result = {name: kept(at, name, measure, draw=words.draw) for name, measure in parts.items()}
         if all(result.values()):
-            results.append(result)
+            results[number] = result
     report(results, words.out)

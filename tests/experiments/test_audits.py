@@ -92,11 +92,14 @@ def test_the_page_tells_false_findings_and_misses(tmp_path: Path) -> None:
         "planted": [lie, {**lie, "bare": "SUSPECT", "names": ["hidden-step"]}],
         "exchanged": [],
     }
-    audits.report([seed], tmp_path)
+    audits.report({1: seed}, tmp_path)
     page = (tmp_path / "audits.md").read_text(encoding="utf-8")
     assert "1 false findings on 2 claims" in page
     assert "a from b (ledger): SUSPECT, in doubt" in page
     assert "| hidden-step | told otherwise | 2 | 1 (50%) | 9% to 91% | 0 | 1 | 2 |" in page
     assert "told otherwise: a from b by finetune (1 of 1 seeds)" in page
-    audits.report([{**seed, "honest": [edge]}], tmp_path)
+    audits.report({1: {**seed, "honest": [edge]}}, tmp_path)
     assert "0 false findings on 1 claims" in (tmp_path / "audits.md").read_text(encoding="utf-8")
+    audits.report({0: seed, 1: {**seed, "honest": [edge]}}, tmp_path)  # seeds that rules were mended by stand apart
+    page = (tmp_path / "audits.md").read_text(encoding="utf-8")
+    assert page.index("0 false findings on 1 claims") < page.index("1 false findings on 2 claims")
