@@ -198,16 +198,20 @@ def _part(title: str, seeds: list[dict[str, list[Told]]]) -> str:
     )
     names = list(dict.fromkeys(lie["name"] for lie in told))
     kinds = sorted({(lie["name"], lie["what"]): None for lie in told}, key=lambda kind: names.index(kind[0]))
-    lines = [
-        _line(*kind, [one for one in told if (one["name"], one["what"]) == kind]) for kind in kinds
-    ] + [_line("all", "", told)]  # fmt: skip
+    lines = [_line(*kind, [one for one in told if (one["name"], one["what"]) == kind]) for kind in kinds]
+    lines.append(_line("all but backwards", "", [one for one in told if one["name"] != "backwards"]))
+    lines.append(_line("all", "", told))
     head = ["name", "what is told", "told", "found, by weights alone", "95 %", "CONTRADICTED", "by its name",
             "found, states kept"]  # fmt: skip
-    missed = Counter(
-        f"{lie['what']}: {lie['child']} from {' and '.join(lie['parents']) or 'nothing'} by {lie['operation']}"
-        for lie in told if lie["bare"] == "not found"
-    )  # fmt: skip
-    listed = "\n".join(f"- {words} ({count} of {len(seeds)} seeds)" for words, count in sorted(missed.items()))
+    missed: dict[str, Counter[str]] = {}
+    for lie in told:
+        if lie["bare"] == "not found":
+            words = f"{lie['child']} from {' and '.join(lie['parents']) or 'nothing'}"
+            missed.setdefault(lie["what"], Counter())[words] += 1
+    listed = "\n".join(
+        f"- {what}: " + ", ".join(f"{words} ({count} of {len(seeds)})" for words, count in sorted(found.items()))
+        for what, found in missed.items()
+    )
     false = "\n".join(
         f"- {edge['child_name']} from {edge['parent_name']} ({edge['source']}): {edge['verdict']}, {edge['why']}"
         for edge in wrong

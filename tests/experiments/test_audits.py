@@ -97,7 +97,7 @@ def test_the_page_tells_false_findings_and_misses(tmp_path: Path) -> None:
     assert "1 false findings on 2 claims" in page
     assert "a from b (ledger): SUSPECT, in doubt" in page
     assert "| hidden-step | told otherwise | 2 | 1 (50%) | 9% to 91% | 0 | 1 | 2 |" in page
-    assert "told otherwise: a from b by finetune (1 of 1 seeds)" in page
+    assert "- told otherwise: a from b (1 of 1)" in page
     audits.report({1: {**seed, "honest": [edge]}}, tmp_path)
     assert "0 false findings on 1 claims" in (tmp_path / "audits.md").read_text(encoding="utf-8")
     audits.report({0: seed, 1: {**seed, "honest": [edge]}}, tmp_path)  # seeds that rules were mended by stand apart
