@@ -18,7 +18,7 @@ from pedigree.report.environment import page_environment, page_style
 from pedigree.report.figures import component_figure, decoy_figure
 from pedigree.report.lineage_figure import ArcStyle, LineageArc, LineageNode, lineage_figure, parents_first
 from pedigree.report.plain_text import printable_lines
-from pedigree.report.seal import audit_line, seal_figure
+from pedigree.report.seal import STYLE, audit_line, seal_figure
 from pedigree.report.transformations import transformation_sentences
 
 _LINES, _LINES_WITH_TREE = 5, 3  # claims on the first sheet
@@ -51,7 +51,7 @@ def render_audit(audit: Audit) -> str:
     lines = _LINES if small_tree is None else _LINES_WITH_TREE
     context: dict[str, Any] = {
         "a": audit, "words": words, "said": audit_words, "style": page_style(), "digest": audit.content_digest(),
-        "line": audit_line(audit), "seal": seal_figure(audit_line(audit)),
+        "seal_style": STYLE, "line": audit_line(audit), "seal": seal_figure(audit_line(audit)),
         "mark": audit_words.EDGE_MARKS[result.verdict], "question": _question(subjects), "subjects": subjects,
         "gravest": gravest[:lines], "left": max(0, len(gravest) - lines), "main": shown,
         "lies": list(dict.fromkeys(lie for edge in gravest for lie in edge.lies)),

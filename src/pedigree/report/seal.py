@@ -15,6 +15,21 @@ VERSION = 1
 _BORDER = 4  # modules of white around the code, as ISO/IEC 18004 asks for
 _CORRECTION = "m"  # 15 % of it may be lost to a fold or a stamp
 
+STYLE = """
+.close { display: flex; gap: 14px; align-items: flex-end; }
+.close > div { flex: 1; min-width: 0; }
+.close .line { overflow-wrap: anywhere; }
+svg.seal { flex: none; width: 104px; height: 104px; }
+@media print {
+  svg.seal { width: 20mm; height: 20mm; }
+  .close { gap: 8pt; break-inside: avoid; }
+  .close p.small { font-size: 6.8pt; line-height: 1.25; margin: 0; }
+  .close .reply { margin: 2pt 0; }
+  .close .reply td { height: 15px; }
+}
+""".strip()
+"""The foot of a sheet: reply box beside the code."""
+
 
 def audit_line(audit: Audit) -> str:
     """The commitment of an audit."""
