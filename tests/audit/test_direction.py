@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,35 @@ def test_the_middle_of_a_line_is_told_from_siblings_twins_and_mixtures() -> None
     for own in (0.1, 0.5, 1.0):  # twins that the same data moved the same way
         assert not between(k + shared + own * one, k + shared + own * two, k)
     assert not between(k, k, k + one)
+
+
+class Known(Pairs):
+    """Pairs whose distances are those of points."""
+
+    def __init__(self, points: dict[str, torch.Tensor]) -> None:
+        super().__init__({}, None, False, lambda *_: None)
+        self.points = points
+
+    def apart(self, one: str, other: str) -> PairEvidence:
+        return pair(float((self.points[one] - self.points[other]).square().mean()))
+
+
+def test_nearness_counts_where_a_third_model_shows_that_the_two_are_no_siblings() -> None:
+    draw = torch.Generator().manual_seed(6)
+    root, one, two = torch.randn(3, 100_000, generator=draw)
+    third = "e" * 64
+    # What is told: root (the child) made from root + one. A sibling of the latter shows root in the middle.
+    seen = word("undetermined", unless_siblings=-5.0, mean_square=1.0)
+    seen = replace(seen, distance2=float(one.square().mean()))
+    for points, found in (
+        ({CHILD: root, PARENT: root + one, third: root + two}, True),
+        ({CHILD: root, PARENT: root + one, third: root + one + two}, False),  # a child of the declared parent
+    ):
+        models: dict[str, Any] = dict.fromkeys(points)
+        at = Scene(models, Known(points), {}, frozenset(), names={third: "third"}, claims=[started(PARENT)])
+        assert judged(claim(), seen, at) == (("doubtful", "backwards") if found else None)
+        assert judged(claim(), replace(seen, unless_siblings=5.0), at) is None
+        assert judged(claim("surgery", "grow.ffn"), seen, at) is None
 
 
 def test_a_trained_model_told_as_the_parent_of_its_own_parent_is_found(family: Family, tmp_path: Path) -> None:
