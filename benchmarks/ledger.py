@@ -94,7 +94,8 @@ from pedigree.records.recorder import JsonlRecorder
 begin, worked, own = time.perf_counter(), time.process_time(), time.thread_time()
 from pedigree.ledger.place import LedgerPlace
 from pedigree.ledger.recorder import LedgerRecorder
-recorder = LedgerRecorder(LedgerPlace.find(sys.argv[1] + "/ledger.db"), JsonlRecorder(Path(sys.argv[1]) / "run.jsonl"))
+lines = JsonlRecorder(Path(sys.argv[1]) / "run.jsonl", at_once=False)
+recorder = LedgerRecorder(LedgerPlace.find(sys.argv[1] + "/ledger.db"), lines)
 told = time.perf_counter() - begin
 time.sleep(1.0)  # a model is built and data is opened
 begin = time.perf_counter()
@@ -110,7 +111,7 @@ from pedigree.ledger.place import LedgerPlace
 from pedigree.ledger.recorder import LedgerRecorder
 from pedigree.records.recorder import JsonlRecorder
 place = Path(sys.argv[1])
-recorder = LedgerRecorder(LedgerPlace.find(str(place / "ledger.db")), JsonlRecorder(place / "run.jsonl"))
+recorder = LedgerRecorder(LedgerPlace.find(str(place / "ledger.db")), JsonlRecorder(place / "run.jsonl", at_once=False))
 recorder.run_start({"step": 0})
 begin = time.perf_counter()
 recorder.derive({"operation": "train", "name": "model", "outputs": [str(place / "model")]})

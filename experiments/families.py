@@ -20,14 +20,23 @@ def settings(about: str) -> argparse.Namespace:
     return command(about, "tokens").parse_args()
 
 
-def made(recipe: dict[str, Any], folder: Path, *, draw: bool) -> dict[str, dict[str, Any]]:
-    """The members of the family by name, as its record tells them; what is there and unchanged is kept."""
+def made(
+    recipe: dict[str, Any], folder: Path, *, draw: bool, ledger: Path | None = None
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """The members of the family by name, as its record tells them; what is there and unchanged is kept.
+
+    Args:
+        recipe: what to make.
+        folder: where it is made.
+        draw: make nothing, read what is there.
+        ledger: a ledger of its own, for an experiment that asks for one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")  # JSON is YAML, without anchors
     if not draw:
         words = [sys.executable, "-m", "pedigree", "run", path, "--out", folder / "family", "--no-compare"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"PEDIGREE_LEDGER": str(ledger)} if ledger else {})}
         subprocess.run([str(word) for word in words], check=True, env=environment, stdout=subprocess.DEVNULL)
     record = json.loads((folder / "family" / "family.json").read_text(encoding="utf-8"))
     return {member["name"]: member for member in record["result"]["members"]}

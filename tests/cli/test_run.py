@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.cli.conftest import Ran
+
+from pedigree.weights import known_files
+from pedigree.weights.known_files import KnownFiles
 
 Pedigree = Callable[..., Ran]
 
@@ -63,9 +67,21 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tmp_path: Path) -> None:
+def test_a_family_is_made_compared_and_kept(
+    pedigree: Pedigree, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[tuple[int, int, int]] = []
+    remember = KnownFiles.put
+
+    def put(known: KnownFiles, status: os.stat_result, digests: tuple[str, str], begun: int) -> None:
+        hashed.append((status.st_ino, status.st_size, status.st_ctime_ns))
+        remember(known, status, digests, begun)
+
+    monkeypatch.setattr(KnownFiles, "put", put)
+    monkeypatch.setattr(known_files, "GRAIN", -(10**12))  # what was written just now counts as long ago
     ran = pedigree("run", "tiny.yaml", "--json")
     assert ran.code == 0, ran.err
+    assert len(hashed) == len(set(hashed)) > 10  # every file once for each state that it was in
     result = json.loads(ran.out)["result"]
     members = {member["name"]: member for member in result["members"]}
     assert {name: member["outcome"] for name, member in members.items()} == dict.fromkeys(members, "made")

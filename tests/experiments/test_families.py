@@ -14,7 +14,7 @@ from pedigree.training.config import SourceConfig
 growth, swap, families = script("growth"), script("swap"), script("families")
 
 
-@pytest.mark.parametrize("name", ["growth", "swap"])
+@pytest.mark.parametrize("name", ["growth", "swap", "audited"])
 def test_the_recipe_that_an_experiment_writes_is_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

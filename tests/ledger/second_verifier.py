@@ -104,3 +104,47 @@ def envelope_holds(envelope: dict[str, Any], public: bytes) -> dict[str, Any] | 
             continue
         return dict(json.loads(payload))
     return None
+
+
+def proof_holds(proof: dict[str, Any]) -> dict[str, list[str]] | None:
+    """A proof that travels with a model: digests of what each proven artifact was made of; None where it does not hold.
+
+    Keys are those of the genesis, which its own root key signed.
+    """
+    entries = {int(entry["index"]): entry for entry in proof["entries"]}
+    genesis = json.loads(base64.b64decode(json.loads(entries[0]["envelope"])["payload"]))
+    told = genesis["predicate"]["facts"]["keys"]
+    keys = {role: [base64.b64decode(key["public"]) for key in listed] for role, listed in told.items()}
+    head = note_holds(proof["checkpoint"], proof["origin"], keys["log"][0])
+    if head is None or genesis["predicate"]["facts"]["origin"] != proof["origin"]:
+        return None
+    made: dict[str, list[str]] = {}
+    for index, entry in entries.items():
+        leaf = entry["leaf"].encode()
+        path = [base64.b64decode(value) for value in entry["inclusion"]]
+        if not includes(tree_hash([leaf]), index, head[0], path, head[1]):
+            return None
+        said = json.loads(leaf)
+        if "envelope" not in entry:
+            if "body" in entry and hashlib.sha256(entry["body"].encode()).hexdigest() != said["body"]:
+                return None
+            continue
+        statement = _signed_as_said(json.loads(entry["envelope"]), said, keys["root" if index == 0 else "actor"])
+        if statement is None:
+            return None
+        if said["kind"] == "derive":
+            listed = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+            made[statement["subject"][0]["digest"]["sha256"]] = [one["digest"]["sha256"] for one in listed]
+    return made
+
+
+def _signed_as_said(
+    envelope: dict[str, Any], said: dict[str, Any], keys: Sequence[bytes]
+) -> dict[str, Any] | None:  # fmt: skip
+    """The statement of an envelope, where the leaf names it and its signature, and one of the keys made that."""
+    payload, kind = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
+    pae = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    first = base64.b64decode(envelope["signatures"][0]["sig"])
+    if (hashlib.sha256(pae).hexdigest(), hashlib.sha256(first).hexdigest()) != (said["body"], said["sig"]):
+        return None
+    return next((found for key in keys if (found := envelope_holds(envelope, key)) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 from pathlib import Path
@@ -11,11 +12,13 @@ import jsonschema
 import pytest
 import yaml
 from tests.attacks.ledger_attacker import Project
+from tests.ledger.second_verifier import proof_holds
 
 from pedigree.errors import MalformedFile
 from pedigree.ledger.bill_of_materials import VERSIONS, bill_of_materials
 from pedigree.ledger.card import BEGIN, card_claims, card_license, write_card
 from pedigree.ledger.passport import Passport, hub_name, passport_of
+from pedigree.ledger.proof import make_proof
 from pedigree.ledger.registration import register, register_documented
 from pedigree.ledger.statement import MANIFEST, Draft, Parent, Subject, hex_digest
 from pedigree.weights.artifact import read_artifact
@@ -259,3 +262,28 @@ def test_the_hub_keeps_the_card(project: Project) -> None:
     data = ModelCard(text, ignore_metadata_errors=False).data.to_dict()
     assert (data["base_model"], data["base_model_relation"]) == (["owner/base"], "quantized")
     assert data["provenance"]["entry"] == passport(project, "small").entry
+
+
+# -- the proof that travels with a model, read by somebody else --------------------------------------------------------
+
+
+def test_a_second_implementation_verifies_a_released_proof(project: Project) -> None:
+    """It shares no line with ours, knows the specification alone, and needs neither database nor network."""
+    proof = json.loads(json.dumps(make_proof(project.ledger.store, project.ids["small"])))
+    made = proof_holds(proof)
+    assert made is not None
+    assert project.ids["tuned"] in made[project.ids["small"]]
+    assert project.ids["base"] in made[project.ids["tuned"]]
+    entry = next(entry for entry in proof["entries"] if project.ids["small"] in entry["leaf"])
+    other = base64.b64encode(b"\0" * 32).decode()
+    signed = json.loads(entry["envelope"])
+    signed["payload"] = base64.b64encode(base64.b64decode(signed["payload"]).replace(b"small", b"large")).decode()
+    changes: list[dict[str, Any]] = [
+        {"leaf": entry["leaf"].replace(project.ids["tuned"], "f" * 64)},
+        {"inclusion": [other, *entry["inclusion"][1:]]},
+        {"envelope": json.dumps(signed)}, {"index": str(int(entry["index"]) - 1)},
+    ]  # fmt: skip
+    for change in changes:
+        entries = [{**one, **change} if one is entry else one for one in proof["entries"]]
+        assert proof_holds({**proof, "entries": entries}) is None, change
+    assert proof_holds({**proof, "origin": "another"}) is None

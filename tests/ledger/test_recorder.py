@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -207,3 +208,44 @@ def test_runs_and_surroundings_have_names() -> None:
     around = surroundings()
     assert around == surroundings()
     assert "cryptography" in around["packages"]
+
+
+def test_a_save_waits_for_no_disk_and_what_was_told_is_forced_to_it_behind_it(
+    place: LedgerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[str] = []
+    sync = os.fsync
+
+    def waited(descriptor: int) -> None:
+        forced.append(threading.current_thread().name)
+        sync(descriptor)
+
+    lines = JsonlRecorder(tmp_path / "run.jsonl", at_once=False)
+    recorder = LedgerRecorder(place, lines, tmp_path)
+    recorder.run_start({"step": 0})
+    monkeypatch.setattr(os, "fsync", waited)
+    recorder.checkpoint({"step": 1, "path": str(state(tmp_path / "step-1"))})
+    recorder.beat({"step": 2})
+    told = [event["event"] for event in read_events(lines.path)]
+    assert told == ["run_start", "checkpoint", "beat"]  # there, though perhaps not on disk
+    assert recorder.close() == []
+    assert set(forced) == {"pedigree-ledger"}
+    assert lines.at_once is False
+
+
+def test_an_adapter_is_a_parent_beside_the_model_it_was_added_to(
+    recorder: LedgerRecorder, place: LedgerPlace, tmp_path: Path
+) -> None:
+    base, out = weights(tmp_path / "base", "a"), weights(tmp_path / "out", "c")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_text("b")
+    facts = {"trade": "surgery", "inputs": {str(base): {}}, "adapters": [{"path": str(adapter), "role": "adapter"}]}
+    recorder.derive({**facts, "output": {"location": str(out)}})
+    assert recorder.close() == []
+    entry = checked(place).entries[-1]
+    assert entry.said is not None
+    roles = {parent.role: parent.digest for parent in entry.said.parents}
+    assert roles["init"] == artifact_id(base).removeprefix("sha256:")
+    assert roles["adapter"] == artifact_id(adapter).removeprefix("sha256:")
+    assert entry.facts["input_digests"] == {str(base): roles["init"], str(adapter): roles["adapter"]}

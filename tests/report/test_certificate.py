@@ -104,7 +104,8 @@ def test_the_sheet_holds_what_an_evidence_page_must_hold() -> None:
     for words in (
         "Is what is claimed of these 2 models true of their weights?", "CONTRADICTED", "not-from-scratch",
         "it did not begin with random weights", "0 of 148 independent pairs called related (bank-1)",
-        "that still allows a rate of 2 %", "at most 20 %", "It says nothing about people", "Decoys", "Reply", "Analyst",
+        "that still allows a rate of 2 %", "at most 20 %", "It says nothing about people", "Where it stands: decoys",
+        "Reply", "Analyst",
         'aria-label="The answer for each component"', 'aria-label="The pair beside its decoys"', "other unrelated",
         'aria-label="family tree"', "10<sup>-40</sup>",
     ):  # fmt: skip
@@ -112,6 +113,19 @@ def test_the_sheet_holds_what_an_evidence_page_must_hold() -> None:
     assert not [word for word in FORBIDDEN if word in page.lower()]
     assert "<script" not in page
     assert not re.search(r"(?:src|href)=\"http", page)
+
+
+def test_the_pair_stands_beside_the_bank() -> None:
+    one = audit(edge("left", "base"))
+    told = one.model_copy(update={"result": one.result.model_copy(update={"bank_scores": [1.5, 2.0, 4.1]})})
+    page = render_audit(told)
+    assert "3 independent pairs" in page
+    assert "A stroke for each pair of the bank" in page
+    assert "independent pairs</text>" not in render_audit(one)
+    bare = edge("left", "base").model_copy(update={"decoys": []})  # the bank is there where no other model is
+    alone = audit(bare).model_copy(update={"result": told.result.model_copy(update={"edges": [bare]})})
+    assert "no other model was at hand" in render_audit(alone)
+    assert "3 independent pairs" in render_audit(alone)
 
 
 def test_the_same_record_gives_the_same_bytes_wherever_it_was_made() -> None:
@@ -175,7 +189,10 @@ def test_the_sheets_fit_a_page_of_paper(tmp_path: Path) -> None:
     small = [edge(name, "base").model_copy(update={**more, "decoys": decoys}) for name in names] + [
         edge("stranger", "")
     ]
-    pages = (render_audit(audit(*edges)), render_audit(audit(*small)))
+    told = [audit(*edges), audit(*small)]
+    banked = {"bank_scores": [1.5 + n / 100 for n in range(332)]}
+    told = [one.model_copy(update={"result": one.result.model_copy(update=banked)}) for one in told]
+    pages = [render_audit(one) for one in told]
     sheets = [page[: page.index("<h2>")] + "</body></html>" for page in pages]
     cleared = render_clearance(clearance(*["unrelated"] * 40))
     for name, text in (("many", sheets[0]), ("few", sheets[1]), ("clearance", cleared)):

@@ -20,6 +20,7 @@ from pedigree.ledger.verification import Verification
 from pedigree.records.audit import Source
 
 FAMILY_FILE = "family.json"
+ADAPTER = "adapter"  # role of a parent that is added to weights
 MAX_FAMILY = 64 << 20  # bytes
 
 
@@ -33,6 +34,8 @@ class Claim:
         operation: what was done, in the word of the record.
         edges: one for each parent; one without a parent for a random start or an origin outside.
         operators: names of the surgery operators, in order.
+        modes: what their `op` is, where they have one.
+        through: digests of what stands behind adapters that were merged in: they had a part, and are named.
         settings: of the training, as the start of its run recorded them.
         parameters: what the entry says of the operation.
         states: sha256 of `state.json` of every state that its run saved, by step.
@@ -50,6 +53,8 @@ class Claim:
     states: Mapping[int, str] = field(default_factory=dict)
     order: int | None = None
     entry: int | None = None
+    modes: tuple[str, ...] = ()
+    through: frozenset[str] = frozenset()
 
     @property
     def parents(self) -> list[str]:
@@ -84,32 +89,37 @@ def ledger_claims(report: Verification, wanted: Iterable[str]) -> list[Claim]:
     entries = {entry.index: entry for entry in report.entries}
     by_entry: dict[int, list[Edge]] = {}
     for edge in report.edges:
-        if edge.entry in behind and not edge.operation.startswith("tokenizer") and not _is_material(edge):
+        if edge.entry in behind and not edge.operation.startswith("tokenizer") and not _is_no_model(edge):
             by_entry.setdefault(edge.entry, []).append(edge)
     newest: dict[tuple[str, tuple[str, ...]], int] = {}
     for index, edges in sorted(by_entry.items()):
         newest[edges[0].child, tuple(sorted(edge.parent for edge in edges))] = index
     # An import that only says "from elsewhere" is no claim about a model that was made here.
     made = {edges[0].child for edges in by_entry.values() if edges[0].role != "origin"}
-    return [
+    claims = [
         _of_entry(entries[index], by_entry[index], graph, entries)
         for index in sorted(newest.values())
         if not (by_entry[index][0].role == "origin" and by_entry[index][0].child in made)
     ]
+    return [claim for claim in claims if "lora.extract" not in claim.operators]  # adapters are no models
 
 
-def _is_material(edge: Edge) -> bool:
-    return edge.role == "start" and edge.parent_name == "texts"
+def _is_no_model(edge: Edge) -> bool:
+    """Texts of a tokenizer, and adapters: held against nothing, though what stands behind an adapter is known."""
+    return edge.role == ADAPTER or (edge.role == "start" and edge.parent_name == "texts")
 
 
 def _of_entry(entry: Entry, edges: Sequence[Edge], graph: Lineage, entries: Mapping[int, Entry]) -> Claim:
     facts = entry.facts
     listed = facts.get("operators")
-    operators = tuple(
-        str(item["operator"])
+    made_by = [
+        item
         for item in (listed if isinstance(listed, list) else ())
         if isinstance(item, Mapping) and item.get("operator")
-    )
+    ]
+    operators = tuple(str(item["operator"]) for item in made_by)
+    given = [item.get("parameters") for item in made_by]
+    modes = tuple(str(item["op"]) for item in given if isinstance(item, Mapping) and item.get("op"))
     parameters = facts.get("parameters")
     settings: Mapping[str, Any] = {}
     for index in graph.runs.get(entry.leaf.run or "", ()):
@@ -124,8 +134,17 @@ def _of_entry(entry: Entry, edges: Sequence[Edge], graph: Lineage, entries: Mapp
     first = min((index for index in graph.makers.get(edges[0].child, ())), default=entry.index)
     return Claim(
         edges[0].child, "ledger", edges[0].operation, tuple(edges), operators, settings,
-        parameters if isinstance(parameters, Mapping) else {}, states, first, entry.index,
+        parameters if isinstance(parameters, Mapping) else {}, states, first, entry.index, modes,
+        _through_adapters(entry, graph),
     )  # fmt: skip
+
+
+def _through_adapters(entry: Entry, graph: Lineage) -> frozenset[str]:
+    """The artifacts that adapters of an entry were made of, and everything behind those."""
+    added = [parent.digest for parent in entry.said.parents if parent.role == ADAPTER] if entry.said else []
+    return frozenset(
+        parent for digest in added for index in graph.closure(digest) for parent in graph.leaves[index].parents
+    )
 
 
 def card_claim(model: Model, at_hand: Sequence[Model]) -> Claim | None:

@@ -77,6 +77,25 @@ class _Known:
     imported: set[str] = field(default_factory=set)
 
 
+@dataclass
+class Gathered:
+    """What is said and what lies there, before one is held against the other.
+
+    Attributes:
+        known: what the ledger knows.
+        models: those at hand.
+        unread: a sentence for each that could not be read.
+        claims: in the order in which they are judged.
+        scene: what they are held against.
+    """
+
+    known: _Known
+    models: list[Model]
+    unread: list[str]
+    claims: list[Claim]
+    scene: Scene
+
+
 def examine(request: Request, tell: Tell = lambda stage, fraction, message: None) -> Audit:
     """Hold every claim about some models against their weights.
 
@@ -88,6 +107,17 @@ def examine(request: Request, tell: Tell = lambda stage, fraction, message: None
         MissingInput: no model is there.
     """
     begun = time.monotonic()
+    found = gather(request, tell)
+    edges = [edge for claim in found.claims for edge in judge_claim(claim, found.scene)]
+    return _record(request, found.known, found.models, found.scene, edges, found.unread, time.monotonic() - begun)
+
+
+def gather(request: Request, tell: Tell = lambda stage, fraction, message: None) -> Gathered:
+    """Read the ledger, look for models, hash them, and list what is claimed of them; nothing is compared yet.
+
+    Raises:
+        MissingInput: no model is there.
+    """
     known = _read_ledger(request)
     others = [*request.others, *_recorded_places(request, known)]
     folders = _without_twins(model_folders([request.place, *others], allow_pickle=request.allow_pickle))
@@ -107,8 +137,7 @@ def examine(request: Request, tell: Tell = lambda stage, fraction, message: None
     pairs.expected = sum(
         len(scene.candidates(claim)) + len(claim.parents) for claim in claims if claim.child in by_digest
     )
-    edges = [edge for claim in claims for edge in judge_claim(claim, scene)]
-    return _record(request, known, models, scene, edges, unread, time.monotonic() - begun)
+    return Gathered(known, models, unread, claims, scene)
 
 
 def _recorded_places(request: Request, known: _Known) -> list[Path]:
@@ -205,16 +234,17 @@ def _scene(by_digest: dict[str, Model], pairs: Pairs, known: _Known, claims: Seq
     order = dict(known.order)
     if known.report is None:
         order = {claim.child: int(claim.parameters["at"]) for claim in claims if claim.source == "family"}
-    return Scene(by_digest, pairs, order, frozenset(known.imported), children, known.names)
+    return Scene(by_digest, pairs, order, frozenset(known.imported), children, known.names, claims)
 
 
 def _record(
     request: Request, known: _Known, models: Sequence[Model], scene: Scene, edges: Sequence[AuditEdge],
     unread: Sequence[str], seconds: float,
 ) -> Audit:  # fmt: skip
-    from pedigree.forensics.bank import error_rate, false_positives
+    from pedigree.forensics.bank import error_rate, false_positives, load_bank
     from pedigree.forensics.record import producer
 
+    bank = load_bank() or {}
     rate, compared = error_rate(), scene.pairs.compared
     counts: dict[EdgeVerdict, int] = {}
     for edge in edges:
@@ -254,6 +284,7 @@ def _record(
             any_false_upper_95=1 - math.exp(compared * math.log1p(-rate.false_positive_upper_95)) if rate else None,
             error_rate=rate,
             false_positives=false_positives(),
+            bank_scores=[float(score) for score in bank.get("scores", {}).get("best_z", [])],
             not_checked=not_checked,
             seconds=round(seconds, 3),
         ),

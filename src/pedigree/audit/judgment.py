@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pedigree.audit.claims import Claim
+from pedigree.audit.direction import direction_check
 from pedigree.audit.operations import all_copied, frozen_check, is_training, operation_check, steps_check
 from pedigree.audit.relatives import Relative, Scene, nearest_check, parents_check, relatives_of, start_check
 from pedigree.audit.states import states_check
@@ -92,6 +93,7 @@ def _edge_checks(
     if pair.related:
         checks += [operation_check(claim, pair), steps_check(claim, pair), frozen_check(claim, pair)]
         checks += [_states(claim, edge, scene), nearest_check(claim, edge.parent, relatives, scene)]
+        checks.append(direction_check(claim, edge.parent, pair, relatives, scene))
     return [check for check in checks if check is not None]
 
 
@@ -120,12 +122,6 @@ def relation_check(claim: Claim, pair: PairEvidence) -> AuditCheck:
         )  # fmt: skip
     if word == "partly-related":
         return _partly(claim, pair)
-    direction = pair.comparison.result.direction
-    if not claim.exact and direction.verdict == "b-to-a":
-        return AuditCheck(
-            check="relation", answer="doubtful", lie="not-the-parent",
-            sentence="related, and the weights say that the child was there first",
-        )  # fmt: skip
     return AuditCheck(check="relation", answer="agrees", sentence=f"{word}{more}")
 
 

@@ -108,6 +108,11 @@ def _copies_check(operators: Sequence[str], pair: PairEvidence, words: str) -> A
             check="operation", answer="disagrees", lie="hidden-step",
             sentence=f"{told}: the weights were changed in between",
         )  # fmt: skip
+    # A training that left most parts frozen leaves most of them equal. Copied layers that add nothing end in zeros.
+    if different and "grow.depth" not in operators:
+        return AuditCheck(
+            check="operation", answer="doubtful", lie="hidden-step", sentence=f"{told}: not {_listed(different)}"
+        )
     return AuditCheck(check="operation", answer="agrees", sentence=told)
 
 
@@ -123,8 +128,8 @@ def _split(label: str) -> tuple[int | None, str]:
 
 
 def all_copied(claim: Claim, pair: PairEvidence) -> bool:
-    """Whether every part that kept its shape is the parent's number for number: then nobody else had a part in it."""
-    return bool(claim.operators) and bool(pair.equal) and not pair.different and pair.whole
+    """Whether every part that kept its shape is the parent's, rounded at most: then nobody else had a part in it."""
+    return bool(claim.operators) and bool(pair.equal or pair.rounded) and not pair.different and pair.whole
 
 
 def steps_check(claim: Claim, pair: PairEvidence) -> AuditCheck | None:
@@ -140,6 +145,11 @@ def steps_check(claim: Claim, pair: PairEvidence) -> AuditCheck | None:
         return AuditCheck(
             check="steps", answer="disagrees", lie="wrong-upload",
             sentence=f"{claim.operation} was recorded, and every number is the parent's: these files were not trained",
+        )  # fmt: skip
+    if pair.rounded and pair.whole and not pair.different:
+        return AuditCheck(
+            check="steps", answer="disagrees", lie="hidden-step",
+            sentence=f"{claim.operation} was recorded, and every number is the parent's, rounded: it was cast",
         )  # fmt: skip
     bound = _reach(claim, pair)
     if bound is None or pair.moved is None:

@@ -1,6 +1,8 @@
 """Comparisons of an audit, each made once and kept by the digests of both models, so that a second audit is quick.
 
-What is kept is a file for each pair, written whole or not at all: an audit that was interrupted goes on where it was.
+A kept one counts while nothing has changed that a comparison depends on: the files of both models, the code and the
+data of the comparison (`pedigree.forensics.revision`), the libraries it computes with, the option. What is kept is a
+file for each pair, written whole or not at all: an audit that was interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pedigree.records.artifact import Manifest
 if TYPE_CHECKING:
     from pedigree.forensics.pair import PairEvidence
 
-FORMAT = 1  # another number forgets everything that was kept
+FORMAT = 2  # another number forgets everything that was kept
 
 
 @dataclass
@@ -60,6 +62,10 @@ class Pairs:
             self._known[key] = self._look(parent, child)
         return self._known[key]
 
+    def apart(self, one: str, other: str) -> PairEvidence | None:
+        """The pair for its distance alone, which has no direction: in whatever order it was compared already."""
+        return self._known.get((other, one)) or self.of(one, other)
+
     def seen(self, parent: str, child: str) -> PairEvidence | None:
         """The pair where it was compared already, None elsewhere."""
         return self._known.get((parent, child))
@@ -87,12 +93,12 @@ class Pairs:
         return type(found).from_dict(json.loads(plain))  # as a later audit will read it, to the last digit
 
     def _file(self, a: Model, b: Model) -> Path | None:
-        """Where the pair is kept: named by what lies on disk, not by what is claimed to."""
+        """Where the pair is kept: named by what lies on disk, not by what is claimed to, and by what measures it."""
         if self.kept is None:
             return None
-        from pedigree.forensics.record import producer
+        from pedigree.forensics.revision import revision
 
-        words = f"{FORMAT} {producer().version} {self.allow_pickle} {_measured(a)} {_measured(b)}"
+        words = f"{FORMAT} {revision()} {self.allow_pickle} {_measured(a)} {_measured(b)}"
         return self.kept / f"{hashlib.sha256(words.encode()).hexdigest()[:40]}.json"
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pedigree.audit.claims import Claim
+from pedigree.audit.operations import is_training
 from pedigree.audit.pairs import Pairs
 from pedigree.audit.places import Model
 from pedigree.audit.states import Prints
@@ -28,6 +29,7 @@ from pedigree.records.audit import Answer, AuditCheck, Lie
 
 if TYPE_CHECKING:
     from pedigree.forensics.pair import PairEvidence
+    from pedigree.forensics.unmerge import Decomposition
 
 ON_THE_WAY = 0.8
 """Share of the way between declared parent and candidate by which the candidate must be nearer to the child."""
@@ -41,6 +43,9 @@ NEGLIGIBLE = 1e-6
 LEAST_WEIGHT = 0.05
 """Share in a mixture below which a source is not called a parent."""
 
+OWN_REST = 1e-3
+"""Share of its squared way to the nearest source that a mixture may have for itself; rounding is far below."""
+
 
 @dataclass
 class Scene:
@@ -53,7 +58,9 @@ class Scene:
             their entry.
         children: digests of what is recorded to have been made of a model, by its digest.
         names: what recorded models are called.
+        claims: all that are judged.
         prints: digests of the tensors of models and states that were read.
+        mixtures: what taking a model apart into others gave, by its digest and theirs.
     """
 
     models: Mapping[str, Model]
@@ -62,7 +69,9 @@ class Scene:
     imported: frozenset[str]
     children: Mapping[str, Sequence[str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
     prints: Prints = field(default_factory=dict)
+    mixtures: dict[tuple[str, ...], Decomposition | None] = field(default_factory=dict)
 
     def name(self, digest: str) -> str:
         """What a model is called."""
@@ -94,8 +103,8 @@ class Scene:
         return [
             digest
             for digest in self.models
-            if digest != claim.child and digest not in claim.parents and digest not in made_of_it
-            and self.is_before(digest, claim.child) is not False
+            if digest != claim.child and digest not in claim.parents and digest not in claim.through
+            and digest not in made_of_it and self.is_before(digest, claim.child) is not False
         ]  # fmt: skip
 
 
@@ -243,34 +252,71 @@ def parents_check(claim: Claim, relatives: Sequence[Relative], scene: Scene) -> 
 
 
 def _mixture_check(claim: Claim, relatives: Sequence[Relative], scene: Scene) -> AuditCheck | None:
-    """Take the child apart into its named parents and its other relatives of the same shape."""
-    from pedigree.forensics.unmerge import unmerge
+    """Take the child apart into its named parents and its other relatives of the same shape.
 
+    Only a mixture and nothing else is a finding: siblings that the same data moved the same way lie between their
+    parent and each other too, each with something of its own besides.
+    """
     known = [digest for digest in claim.parents if digest in scene.models]
     more = [one for one in relatives if not one.pair.reshaped and one.pair.distance2 is not None][:6]
     own = [scene.pairs.of(digest, claim.child) for digest in known]
     if len(known) + len(more) < 2 or not known or any(pair is None or pair.reshaped for pair in own):
         return None
-    child = scene.models[claim.child]
-    places = [scene.models[digest].folder for digest in (*known, *(one.digest for one in more))]
-    try:
-        found, _, _ = unmerge(child.folder, places, allow_pickle=scene.pairs.allow_pickle)
-    except PedigreeError:
+    named = _taken_apart(claim.child, known, scene) if len(known) > 1 else None
+    if named is not None and named.verdict == "merge" and _is_nothing_else(named):
+        more = []  # what is named is all there is; a mixture of it can be written as one of its relatives as well
+    found = _taken_apart(claim.child, [*known, *(one.digest for one in more)], scene)
+    if found is None or found.verdict != "merge":
         return None
-    if found.verdict != "merge":
-        return None
-    for one, source in zip(more, found.sources[len(known) :], strict=False):
-        if abs(source.weight) >= LEAST_WEIGHT:
-            told = f"{source.weight:.2f} of the weights come from {scene.name(one.digest)}, which is not named"
+    shares = _shares(found, scene)
+    for one in more:
+        if abs(share := shares.get(one.digest, 0.0)) < LEAST_WEIGHT:
+            continue
+        told = f"{share:.2f} of the weights come from {scene.name(one.digest)}, which is not named"
+        if _is_nothing_else(found):
             return _found("parents", one, "undeclared-parent", f"{told} (method {found.method})")
-    shares = [abs(source.weight) for source in found.sources[: len(known)]]
-    told = ", ".join(f"{share:.2f} of {scene.name(d)}" for share, d in zip(shares, known, strict=True))
-    if len(known) > 1 and min(shares) < LEAST_WEIGHT:
+        name = scene.name(one.digest)
+        told = f"what moved {name} moved it too ({share:.2f}), as the same data does; no mixture is shown"
+        return AuditCheck(check="parents", answer="note", sentence=told)
+    told = ", ".join(f"{abs(shares[digest]):.2f} of {scene.name(digest)}" for digest in known)
+    if _is_nothing_else(found) and is_training(claim.operation):
+        return AuditCheck(
+            check="parents", answer="disagrees", lie="hidden-step",
+            sentence=f"{claim.operation} was recorded, and the weights are a mixture ({found.method}): {told}",
+        )  # fmt: skip
+    if len(known) > 1 and min(abs(shares[digest]) for digest in known) < LEAST_WEIGHT:
         return AuditCheck(
             check="parents", answer="doubtful", lie="not-the-parent",
             sentence=f"a named parent has no part in the mixture ({found.method}): {told}",
         )  # fmt: skip
     return AuditCheck(check="parents", answer="note", sentence=f"the weights are a mixture ({found.method}): {told}")
+
+
+def _taken_apart(child: str, sources: Sequence[str], scene: Scene) -> Decomposition | None:
+    """The child as a mixture of some models, worked out once; None where they cannot be read."""
+    from pedigree.forensics.unmerge import unmerge
+
+    key = (child, *sorted(set(sources)))
+    if key not in scene.mixtures:
+        places = [scene.models[digest].folder for digest in key[1:]]
+        try:
+            found, _, _ = unmerge(scene.models[child].folder, places, allow_pickle=scene.pairs.allow_pickle)
+            scene.mixtures[key] = found
+        except PedigreeError:
+            scene.mixtures[key] = None
+    return scene.mixtures[key]
+
+
+def _is_nothing_else(found: Decomposition) -> bool:
+    """Whether what is left beside the mixture is rounding. (In float32 it is as small as the rounding of the sums.)"""
+    over = found.explained.over_best_source
+    return found.explained.exact or (over is not None and 1.0 - over <= OWN_REST)
+
+
+def _shares(found: Decomposition, scene: Scene) -> dict[str, float]:
+    """Weights of a mixture by the digests of its sources."""
+    places = {str(model.folder): digest for digest, model in scene.models.items()}
+    return {places[source.location]: source.weight for source in found.sources}
 
 
 def _names(digests: Iterable[str], scene: Scene) -> str:

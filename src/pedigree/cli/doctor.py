@@ -29,6 +29,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "pyyaml": ("reading recipes", False),
     "matplotlib": ("pictures in reports", False),
     "jinja2": ("reports", False),
+    "segno": ("codes on printed sheets", False),
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
     "transformers": ("pedigree demo", True),

@@ -45,7 +45,7 @@ def recorder_for(
     place = LedgerPlace.find()
     lines: Recorder
     try:
-        lines = JsonlRecorder(spool or place.keys.parent / "spool.jsonl")
+        lines = JsonlRecorder(spool or place.keys.parent / "spool.jsonl", at_once=False)
     except OSError as error:
         warn(f"no lines are kept beside the work: {(error.strerror or str(error)).lower()}")
         lines = NullRecorder()

@@ -76,6 +76,7 @@ def run(
     from pedigree.cli.train_checks import check_steps, placed
     from pedigree.cli.train_steps import Workplace
     from pedigree.family.recipe import read_recipe
+    from pedigree.weights.known_files import hashed_once
 
     begun = time.monotonic()
     out = Output(json=json, quiet=quiet, color=color)
@@ -86,7 +87,7 @@ def run(
     place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out), out.warn)
     wanted = _wanted(family, only or [])
     check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
-    with placed(folder):
+    with hashed_once(), placed(folder):
         members, outcome = _make(place, wanted, out)
     edges: list[EdgeResult] = []
     if compare and outcome == DONE:

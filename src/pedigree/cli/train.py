@@ -106,6 +106,7 @@ def train(
     from pedigree.cli.train_checks import check_steps, placed
     from pedigree.cli.train_steps import Workplace, parse_overrides, train_step
     from pedigree.family.recipe import read_recipe
+    from pedigree.weights.known_files import hashed_once
 
     is_first = os.environ.get("RANK", "0") == "0"
     out = Output(json=json and is_first, quiet=quiet or not is_first, color=color)
@@ -123,7 +124,7 @@ def train(
     steps = [family.steps[name] for name in _wanted(family, only or [])]
     check_steps(place, steps)
     for step in steps:
-        with placed(place.output):
+        with hashed_once(), placed(place.output):
             result = train_step(place, step)
         out.clear_status()
         results.append(result)

@@ -218,7 +218,23 @@ class Replay:
                 missing.append(place)
             else:
                 found[place] = path
-        return found, missing
+        return found, missing + self._adapters(facts, digests, parents)
+
+    def _adapters(
+        self, facts: Mapping[str, Any], digests: Mapping[str, str], parents: tuple[str, ...]
+    ) -> list[str]:  # fmt: skip
+        """The adapters of a step that do not lie where the recipe reads them, as they were named and signed."""
+        operators = facts.get("operators")
+        read = [
+            str(item["parameters"]["adapter"]) for item in (operators if isinstance(operators, list) else ())
+            if isinstance(item, dict) and item.get("operator") == "lora.merge"
+        ]  # fmt: skip
+        missing = []
+        for place in read:
+            digest = digests.get(str(Path(place)))
+            if digest not in parents or digest is None or self.places.find(digest, [Path(place)]) != Path(place):
+                missing.append(place)
+        return missing
 
     def _run(self, recipe: SurgeryRecipe, found: Mapping[str, Path]) -> Outcome:
         from pedigree.records.recorder import NullRecorder

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.findings import CLEAR_LOG10_P
 from pedigree.forensics.kinship import RELATED, distance2
 from pedigree.forensics.record import build_record, detection_limit
@@ -38,6 +39,10 @@ class PairEvidence:
         different: parts that differ from their counterpart.
         whole: whether parts were compared to the last number.
         reshaped: dimensions, of `DIMENSIONS`, that differ.
+        larger: those of them in which B has more.
+        structural: natural log-odds that A was first, by what only a child can have (copies, a coarser grid) alone:
+            evidence of nearness, which a sibling would give too, is left out.
+        unless_siblings: natural log-odds that A was first, where other models show that the two are no siblings.
         detection_limit: smallest share of surviving units that would have been called a relation.
     """
 
@@ -49,6 +54,9 @@ class PairEvidence:
     different: tuple[str, ...] = ()
     whole: bool = True
     reshaped: tuple[str, ...] = ()
+    larger: tuple[str, ...] = ()
+    structural: float = 0.0
+    unless_siblings: float = 0.0
     detection_limit: float = 1.0
 
     @property
@@ -94,7 +102,7 @@ class PairEvidence:
             KeyError, TypeError, ValueError: it is something else.
         """
         known = {name: plain[name] for name in cls.__dataclass_fields__}
-        for name in ("equal", "rounded", "different", "reshaped"):
+        for name in ("equal", "rounded", "different", "reshaped", "larger"):
             known[name] = tuple(str(item) for item in known[name])
         known["comparison"] = Comparison.model_validate(known["comparison"])
         return cls(**known)
@@ -116,10 +124,16 @@ def look_at_pair(a: str | Path, b: str | Path, *, allow_pickle: bool = False) ->
     record = build_record(left, right, found, judgment, "standard", time.monotonic() - begun)
     apart, scale = distance2(left, right, found) if judgment.verdict in RELATED else (None, 1.0)
     bits = found.bits
+    still = replace(found, additive=None, forward=None, backward=None)
+    is_relative = judgment.verdict in RELATED
+    structural = weigh_direction(left, right, still).log_odds if is_relative else 0.0
+    whole = weigh_direction(left, right, found, alone=False).log_odds if is_relative else 0.0
+    changed = reshaped(left.anatomy, right.anatomy)
     return PairEvidence(
         record, apart, scale, tuple(bits.equal) if bits else (), tuple(bits.equal_after_cast) if bits else (),
-        tuple(bits.different) if bits else (), bits.whole if bits else False,
-        reshaped(left.anatomy, right.anatomy), detection_limit(found),
+        tuple(bits.different) if bits else (), bits.whole if bits else False, changed,
+        tuple(name for name in changed if _amount(left.anatomy, name) < _amount(right.anatomy, name)),
+        structural, whole, detection_limit(found),
     )  # fmt: skip
 
 
@@ -145,6 +159,18 @@ def _dimension(anatomy: Anatomy, name: str) -> Any:
     if name == "inner":
         return _rows(anatomy, ("mlp.up", "moe.expert.up", "moe.shared.up"))
     return _rows(anatomy, ("attn.q", "attn.k", "attn.v"))
+
+
+def _amount(anatomy: Anatomy, name: str) -> int:
+    """A dimension as one number: its size, or that of its largest layer; of several roles the sum of theirs."""
+    value = _dimension(anatomy, name)
+    if not isinstance(value, set):
+        return int(value or 0)
+    sizes: dict[str, int] = {}
+    for one in value:
+        role, size = one if isinstance(one, tuple) else ("", one)
+        sizes[role] = max(sizes.get(role, 0), size)
+    return sum(sizes.values())
 
 
 def _rows(anatomy: Anatomy, roles: Iterable[str]) -> set[tuple[str, int]]:

@@ -90,7 +90,7 @@ def record(declaration: str | os.PathLike[str] | None = None) -> Iterator[Ledger
     """
     told = read_declaration(declaration)
     place = LedgerPlace.find()
-    recorder = LedgerRecorder(place, JsonlRecorder(place.keys.parent / "spool.jsonl"))
+    recorder = LedgerRecorder(place, JsonlRecorder(place.keys.parent / "spool.jsonl", at_once=False))
     data = [{"path": str(item), "role": "dataset"} for item in told.get("data") or ()]
     declared = [*_listed(told.get("inputs")), *data]
     recorder.run_start({"step": 0, "name": told.get("name") or "recorded", "declared": told, "inputs": declared})

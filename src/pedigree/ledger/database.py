@@ -20,6 +20,9 @@ from urllib.parse import quote
 from pedigree.errors import InputError, MissingInput, UsageError
 
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
+WAL_PAGES = 4000
+"""Pages (of 4 kB) that wait beside the file before an append moves them into it: it takes as long as many appends do,
+so that it must befall far less than one in a hundred of them (an append writes five pages or more)."""
 _LOCK = 0x70656469  # the advisory lock of PostgreSQL that writers hold, one at a time
 # `ledger_` keeps the tables apart in a database that holds others; text is kept as UTF-8 bytes, whatever its encoding.
 _TABLES = (
@@ -72,6 +75,7 @@ class Database:
                 if not read_only:
                     _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchall())  # noqa: B023 - called here
                     connection.execute("PRAGMA synchronous=FULL")
+                    connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
             except sqlite3.Error as error:
                 refused = error

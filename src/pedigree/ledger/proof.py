@@ -16,20 +16,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pedigree.errors import MalformedFile
-from pedigree.ledger.credits import release_problems
 from pedigree.ledger.edges import edges_of
-from pedigree.ledger.entry import apply_key_event, check_entry
-from pedigree.ledger.freshness import age_in_days, stale_problem
+from pedigree.ledger.entry import Entry, apply_key_event, check_entry
 from pedigree.ledger.key_ring import KEY_KINDS, KeyRing
 from pedigree.ledger.leaf import Leaf
 from pedigree.ledger.lineage import Lineage
 from pedigree.ledger.note import Checkpoint
-from pedigree.ledger.runs import run_problems
 from pedigree.ledger.statement import MAKING
 from pedigree.ledger.store import Store
 from pedigree.ledger.tree import leaf_hash, verify_inclusion
 from pedigree.ledger.verdict import Problem
-from pedigree.ledger.verification import Verification
+from pedigree.ledger.verification import (
+    Verification,
+    judge_order,
+    opened_report,
+    root_problems,
+    signer_problems,
+)
 
 MAX_ENTRIES = 100_000
 ABOUT = ("forensic", "replay", "release", "retract", "approval", "waiver", "attach", "export")
@@ -105,7 +108,8 @@ def verify_proof(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MalformedFile("this is no proof", where="the sidecar", got=f"{type(error).__name__} {error}") from error
     problems: list[Problem] = []
-    ring, entries = KeyRing(), []
+    ring = KeyRing()
+    entries: list[Entry] = []
     parts.sort(key=lambda part: (part[0], part[1].kind not in KEY_KINDS))
     for index, leaf, data, body, path in parts:
         if not verify_inclusion(leaf_hash(data), index, note.size, path, note.root):
@@ -114,12 +118,11 @@ def verify_proof(
         entry, found = check_entry(index, leaf, body, ring, index)
         problems += found or (apply_key_event(entry, ring) if leaf.kind in KEY_KINDS else [])
         entries.append(entry)
-    report = Verification(ring.origin, note.size, note.root.hex(), problems, ring=ring, not_checked=list(NOT_SHOWN))
-    report.entries = entries
-    report.signatures = sum(entry.said is not None for entry in entries)
-    report.bodies = sum(part[3] is not None for part in parts)
-    report.root_keys = sorted(key.id for key in ring.good("root", max(0, note.size - 1)))
-    _judge(report, note, artifact, max_age_days, pinned)
+    n_bodies = sum(part[3] is not None for part in parts)
+    report = opened_report(ring, note.size, note.root, problems, entries, n_bodies)
+    report.not_checked = list(NOT_SHOWN)
+    problems += signer_problems(note, ring) + root_problems(ring, pinned)
+    _judge(report, note, artifact, entries, max_age_days)
     _hold_against(report, note, outside, seen)
     anchors = [note.size] if report.anchored else []
     report.edges = edges_of(report.entries, problems, ring, anchors)
@@ -127,26 +130,17 @@ def verify_proof(
 
 
 def _judge(
-    report: Verification, note: Checkpoint, artifact: str, max_age_days: float | None, pinned: Sequence[str]
-) -> None:
-    """Signature of the checkpoint, the artifact it is about, order of runs, age."""
-    ring, problems = report.ring, report.problems
-    if note.origin != ring.origin or not note.signers(ring.log_keys(note.size)):
-        problems.append(Problem("CONTRADICTED", "checkpoint", "the checkpoint is not signed by the key of the log"))
-    roots = {life.key.id for life in ring.lives.values() if life.role == "root"}
-    if pinned and not set(pinned) & roots:
-        problems.append(Problem("CONTRADICTED", "other-root-keys", f"{ring.origin} was known with other root keys"))
-    if not any(e.leaf.kind in MAKING and artifact in e.leaf.subjects[:1] for e in report.entries):
+    report: Verification, note: Checkpoint, artifact: str, entries: Sequence[Entry], max_age_days: float | None
+) -> None:  # fmt: skip
+    """The artifact it is about, order of runs, age."""
+    if not any(e.leaf.kind in MAKING and artifact in e.leaf.subjects[:1] for e in entries):
         sentence = "the proof is about another artifact than the one that lies here"
-        problems.append(Problem("CONTRADICTED", "other-artifact", sentence))
-    report.entries.sort(key=lambda entry: entry.index)
-    problems += run_problems(report.entries) + release_problems(report.entries)
-    last = [entry for entry in report.entries if entry.index == note.size - 1]
-    report.age_days = age_in_days(last[0].leaf.time) if last else None
+        report.problems.append(Problem("CONTRADICTED", "other-artifact", sentence))
+    last = next((entry for entry in entries if entry.index == note.size - 1), None)
+    judge_order(report, sorted(entries, key=lambda entry: entry.index), last, max_age_days)
     if max_age_days is not None and report.age_days is None:
-        problems.append(Problem("STALE", "stale", "the proof does not show its last entry, so its age is not known"))
-    stale = stale_problem(report.age_days, max_age_days)
-    problems += [stale] if stale else []
+        sentence = "the proof does not show its last entry, so its age is not known"
+        report.problems.append(Problem("STALE", "stale", sentence))
 
 
 def _hold_against(

@@ -3,7 +3,8 @@
     event -> line in a file (at once) -> queue -> one thread: digests, statement, ledger
 
 Laws
-1. What is told is first a line of `JsonlRecorder`: where the ledger cannot be written, the events are there.
+1. What is told is first a line of `JsonlRecorder`: where the ledger cannot be written, the events are there. It is in
+   the file when a call returns, and the thread forces it to disk: a save does not wait for the disk behind it.
 2. A start is in the ledger before `run_start` returns, but for a ledger that does not answer within `PATIENCE`.
 3. Files are hashed in the thread; a state is named by its `state.json`, which holds the digests of all its files.
 4. What signs and stores is loaded in the thread: the one who works waits for the place of the ledger alone.
@@ -31,7 +32,7 @@ from pedigree.ledger.sidecar import read_sidecar, write_sidecar
 from pedigree.ledger.statement import MANIFEST, MATERIALS, Draft, Parent, Subject, hex_digest
 from pedigree.ledger.surroundings import surroundings
 from pedigree.records.canonical import hashed_bytes
-from pedigree.records.recorder import Facts, Recorder
+from pedigree.records.recorder import Facts, JsonlRecorder, Recorder
 
 if TYPE_CHECKING:
     from pedigree.ledger.log import Ledger, Receipt
@@ -152,6 +153,8 @@ class LedgerRecorder:
             tell(facts)
         except (OSError, ValueError, TypeError) as error:
             self._failed(error)
+        if isinstance(self.spool, JsonlRecorder) and not self.spool.at_once:
+            self._put(self.spool.force)
 
     def _work(self) -> None:
         self._put_first_look()
@@ -165,6 +168,7 @@ class LedgerRecorder:
         try:
             with uncollected():
                 self._look()
+                import pedigree.weights.artifact  # noqa: F401 - importing holds every thread; no save shall wait for it
         except _FAILURES as error:  # tried again with the first event, which keeps what went wrong
             self._state.untold.append(f"{type(error).__name__}: {error}")
 
@@ -268,8 +272,11 @@ class LedgerRecorder:
         context = self._look()
         inputs = as_materials(facts.get("inputs"))
         parents = [self._hashed(material) for material in inputs] or list(self._state.inputs)
+        added = as_materials(facts.get("adapters"))
+        parents += [self._hashed(material) for material in added]
         # Which input is which: two of one shape can be told apart by digest alone when the step is done again.
-        lying = {str(item.path): parent.digest for item, parent in zip(inputs, parents, strict=False) if item.path}
+        named = zip([*inputs, *added], parents, strict=False) if inputs else ()
+        lying = {str(item.path): parent.digest for item, parent in named if item.path}
         parents += [parent for parent in context.parents if parent not in parents]
         operation = str(facts.get("operation") or facts.get("trade") or "derive")
         for output in outputs_of(facts):

@@ -10,7 +10,7 @@ Law  what is told is what was checked; `not_checked` names the rest, and a verdi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -138,33 +138,62 @@ def verify(
             problems += found or apply_key_event(entries[index], ring)
         n_bodies = _check_bodies(store, leaves, ring, entries, problems)
     problems += _seen_problems(entries, tree)
-    report = Verification(ring.origin, head.size, head.root.hex(), problems, ring=ring)
-    report.signatures = sum(entry.said is not None for entry in entries.values())
-    report.bodies = n_bodies
-    report.root_keys = sorted(key.id for key in ring.good("root", max(0, head.size - 1)))
-    problems += _head_problems(head, tree, ring)
-    if pinned and not set(pinned) & {life.key.id for life in ring.lives.values() if life.role == "root"}:
-        problems.append(
-            Problem("CONTRADICTED", "other-root-keys", f"{ring.origin} was known with other root keys than it has now")
-        )
+    report = opened_report(ring, head.size, head.root, problems, entries.values(), n_bodies)
+    problems += _head_problems(head, tree, ring) + root_problems(ring, pinned)
     report.anchored = _hold_against(outside, tree, ring, report)
     _hold_against([note for note in seen if note.origin == ring.origin], tree, ring, report)
     _judge_edges(report, entries, outside, max_age_days)
     return report
 
 
+def opened_report(
+    ring: KeyRing, size: int, root: bytes, problems: list[Problem], entries: Iterable[Entry], n_bodies: int
+) -> Verification:  # fmt: skip
+    """The report on so many entries of a tree: what was counted in them, and the root keys that stand at its end."""
+    report = Verification(ring.origin, size, root.hex(), problems, ring=ring)
+    report.signatures = sum(entry.said is not None for entry in entries)
+    report.bodies = n_bodies
+    report.root_keys = sorted(key.id for key in ring.good("root", max(0, size - 1)))
+    return report
+
+
+def root_problems(ring: KeyRing, pinned: Sequence[str]) -> list[Problem]:
+    """Whether any root key that was known for this origin from before is among its root keys."""
+    if not pinned or set(pinned) & {life.key.id for life in ring.lives.values() if life.role == "root"}:
+        return []
+    return [Problem("CONTRADICTED", "other-root-keys", f"{ring.origin} was known with other root keys than it has now")]
+
+
+def signer_problems(note: Checkpoint, ring: KeyRing) -> list[Problem]:
+    """Whether a checkpoint is one of this log, signed by the key that it had at that size."""
+    if note.origin == ring.origin and note.signers(ring.log_keys(note.size)):
+        return []
+    return [Problem("CONTRADICTED", "checkpoint", "the checkpoint is not signed by the key of the log")]
+
+
+def judge_order(report: Verification, ordered: list[Entry], last: Entry | None, max_age_days: float | None) -> None:
+    """Order of runs and of releases, and age; the entries become those of the report.
+
+    Args:
+        report: where it goes.
+        ordered: the entries, in the order of the log.
+        last: the newest of the log, None where it is not shown.
+        max_age_days: how old that may be.
+    """
+    report.entries = ordered
+    report.problems += run_problems(ordered) + release_problems(ordered)
+    report.age_days = age_in_days(last.leaf.time) if last else None
+    stale = stale_problem(report.age_days, max_age_days)
+    report.problems += [stale] if stale else []
+
+
 def _judge_edges(
     report: Verification, entries: dict[int, Entry], outside: Sequence[Checkpoint], max_age_days: float | None
 ) -> None:
     ordered = [entries[index] for index in sorted(entries)]
-    report.problems += run_problems(ordered) + release_problems(ordered)
-    report.age_days = age_in_days(ordered[-1].leaf.time) if ordered else None
-    stale = stale_problem(report.age_days, max_age_days)
-    if stale:
-        report.problems.append(stale)
+    judge_order(report, ordered, ordered[-1] if ordered else None, max_age_days)
     report.problems.sort(key=lambda item: -1 if item.entry is None else item.entry)
     sizes = [c.size for c in outside if c.origin == report.origin and c.size <= report.anchored]
-    report.entries = ordered
     report.edges = edges_of(ordered, report.problems, report.ring, sizes)
 
 
@@ -260,9 +289,7 @@ def _head_problems(head: Head, tree: Regrown, ring: KeyRing) -> list[Problem]:
     same = (note.size, note.root) == (head.size, head.root)
     if not same or tree.size < head.size or tree.root(head.size) != head.root:
         problems.append(Problem("CONTRADICTED", "root", "the checkpoint is over other entries than those stored"))
-    if note.origin != ring.origin or not note.signers(ring.log_keys(note.size)):
-        problems.append(Problem("CONTRADICTED", "checkpoint", "the checkpoint is not signed by the key of the log"))
-    return problems
+    return problems + signer_problems(note, ring)
 
 
 def _hold_against(outside: Sequence[Checkpoint], tree: Regrown, ring: KeyRing, report: Verification) -> int:

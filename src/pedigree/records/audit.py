@@ -35,6 +35,7 @@ CheckWord = Literal[
     "parents",
     "nearest",
     "start",
+    "direction",
 ]
 Answer = Literal["agrees", "note", "cannot-say", "doubtful", "disagrees"]
 Lie = Literal[
@@ -47,6 +48,7 @@ Lie = Literal[
     "frozen-moved",
     "frozen-undeclared",
     "changed-files",
+    "backwards",
 ]
 State = Literal["as-recorded", "weights-as-recorded", "changed", "unrecorded", "missing", "unreadable"]
 
@@ -111,7 +113,8 @@ class AuditResult(Record):
     """The gravest word, every model, every edge, and how often such comparisons are wrong.
 
     `pairs` were compared, `pairs_from_before` of them in an earlier audit. `false_positives` were counted among the
-    independent pairs of `error_rate`; `any_false_upper_95` bounds the chance of any among so many pairs.
+    independent pairs of `error_rate`; `any_false_upper_95` bounds the chance of any among so many pairs. `bank_scores`
+    are the standard scores of the strongest layer pair of each of these independent pairs, in ascending order.
     """
 
     verdict: EdgeVerdict
@@ -124,6 +127,7 @@ class AuditResult(Record):
     any_false_upper_95: float | None = None
     error_rate: ErrorRate | None = None
     false_positives: int | None = None
+    bank_scores: list[float] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)
     seconds: float = 0.0
 

@@ -4,8 +4,9 @@ Rules
 1. Work that makes weights takes a recorder; there is no default. Who wants none names `NullRecorder`, and what is made
    then says `unrecorded` beside the weights.
 2. A recorder never raises for what it is told: facts are plain JSON values.
-3. `JsonlRecorder` writes one event a line and forces it to disk, so that nothing is lost when the process dies; an
-   event that was cut in two by a crash is removed when the file is opened again.
+3. `JsonlRecorder` writes one event a line, whole or not at all where the process dies, and forces it to disk: at once,
+   or, where somebody else does that for it, when `force` is called. An event that was cut in two by a crash of the
+   machine is removed when the file is opened again.
 """
 
 from __future__ import annotations
@@ -83,10 +84,13 @@ class JsonlRecorder:
 
     Args:
         path: the file; made with its folder when it is not there.
+        at_once: whether the one who tells waits for the disk. Where not, an event is in the file when a call returns,
+            and survives the process; it survives the machine after `force`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, at_once: bool = True) -> None:
+        self.path, self.at_once = path, at_once
+        self._waiting = False
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_half_line(path)
 
@@ -125,7 +129,19 @@ class JsonlRecorder:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
             stream.flush()
-            os.fsync(stream.fileno())
+            self._waiting = True
+            if self.at_once:
+                self._force(stream.fileno())
+
+    def force(self) -> None:
+        """Wait until everything that was told is on disk."""
+        if self._waiting:
+            with self.path.open("rb") as stream:
+                self._force(stream.fileno())
+
+    def _force(self, descriptor: int) -> None:
+        self._waiting = False  # before: what is written meanwhile has to wait for the next time
+        os.fsync(descriptor)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

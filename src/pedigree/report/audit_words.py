@@ -46,10 +46,12 @@ LIE_SENTENCES: Mapping[Lie, str] = {
     "frozen-moved": "weights that were recorded as frozen have changed",
     "frozen-undeclared": "weights were left as they were without a record of it",
     "changed-files": "the files are not those that were recorded",
+    "backwards": "what is called the child was there before what is called the parent",
 }
 CHECK_NAMES: Mapping[CheckWord, str] = {
     "files": "files", "relation": "relation", "operation": "operation", "steps": "steps", "states": "saved states",
     "frozen": "frozen parts", "parents": "other parents", "nearest": "nearest relative", "start": "random start",
+    "direction": "direction",
 }  # fmt: skip
 ANSWER_NAMES: Mapping[Answer, str] = {
     "agrees": "agrees", "note": "noted", "cannot-say": "cannot say", "doubtful": "in doubt", "disagrees": "disagrees",

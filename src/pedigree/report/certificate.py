@@ -16,8 +16,9 @@ from pedigree.records.comparison import Comparison, Controls
 from pedigree.report import audit_words, words
 from pedigree.report.environment import page_environment, page_style
 from pedigree.report.figures import component_figure, decoy_figure
-from pedigree.report.lineage_figure import ArcStyle, LineageArc, LineageNode, lineage_figure
+from pedigree.report.lineage_figure import ArcStyle, LineageArc, LineageNode, lineage_figure, parents_first
 from pedigree.report.plain_text import printable_lines
+from pedigree.report.seal import STYLE, audit_line, seal_figure
 from pedigree.report.transformations import transformation_sentences
 
 _LINES, _LINES_WITH_TREE = 5, 3  # claims on the first sheet
@@ -50,11 +51,12 @@ def render_audit(audit: Audit) -> str:
     lines = _LINES if small_tree is None else _LINES_WITH_TREE
     context: dict[str, Any] = {
         "a": audit, "words": words, "said": audit_words, "style": page_style(), "digest": audit.content_digest(),
+        "seal_style": STYLE, "line": audit_line(audit), "seal": seal_figure(audit_line(audit)),
         "mark": audit_words.EDGE_MARKS[result.verdict], "question": _question(subjects), "subjects": subjects,
         "gravest": gravest[:lines], "left": max(0, len(gravest) - lines), "main": shown,
         "lies": list(dict.fromkeys(lie for edge in gravest for lie in edge.lies)),
         "strip": component_figure(shown.comparison.result) if shown and shown.comparison else None,
-        "decoys": _decoys(shown), "tree": tree, "small_tree": small_tree,
+        "decoys": _decoys(shown, result.bank_scores), "tree": tree, "small_tree": small_tree,
         "edges": [_part(edge) for edge in result.edges],
     }  # fmt: skip
     return printable_lines(page_environment().get_template("audit.html.j2").render(context))
@@ -75,14 +77,14 @@ def _question(subjects: Sequence[AuditModel]) -> str:
     return f"Is what is claimed of these {len(subjects)} models true of their weights?"
 
 
-def _decoys(edge: AuditEdge | None) -> str | None:
-    """The declared pair and the other models on one axis."""
-    if edge is None or edge.comparison is None or not edge.decoys:
+def _decoys(edge: AuditEdge | None, independent: Sequence[float]) -> str | None:
+    """The declared pair, the other models and the independent pairs of the bank on one axis."""
+    if edge is None or edge.comparison is None:
         return None
     result = edge.comparison.result
     controls = Controls(decoys=edge.decoys[:_DECOYS], off_diagonal=result.controls.off_diagonal)
     shown: Comparison = edge.comparison.model_copy(update={"result": result.model_copy(update={"controls": controls})})
-    return decoy_figure(shown)
+    return decoy_figure(shown, independent)
 
 
 def _part(edge: AuditEdge) -> EdgePart:
@@ -117,17 +119,7 @@ def tree_figure(audit: Audit) -> str:
         if parent is None or not below[child]:
             below[child] = f"{'random start' if edge.role == 'start' else edge.operation}: {edge.verdict.lower()}"
     nodes = [LineageNode(label, below[label]) for label in labels.values()]
-    return lineage_figure(_parents_first(nodes, arcs), sorted(arcs, key=lambda arc: (arc.style, arc.parent, arc.child)))
-
-
-def _parents_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> list[LineageNode]:
-    """The nodes in an order in which parents stand before their children, as far as claims allow one."""
-    left, placed = {node.name: node for node in nodes}, []
-    while left:
-        free = [name for name in left if not any(arc.child == name and arc.parent in left for arc in arcs)]
-        name = free[0] if free else next(iter(left))
-        placed.append(left.pop(name))
-    return placed
+    return lineage_figure(parents_first(nodes, arcs), sorted(arcs, key=lambda arc: (arc.style, arc.parent, arc.child)))
 
 
 def _style(edge: AuditEdge) -> ArcStyle:

@@ -11,6 +11,7 @@ from pedigree.report.environment import page_environment, page_style
 from pedigree.report.figures import component_figure, decoy_figure
 from pedigree.report.numbers import percent_text, plural
 from pedigree.report.plain_text import printable_lines
+from pedigree.report.seal import STYLE, clearance_line, seal_figure
 
 _ROWS = 9  # models on the sheet
 
@@ -21,6 +22,7 @@ def render_clearance(clearance: Clearance) -> str:
     context: dict[str, Any] = {
         "c": clearance, "words": words, "said": audit_words, "style": page_style(),
         "digest": clearance.content_digest(), "mark": words.VERDICT_MARKS[result.verdict][0],
+        "seal_style": STYLE, "line": clearance_line(clearance), "seal": seal_figure(clearance_line(clearance)),
         "sentence": answer_sentence(clearance), "limit": limit_sentence(clearance), "rows": result.against[:_ROWS],
         "left": max(0, len(result.against) - _ROWS), "field": _field(clearance),
         "strip": component_figure(result.nearest.result) if result.nearest else None,

@@ -33,6 +33,7 @@ _BLUE, _DEEP, _AMBER, _PALE, _MARK = "#2f6ea5", "#0b3a66", "#e0a030", "#dde2e8",
 _WIDTH_INCHES = 7.2
 _DECOYS_DRAWN = 8  # the table has them all
 _PAIR = "A and B"
+_EVIDENCE = "evidence of the strongest layer pair (z)"
 _LINEAR_BELOW = 5.0  # z; above it the axis is logarithmic, since related layers reach a hundred and more
 
 # fill, hatch; the hatch is what a black-and-white print keeps
@@ -293,33 +294,49 @@ def evidence_figure(comparison: Comparison) -> str | None:
         return _svg(figure, "evidence", "Evidence for each pair of layers, and its distribution")
 
 
-def _decoy_scale(comparison: Comparison) -> tuple[list[tuple[str, float, bool]], str]:
+def _decoy_scale(comparison: Comparison, *, banked: bool) -> tuple[list[tuple[str, float, bool]], str]:
     """Names, positions and whether it is the pair itself, with the words of the axis.
 
-    The axis is the evidence of the strongest layer pair where the record has it for the pair and its decoys: it
-    speaks for disguised weights too, for which the exact tests are silent. Otherwise it is the p-value.
+    The axis is the evidence of the strongest layer pair where the record has it for the pair and for something to set
+    beside it (decoys, or the bank): it speaks for disguised weights too, for which the exact tests are silent.
+    Otherwise it is the p-value.
     """
     decoys = comparison.result.controls.decoys[:_DECOYS_DRAWN]
     evidence = comparison.evidence_map
     cells = [value for line in evidence.z for value in line if value is not None] if evidence is not None else []
     scored = [(decoy.location, decoy.score, False) for decoy in decoys if decoy.score is not None]
-    if cells and scored:
-        return [(_PAIR, max(cells), True), *scored], "evidence of the strongest layer pair (z)"
+    if cells and (scored or banked):
+        return [(_PAIR, max(cells), True), *scored], _EVIDENCE
     rows = [(_PAIR, comparison.result.log10_p, True), *((decoy.location, decoy.log10_p, False) for decoy in decoys)]
     known = [(name, max(0.0, -log10_p), main) for name, log10_p, main in rows if log10_p is not None]
     return known, "-log10 p under independence"
 
 
-def decoy_figure(comparison: Comparison) -> str | None:
-    """The pair and its decoys on one axis; None where there is nothing to set beside the pair."""
-    known, label = _decoy_scale(comparison)
-    if len(known) < 2 or not known[0][2]:
+def _strangers(axes: Axes, scores: Sequence[float], row: int) -> None:
+    """A stroke for each independent pair; where most of them lie it becomes a bar."""
+    axes.vlines(scores, row - 0.32, row + 0.32, color=_INK, linewidth=0.35)
+    words = f"{len(scores)} independent pairs"
+    axes.text(-0.02, row, words, ha="right", va="center", transform=axes.get_yaxis_transform(), fontsize=7.5)
+
+
+def decoy_figure(comparison: Comparison, independent: Sequence[float] = ()) -> str | None:
+    """The pair, its decoys and independent pairs on one axis; None where there is nothing to set beside the pair.
+
+    Args:
+        comparison: the pair, with its decoys.
+        independent: evidence of the strongest layer pair of each pair that is known to be independent; shown where
+            that is the axis.
+    """
+    known, label = _decoy_scale(comparison, banked=bool(independent))
+    strangers = independent if label == _EVIDENCE else ()
+    if not known or not known[0][2] or len(known) + bool(strangers) < 2:
         return None
-    band, foot = 0.19 * len(known), 0.40  # inches
+    rows = len(known) + bool(strangers)
+    band, foot = 0.19 * rows, 0.40  # inches
     with _style():
         figure = _figure(band + foot + 0.04)
         axes = figure.add_axes((0.30, foot / (band + foot + 0.04), 0.66, band / (band + foot + 0.04)))
-        lowest = min(0.0, *(value for _, value, _ in known))
+        lowest = min(0.0, *(value for _, value, _ in known), *strangers)
         for i, (name, value, main) in enumerate(known):
             axes.plot([lowest, value], [i, i], color=_INK, linewidth=0.6)
             marker, face = ("o", _DEEP) if main else ("D", "#ffffff")
@@ -327,9 +344,11 @@ def decoy_figure(comparison: Comparison) -> str | None:
             shown = printable(name if len(name) <= 34 else "..." + name[-31:])
             weight, place = ("bold" if main else "normal"), axes.get_yaxis_transform()
             axes.text(-0.02, i, shown, ha="right", va="center", transform=place, fontweight=weight, fontsize=7.5)
-        axes.set_ylim(len(known) - 0.4, -0.6)
+        if strangers:
+            _strangers(axes, strangers, len(known))
+        axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xscale("symlog", linthresh=_LINEAR_BELOW)
-        axes.set_xlim(lowest, max(2 * _LINEAR_BELOW, 1.1 * max(value for _, value, _ in known)))
+        axes.set_xlim(lowest, max(2 * _LINEAR_BELOW, 1.1 * max(*(value for _, value, _ in known), *strangers, 0.0)))
         ticks = [t for t in (0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000) if t <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()

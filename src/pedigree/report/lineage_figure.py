@@ -1,7 +1,9 @@
 """A family tree as one SVG: models from left to right, the oldest first, an arc from each parent to its child.
 
 How an arc is drawn says how well it stands: solid where the weights corroborate it, dashed where it is only claimed or
-the weights cannot say, hatched where the weights contradict it. No colour is needed to read it.
+the weights cannot say, hatched where the weights contradict it. An arc without a tip leaves open which end came first.
+No color is needed to read it. What is drawn comes from two sides: claims (`certificate`, `family_page`) and the tree
+that weights alone give (`tree_figure`).
 """
 
 from __future__ import annotations
@@ -14,32 +16,57 @@ from typing import Literal
 from pedigree.report.plain_text import printable
 
 ArcStyle = Literal["solid", "dashed", "hatched"]
+Tint = Literal["plain", "merge", "same"]
 
 _BOX, _HEIGHT, _GAP, _ROW = 188, 34, 40, 46
 _LETTERS, _SMALL_LETTERS = 24, 31  # that fit into a box
 _INK, _MARK = "currentColor", "#b4440a"
+_TINTS: Mapping[Tint, str] = {"plain": _INK, "merge": "#8250df", "same": "#0969da"}
+_TIP = 7  # length of the tip of an arc
 
 
 @dataclass(frozen=True)
 class LineageNode:
-    """A model: its name, and a line of facts below it."""
+    """A model: its name, a line of facts below it, the whole name for who points at it; `hidden`: nobody has it."""
 
     name: str
     below: str = ""
+    title: str = ""
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
 class LineageArc:
-    """From a parent to a child, by name."""
+    """From a parent to a child, by name; `open`: which of the two was first is not known."""
 
     parent: str
     child: str
     style: ArcStyle
     label: str = ""
+    open: bool = False
+    tint: Tint = "plain"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Lines and boxes, and the room that they take, in pixels."""
+
+    content: str
+    width: int
+    height: int
 
 
 def lineage_figure(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> str:
-    """The tree as an SVG element; nodes in an order in which parents stand before their children.
+    """The tree as an SVG element for a page; see `lineage_drawing`."""
+    drawn = lineage_drawing(nodes, arcs)
+    return (
+        f'<svg class="figure" role="img" aria-label="family tree" viewBox="0 0 {drawn.width} {drawn.height}" '
+        f'style="max-width:{drawn.width}px">{drawn.content}</svg>'
+    )
+
+
+def lineage_drawing(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> Drawing:
+    """The tree as a group of SVG; nodes in an order in which parents stand before their children.
 
     Arcs that name no node are left out. The same input gives the same bytes.
     """
@@ -50,11 +77,18 @@ def lineage_figure(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> 
     place = {node.name: (2 + column[node.name] * (_BOX + _GAP), 4 + row[node.name] * _ROW) for node in nodes}
     lines = [_arc(arc, place) for arc in arcs if arc.parent in place and arc.child in place]
     boxes = [_box(node, *place[node.name]) for node in nodes]
-    return (
-        f'<svg class="figure" role="img" aria-label="family tree" viewBox="0 0 {width} {height}" fill="none" '
-        f'stroke="{_INK}" font-size="11" font-family="system-ui, sans-serif" '
-        f'style="max-width:{width}px">{"".join(lines)}{"".join(boxes)}</svg>'
-    )
+    look = f'fill="none" stroke="{_INK}" font-size="11" font-family="system-ui, sans-serif"'
+    return Drawing(f"<g {look}>{''.join(lines)}{''.join(boxes)}</g>", width, height)
+
+
+def parents_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> list[LineageNode]:
+    """The nodes in an order in which parents stand before their children, as far as the arcs allow one."""
+    left, placed = {node.name: node for node in nodes}, []
+    while left:
+        free = [name for name in left if not any(arc.child == name and arc.parent in left for arc in arcs)]
+        name = free[0] if free else next(iter(left))
+        placed.append(left.pop(name))
+    return placed
 
 
 def _columns(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> dict[str, int]:
@@ -92,13 +126,21 @@ def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapp
 
 
 def _box(node: LineageNode, x: int, y: int) -> str:
-    name = printable(node.name)
-    shown, below = escape(_cut(name, _LETTERS)), escape(_cut(printable(node.below), _SMALL_LETTERS))
+    name, below = printable(node.name), printable(node.below)
+    if node.hidden:
+        return (
+            f'<g><title>{escape(name)}</title><rect x="{x}" y="{y}" width="{_BOX}" height="{_HEIGHT}" '
+            f'rx="{_HEIGHT // 2}" fill="var(--panel, #f5f6f8)" stroke-dasharray="3 3"/>'
+            f'<text x="{x + _BOX // 2}" y="{y + 21}" font-size="9.5" text-anchor="middle" fill="{_INK}" '
+            f'stroke="none">{escape(_cut(below, _SMALL_LETTERS))}</text></g>'
+        )
+    shown, told = escape(_cut(name, _LETTERS)), escape(_cut(below, _SMALL_LETTERS))
     return (
-        f'<g><title>{escape(name)}</title><rect x="{x}" y="{y}" width="{_BOX}" height="{_HEIGHT}" rx="3" '
-        f'fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
-        f'<g fill="{_INK}" stroke="none"><text x="{x + 7}" y="{y + 14}" font-weight="600">{shown}</text>'
-        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{below}</text></g></g>'
+        f'<g><title>{escape(printable(node.title) or name)}</title><rect x="{x}" y="{y}" width="{_BOX}" '
+        f'height="{_HEIGHT}" rx="3" fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
+        f'<g fill="{_INK}" stroke="none">'
+        f'<text x="{x + 7}" y="{y + (14 if told else 21)}" font-weight="600">{shown}</text>'
+        f'<text x="{x + 7}" y="{y + 27}" font-size="9.5">{told}</text></g></g>'
     )
 
 
@@ -113,13 +155,18 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
     bend = (end - start) // 2
     # A long arc leaves on its own height and crosses in the last gap, so that it passes between the boxes.
     turn = end - _GAP // 2 if abs(end - start) > _GAP * 2 else start + bend
-    line = f"M{start} {y0}C{turn} {y0} {turn} {y1} {end} {y1}"
+    ink = _MARK if arc.style == "hatched" else _TINTS[arc.tint]
+    back = end - _TIP if x1 > x0 else end + _TIP
+    tip = "" if arc.open else f'<path d="M{back} {y1 - 4}L{end} {y1}L{back} {y1 + 4}z" fill="{ink}" stroke="none"/>'
+    line = f"M{start} {y0}C{turn} {y0} {turn} {y1} {end if arc.open else back} {y1}"
     title = f"<title>{escape(printable(f'{arc.parent} to {arc.child}: {arc.label or arc.style}'))}</title>"
     if arc.style == "hatched":
         # Short strokes across the line: a wide line of narrow dashes over a thin one.
-        return (
-            f'<g>{title}<path d="{line}" stroke="{_MARK}" stroke-width="1"/>'
-            f'<path d="{line}" stroke="{_MARK}" stroke-width="9" stroke-dasharray="1.4 4.6"/></g>'
+        drawn = (
+            f'<path d="{line}" stroke="{ink}" stroke-width="1"/>'
+            f'<path d="{line}" stroke="{ink}" stroke-width="9" stroke-dasharray="1.4 4.6"/>'
         )
-    dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
-    return f'<path d="{line}" stroke-width="1.3"{dash}>{title}</path>'
+    else:
+        dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
+        drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
+    return f"<g>{title}{drawn}{tip}</g>"

@@ -111,6 +111,7 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     composition = plan.composition
     recipe = composition.recipe
     checkpoints = {recipe.source: composition.source, **composition.others}
+    added = composition.symbolic.adapters
     return {
         "trade": "surgery",
         "recipe": recipe.resolved(),
@@ -125,6 +126,7 @@ def facts(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "seed": recipe.seed,
         "exactness": composition.whole.word,
         "inputs": {place: {"header": c.header_digest(), "bytes": c.meter.total} for place, c in checkpoints.items()},
+        **({"adapters": [{"path": place, "role": "adapter"} for place in added]} if added else {}),
         "output": {
             "location": str(outcome.target),
             "tensors": {

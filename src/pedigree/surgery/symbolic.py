@@ -123,6 +123,7 @@ class Symbolic:
         kept_types: roles that keep the type of the source all the same.
         files: further files of the result by name; bytes, or None for one that is left out.
         notes: what the user should know, one sentence each.
+        adapters: places of the adapters that were read; they belong to the record as the source does.
         stem: what the files of the result are called; "model", or "adapter_model" where it is no model, but what one
             adds to another.
     """
@@ -143,6 +144,7 @@ class Symbolic:
     kept_types: frozenset[str] = frozenset()
     files: dict[str, bytes | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
     stem: str = "model"
 
     @property
@@ -159,6 +161,7 @@ class Symbolic:
             config=self.config.copy(),
             files=dict(self.files),
             notes=list(self.notes),
+            adapters=list(self.adapters),
         )
 
     def part(self, role: str, layer: int | None = None, expert: int | None = None) -> Node | None:

@@ -58,7 +58,9 @@ class Adapted(Computed):
 
 def apply(symbolic: Symbolic, parameters: LoraParameters, step: Step) -> Exactness:
     """Add the adapter's products to the matrices they belong to."""
-    adapter = read_adapter(str(Path(step.folder, parameters.adapter)))
+    place = str(Path(step.folder, parameters.adapter))
+    adapter = read_adapter(place)
+    symbolic.adapters.append(place)
     problems: list[PedigreeError] = []
     held = {stored.origin: stored.keys for stored in symbolic.stored}
     losses: list[float] = []
