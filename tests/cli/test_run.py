@@ -103,6 +103,33 @@ def test_a_family_is_made_compared_and_kept(pedigree: Pedigree, recipe: Path, tm
     recipe.write_text(RECIPE.replace("to: 256", "to: 240"), encoding="utf-8")
     third = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare", "--only", "grown").out)["result"]
     assert [(m["name"], m["outcome"]) for m in third["members"]] == [("first", "unchanged"), ("grown", "made")]
+    _changed_and_changed_back(pedigree, recipe, tmp_path / "runs" / "tiny")
+
+
+def _changed_and_changed_back(pedigree: Pedigree, recipe: Path, family: Path) -> None:
+    """A step of another definition is made anew and the old one kept; a recipe changed back finds it."""
+    weights = {name: (family / name / "model" / "model.safetensors").read_bytes() for name in ("first", "second")}
+    recipe.write_text(RECIPE.replace("tokens: 4000", "tokens: 4608", 1), encoding="utf-8")
+    ran = pedigree("run", "tiny.yaml", "--json", "--no-compare", "--only", "first", "--only", "second")
+    outcomes = {member["name"]: member["outcome"] for member in json.loads(ran.out)["result"]["members"]}
+    assert outcomes == {"first": "made", "second": "unchanged"}
+    assert "first has changed since it was made" in ran.err
+    (kept,) = (family / "earlier").glob("first-*")
+    assert (kept / "model" / "model.safetensors").read_bytes() == weights["first"]
+    assert (family / "first" / "model" / "model.safetensors").read_bytes() != weights["first"]
+    recipe.write_text(RECIPE, encoding="utf-8")
+    back = pedigree("run", "tiny.yaml", "--json", "--no-compare")
+    members = json.loads(back.out)["result"]["members"]
+    assert {member["name"]: member["outcome"] for member in members} == dict.fromkeys(
+        ("first", "second", "grown", "continued"), "unchanged"
+    )
+    assert (family / "first" / "model" / "model.safetensors").read_bytes() == weights["first"]
+    assert len(list((family / "earlier").glob("grown-*"))) == 1
+    # `train` has settings of its own on the command line, so it asks instead of starting anew.
+    recipe.write_text(RECIPE.replace("tokens: 4000", "tokens: 4608", 1), encoding="utf-8")
+    refused = pedigree("train", "tiny.yaml", "--only", "first")
+    assert refused.code == 2
+    assert "other settings" in refused.err
 
 
 def test_what_is_asked_by_variables_is_done(pedigree: Pedigree, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

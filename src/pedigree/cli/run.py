@@ -83,7 +83,9 @@ def run(
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     folder = output or Path("runs") / family.name
     start: Start = "fresh" if fresh else "auto"
-    place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out), out.warn)
+    place = Workplace(
+        read, family, folder, {}, start, device, unrecorded, status(out), out.warn, keeps_earlier=not fresh
+    )  # fmt: skip
     wanted = _wanted(family, only or [])
     check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
     with placed(folder):

@@ -27,17 +27,20 @@ from pedigree.records.canonical import readable_json
 from pedigree.records.recorder import Recorder
 from pedigree.surgery.companions import RECIPE, SIDECAR, companions, sidecar
 from pedigree.surgery.direct import Arena, clone_range, sync_folder
+from pedigree.surgery.holding import HoldingReader, Room
 from pedigree.surgery.journal import NAME as JOURNAL
 from pedigree.surgery.journal import Journal
 from pedigree.surgery.nodes import Derived, Statistic, Work
-from pedigree.surgery.plan import Plan, check_target, tile_rows
+from pedigree.surgery.plan import Plan, check_target, held_size, statistic_rows, tile_rows
 from pedigree.surgery.reader import SliceReader
 from pedigree.surgery.shards import Placed, Shard, index_text
+from pedigree.surgery.storing import Output
 from pedigree.surgery.writer import ShardFile, TensorOut
+from pedigree.weights.allocator import keep_pages
 from pedigree.weights.number_types import BITS, torch_type
 
 Progress = Callable[[str, float, str], None]
-RAW_BYTES = 16 << 20
+RAW_BYTES = 4 << 20
 
 
 @dataclass
@@ -170,6 +173,7 @@ class _Execution:
         self.arena = Arena()
         self.reader = SliceReader(self.arena)
         self.written = 0
+        self._room = Room(plan.held_bytes)
         self._progress = progress
         self._files: dict[str, ShardFile] = {}
         self._lock = threading.Lock()
@@ -216,11 +220,13 @@ class _Execution:
     def _statistic(self, statistic: Statistic, known: dict[Statistic, Any]) -> Any:
         if isinstance(statistic, Derived):
             return statistic.value([known[other] for other in statistic.needs()])
+        return self._seen(statistic, Work(self.reader, known), statistic_rows(statistic.inputs()))
+
+    def _seen(self, statistic: Statistic, work: Work, step: int) -> Any:
+        """A statistic gathered in blocks of `step` rows."""
         nodes = statistic.inputs()
-        work = Work(self.reader, known)
         state = statistic.start()
         size = nodes[0].shape[0]
-        step = min(tile_rows(node) for node in nodes)
         for start in range(0, size, step):
             self._check()
             rows = slice(start, min(size, start + step))
@@ -241,18 +247,30 @@ class _Execution:
         out = TensorOut(file, placed.offset, room.take(min(tile_bytes, placed.nbytes) + 2 * 4096), blake3())
         if output.origin:
             self._copy(placed, file, out)
+        elif id(output) in self.plan.own:
+            size = held_size(output, self.plan.held_bytes)
+            with self._room.taken(size, self._check):
+                held = Work(HoldingReader(self.reader, size), {**work.values})
+                for statistic in self.plan.own[id(output)]:
+                    value = self._seen(statistic, held, tile_rows(output.node))
+                    held = Work(held.reader, {**held.values, statistic: value})
+                self._compute(output, held, out)
         else:
-            kind = torch_type(output.dtype, output.name)
-            size, step = output.node.shape[0], tile_rows(output.node)
-            for start in range(0, size, step):
-                self._check()
-                rows = slice(start, min(size, start + step))
-                tile = output.node.tile(rows, output.node.columns, work)
-                out.append_tensor(tile, kind)
-                self._advance(tile.numel() * width)
-                del tile
-                self.arena.reset()
+            self._compute(output, work, out)
         journal.add(output.name, out.finish(), placed.nbytes)
+
+    def _compute(self, output: Output, work: Work, out: TensorOut) -> None:
+        """Tile after tile, written as it comes."""
+        kind = torch_type(output.dtype, output.name)
+        size, step = output.node.shape[0], tile_rows(output.node)
+        for start in range(0, size, step):
+            self._check()
+            rows = slice(start, min(size, start + step))
+            tile = output.node.tile(rows, output.node.columns, work)
+            out.append_tensor(tile, kind)
+            self._advance(tile.numel() * kind.itemsize)
+            del tile
+            self.arena.reset()
 
     def _copy(self, placed: Placed, file: ShardFile, out: TensorOut) -> None:
         """The bytes of a stored tensor; on file systems that can, the blocks are shared and only hashed."""
@@ -347,6 +365,7 @@ def _one_thread_each() -> Iterator[None]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_pages(shared=True)
     try:
         yield
     finally:
