@@ -26,7 +26,7 @@ from pedigree.errors import InternalError, OutputExists, UsageError
 from pedigree.records.canonical import readable_json
 from pedigree.records.recorder import Recorder
 from pedigree.surgery.companions import RECIPE, SIDECAR, companions, sidecar
-from pedigree.surgery.direct import Arena, clone_range, sync_folder
+from pedigree.surgery.direct import BLOCK, Arena, clone_range, sync_folder
 from pedigree.surgery.holding import HoldingReader, Room
 from pedigree.surgery.journal import NAME as JOURNAL
 from pedigree.surgery.journal import Journal
@@ -200,8 +200,9 @@ class _Execution:
             work = Work(self.reader, values)
             # A tensor that is a large part of all goes first, or everybody would wait for its worker in the end.
             large = self._total / (4 * self.plan.workers)
-            left.sort(key=lambda item: item[1].nbytes < large)
-            self._each(lambda item: self._tensor(item[0], item[1], work, journal), left)
+            groups = _together(left)
+            groups.sort(key=lambda group: group[0][1].nbytes < large)
+            self._each(lambda group: self._tensors(group, work, journal), groups)
 
     def _gather(self) -> dict[Statistic, Any]:
         """Values of all statistics, those that need others behind these."""
@@ -235,22 +236,27 @@ class _Execution:
             self.arena.reset()
         return statistic.finish(state)
 
+    def _tensors(self, group: list[tuple[Shard, Placed]], work: Work, journal: Journal) -> None:
+        """One tensor, or several that are the same stored one."""
+        if group[0][1].output.origin:
+            self._copies(group, journal)
+        else:
+            self._tensor(*group[0], work, journal)
+
     def _tensor(self, shard: Shard, placed: Placed, work: Work, journal: Journal) -> None:
         from blake3 import blake3
 
         output = placed.output
-        file = self._files[shard.name]
         width = BITS[output.dtype] // 8
         columns = output.node.shape[1] if len(output.node.shape) == 2 else 1
-        tile_bytes = RAW_BYTES if output.origin else tile_rows(output.node) * columns * width
+        tile_bytes = tile_rows(output.node) * columns * width
         room = Arena()  # its buffer outlives the tiles
-        out = TensorOut(file, placed.offset, room.take(min(tile_bytes, placed.nbytes) + 2 * 4096), blake3())
-        if output.origin:
-            self._copy(placed, file, out)
-        elif id(output) in self.plan.own:
+        buffer = room.take(min(tile_bytes, placed.nbytes) + 2 * BLOCK)
+        out = TensorOut(self._files[shard.name], placed.offset, buffer, blake3())
+        if id(output) in self.plan.own:
             size = held_size(output, self.plan.held_bytes)
             with self._room.taken(size, self._check):
-                held = Work(HoldingReader(self.reader, size), {**work.values})
+                held = Work(HoldingReader(self.reader, size), work.values)
                 for statistic in self.plan.own[id(output)]:
                     value = self._seen(statistic, held, tile_rows(output.node))
                     held = Work(held.reader, {**held.values, statistic: value})
@@ -272,16 +278,32 @@ class _Execution:
             del tile
             self.arena.reset()
 
-    def _copy(self, placed: Placed, file: ShardFile, out: TensorOut) -> None:
-        """The bytes of a stored tensor; on file systems that can, the blocks are shared and only hashed."""
-        output, size = placed.output, placed.nbytes
-        shared = self._share(placed, file)
+    def _copies(self, group: list[tuple[Shard, Placed]], journal: Journal) -> None:
+        """The bytes of a stored tensor, read and hashed once, written to every place that has them.
+
+        On file systems that can, the blocks are shared and only hashed.
+        """
+        from blake3 import blake3
+
+        room, digest = Arena(), blake3()
+        output, size = group[0][1].output, group[0][1].nbytes
+        outs = []
+        for number, (shard, placed) in enumerate(group):
+            file = self._files[shard.name]
+            buffer = room.take(min(RAW_BYTES, size) + 2 * BLOCK)
+            out = TensorOut(file, placed.offset, buffer, digest if number == 0 else None)
+            outs.append((out, self._share(placed, file)))
         for start in range(0, size, RAW_BYTES):
             self._check()
             stop = min(size, start + RAW_BYTES)
-            out.append_bytes(self.reader.raw(output.checkpoint, output.origin, start, stop), write=not shared)
-            self._advance(stop - start)
+            raw = self.reader.raw(output.checkpoint, output.origin, start, stop)
+            for out, shared in outs:
+                out.append_bytes(raw, write=not shared)
+                self._advance(stop - start)
             self.arena.reset()
+        found = [out.finish() for out, _ in outs]
+        for _, placed in group:
+            journal.add(placed.output.name, found[0], size)
 
     def _share(self, placed: Placed, file: ShardFile) -> bool:
         """Let the file share the blocks of the source, where both lie on a file system that can."""
@@ -339,6 +361,16 @@ class _Execution:
             file.close()
         self._files.clear()
         self.reader.close()
+
+
+def _together(left: list[tuple[Shard, Placed]]) -> list[list[tuple[Shard, Placed]]]:
+    """What is written, in order; copies of one stored tensor together, so that it is read once."""
+    groups: dict[tuple[int, str], list[tuple[Shard, Placed]]] = {}
+    for shard, placed in left:
+        output = placed.output
+        key = (id(output.checkpoint), output.origin) if output.origin else (id(output), "")
+        groups.setdefault(key, []).append((shard, placed))
+    return list(groups.values())
 
 
 def _before(statistic: Statistic) -> list[Statistic]:

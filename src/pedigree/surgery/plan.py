@@ -40,7 +40,8 @@ class Plan:
         shards: files of the result.
         target: folder of the result; `partial` holds it while it is made.
         workers: threads.
-        read_bytes: bytes of tensors that are read, each input once for every output it goes into.
+        read_bytes: bytes of tensors that are read: once what is copied, however often; what is computed from once for
+            every output it goes into.
         write_bytes: bytes written; `linked_bytes` are shared with the source instead.
         peak_bytes: memory of tiles and buffers of all workers, and of what statistics have to hold; the program itself
             not counted.
@@ -98,7 +99,8 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
         shards=shards,
         target=recipe.target,
         workers=count,
-        read_bytes=sum(_reads(placed.output, placed.nbytes, own) for placed in written)
+        read_bytes=_copied_bytes(written)
+        + sum(_reads(placed.output, own) for placed in written if not placed.output.origin)
         + sum(_stored_bytes(node) for statistic in statistics for node in statistic.inputs()),
         write_bytes=sum(shard.size for shard in shards if shard.link is None),
         linked_bytes=sum(shard.size for shard in shards if shard.link is not None),
@@ -188,9 +190,13 @@ def held_size(output: Output, most: int) -> int:
     return size if size <= most else 0
 
 
-def _reads(output: Output, size: int, own: Mapping[int, tuple[Statistic, ...]]) -> int:
-    if output.origin:
-        return size
+def _copied_bytes(written: Sequence[Placed]) -> int:
+    """Bytes of the stored tensors that are copied."""
+    found = {(id(one.output.checkpoint), one.output.origin): one.nbytes for one in written if one.output.origin}
+    return sum(found.values())
+
+
+def _reads(output: Output, own: Mapping[int, tuple[Statistic, ...]]) -> int:
     times = 1 if held_size(output, HELD_BYTES) else 1 + len(own.get(id(output), ()))
     return times * _stored_bytes(output.node)
 
