@@ -92,8 +92,9 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
     statistics = tuple(statistic for statistic in every if id(statistic) not in alone)
     depth = max((_live_tiles(placed.output.node) for placed in written if not placed.output.origin), default=1)
     widest = max((_tile_numbers(placed.output) for placed in written), default=0)
-    # Twice the cores, since some read and some write; twice as many again where tiles are small and nothing is held.
-    count = workers or max(4, min(8, 2 * (os.cpu_count() or 2))) * (2 if widest <= TILE_ELEMENTS and not own else 1)
+    widest = max([widest, *(_seen_numbers(one.inputs()) for one in statistics if one.inputs())])
+    # Twice the cores, since some read and some write; twice as many again where tiles are small and none is gathered.
+    count = workers or max(4, min(8, 2 * (os.cpu_count() or 2))) * (2 if widest <= TILE_ELEMENTS and not every else 1)
     return Plan(
         composition=composition,
         shards=shards,
@@ -176,6 +177,11 @@ def _tile_numbers(output: Output) -> int:
         return TILE_ELEMENTS
     columns = output.node.shape[1] if len(output.node.shape) == 2 else 1
     return min(tile_rows(output.node), output.node.shape[0]) * columns
+
+
+def _seen_numbers(nodes: Sequence[Node]) -> int:
+    columns = nodes[0].shape[1] if len(nodes[0].shape) == 2 else 1
+    return min(statistic_rows(nodes), nodes[0].shape[0]) * columns
 
 
 def _live_tiles(node: Node) -> int:
