@@ -2,6 +2,7 @@
 
 PedigreeError                 anything we raise on purpose; exit code 2 unless a branch says otherwise
 ├── UsageError                the call itself is wrong: unknown name, impossible combination
+│   └── OtherSettings         what is there was made with other settings than those asked for
 ├── InputError                an input is missing or malformed
 │   ├── MissingInput          a file, shard, tensor or tokenizer that must be there is not
 │   ├── MalformedFile         a file contradicts its own format (names the file and the field)
@@ -76,6 +77,10 @@ class PedigreeError(Exception):
 
 class UsageError(PedigreeError):
     """The call itself is wrong."""
+
+
+class OtherSettings(UsageError):
+    """What is there to go on from was made with other settings."""
 
 
 class InputError(PedigreeError):

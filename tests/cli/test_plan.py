@@ -221,7 +221,7 @@ def test_every_problem_of_a_recipe_is_printed_and_counted(pedigree: Pedigree, tm
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
         "error: unknown key - got 'sede', expected one of recipe, family, about, size, seed, corpora, tokenizers, "
-        "models, compare",
+        "models, evaluate, compare",
         "  in: recipe.yaml:4:1 (sede)",
         "  fix: did you mean 'seed'?",
         "error: no member of the family has this name - got 'pangu-pro-moe-72c', expected one of "

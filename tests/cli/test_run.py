@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.cli.conftest import Ran
 
+from pedigree.records.recorder import read_events
 from pedigree.weights import known_files
 from pedigree.weights.known_files import KnownFiles
 
@@ -55,6 +56,8 @@ models:
     from: grown
     moments: carry
     training: {tokens: 1000, sequence_length: 64, batch_sequences: 8, evaluation: {max_tokens: 300}}
+evaluate:
+  code-again: {corpus: code, models: [first, grown], tokens: 600, arithmetic: 2, sequence_length: 64}
 compare: {roots: true}
 """
 
@@ -89,6 +92,18 @@ def test_a_family_is_made_compared_and_kept(
     # The grown model is the old one bit for bit, so its text is predicted as well.
     scores = [members[name]["scores"][0]["bits_per_byte"] for name in ("first", "grown")]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+    measured = {one["model"]: one for one in result["evaluations"]}
+    assert {(one["evaluation"], one["outcome"]) for one in measured.values()} == {("code-again", "made")}
+    assert measured["first"]["scores"][0]["bits_per_byte"] == pytest.approx(
+        measured["grown"]["scores"][0]["bits_per_byte"], rel=1e-4
+    )
+    assert measured["first"]["artifact"] != measured["grown"]["artifact"]
+    kept = json.loads((tmp_path / "runs" / "tiny" / measured["grown"]["file"]).read_text(encoding="utf-8"))
+    assert kept["schema"] == "pedigree/evaluation"
+    assert kept["inputs"]["artifact"]["id"] == measured["grown"]["artifact"]
+    told = read_events(tmp_path / "runs" / "tiny" / "evaluate" / "code-again" / "grown.jsonl")
+    assert [event["event"] for event in told] == ["run_start", "run_end"]
+    assert told[1]["scores"] == measured["grown"]["scores"]
     edges = {(edge["a"], edge["b"]): edge for edge in result["edges"]}
     assert edges["first", "grown"]["verdict"] == edges["grown", "continued"]["verdict"] == "related"
     assert edges["first", "second"]["finding"] == "corroborated"
@@ -98,6 +113,7 @@ def test_a_family_is_made_compared_and_kept(
     assert members["second"]["claims"] is None
     page = (tmp_path / "runs" / "tiny" / "family.html").read_text(encoding="utf-8")
     assert "the weights disagree" in page
+    assert "What the models can do" in page
     assert page.count("<rect") == 4
     assert (tmp_path / "runs" / "tiny" / edges["first", "grown"]["report"]).is_file()
     record = json.loads((tmp_path / "runs" / "tiny" / "family.json").read_text(encoding="utf-8"))
@@ -116,9 +132,37 @@ def test_a_family_is_made_compared_and_kept(
     again = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare").out)["result"]
     assert {member["outcome"] for member in again["members"]} == {"unchanged"}
     assert again["edges"] == []
+    assert {one["outcome"] for one in again["evaluations"]} == {"unchanged"}
     recipe.write_text(RECIPE.replace("to: 256", "to: 240"), encoding="utf-8")
     third = json.loads(pedigree("run", "tiny.yaml", "--json", "--no-compare", "--only", "grown").out)["result"]
     assert [(m["name"], m["outcome"]) for m in third["members"]] == [("first", "unchanged"), ("grown", "made")]
+    _changed_and_changed_back(pedigree, recipe, tmp_path / "runs" / "tiny")
+
+
+def _changed_and_changed_back(pedigree: Pedigree, recipe: Path, family: Path) -> None:
+    """A step of another definition is made anew and the old one kept; a recipe changed back finds it."""
+    weights = {name: (family / name / "model" / "model.safetensors").read_bytes() for name in ("first", "second")}
+    recipe.write_text(RECIPE.replace("tokens: 4000", "tokens: 4608", 1), encoding="utf-8")
+    ran = pedigree("run", "tiny.yaml", "--json", "--no-compare", "--only", "first", "--only", "second")
+    outcomes = {member["name"]: member["outcome"] for member in json.loads(ran.out)["result"]["members"]}
+    assert outcomes == {"first": "made", "second": "unchanged"}
+    assert "first has changed since it was made" in ran.err
+    (kept,) = (family / "earlier").glob("first-*")
+    assert (kept / "model" / "model.safetensors").read_bytes() == weights["first"]
+    assert (family / "first" / "model" / "model.safetensors").read_bytes() != weights["first"]
+    recipe.write_text(RECIPE, encoding="utf-8")
+    back = pedigree("run", "tiny.yaml", "--json", "--no-compare")
+    members = json.loads(back.out)["result"]["members"]
+    assert {member["name"]: member["outcome"] for member in members} == dict.fromkeys(
+        ("first", "second", "grown", "continued"), "unchanged"
+    )
+    assert (family / "first" / "model" / "model.safetensors").read_bytes() == weights["first"]
+    assert len(list((family / "earlier").glob("grown-*"))) == 1
+    # `train` has settings of its own on the command line, so it asks instead of starting anew.
+    recipe.write_text(RECIPE.replace("tokens: 4000", "tokens: 4608", 1), encoding="utf-8")
+    refused = pedigree("train", "tiny.yaml", "--only", "first")
+    assert refused.code == 2
+    assert "other settings" in refused.err
 
 
 def test_what_is_asked_by_variables_is_done(pedigree: Pedigree, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +202,10 @@ def test_a_plan_tells_what_operators_make_at_both_sizes(pedigree: Pedigree, reci
         ("    claims: scratch\n    training", "    moments: carry\n    training", "no state of an optimizer to carry"),
         ("grow.depth: {op: identity, after: [1]}\n", "grow.depth: {op: stack, times: 2}\n", "function of the model"),
         ("claims: scratch\n    moments", "claims: [nobody]\n    moments", "no step of this name"),
+        ("models: [first, grown], tokens", "models: [frist, grown], tokens", "no step of this name"),
+        ("code-again: {corpus: code", "code-again: {corpus: cod", "no corpus of this name"),
+        ("sequence_length: 64}\ncompare", "sequence_length: 99999}\ncompare", "longer than the context of a model"),
+        ("  second:\n", "  earlier:\n", "name is that of a folder"),
         ("compare: {roots: true}", "compare: {pairs: [[first, thrid]]}", "no step of this name"),
     ],
 )

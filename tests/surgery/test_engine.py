@@ -117,6 +117,24 @@ def test_files_that_do_not_change_are_shared(folder: Path) -> None:
     assert torch.equal(logits(source), logits(folder / "target"))
 
 
+def test_what_is_copied_to_several_places_is_read_once(folder: Path) -> None:
+    source = write_model(folder / "source", "llama")
+    recipe = write_recipe(
+        source, folder / "target", [{"grow.depth": {"op": "stack", "times": 3}}, {"moe.upcycle": {"experts": 4}}],
+        allow="nfp",
+    )  # fmt: skip
+    composition = compose(read_recipe(recipe))
+    planned = make_plan(composition, workers=2)
+    outcome = run(planned, JsonlRecorder(folder / "log"))
+    composition.close()
+    stored = tensors(source)
+    assert outcome.read_bytes == planned.read_bytes == sum(t.numel() * t.element_size() for t in stored.values())
+    new = tensors(folder / "target")
+    expert = "model.layers.5.block_sparse_moe.experts.3.w1.weight"
+    assert torch.equal(new[expert], stored["model.layers.1.mlp.gate_proj.weight"])
+    assert outcome.digests[expert] == outcome.digests["model.layers.3.block_sparse_moe.experts.0.w1.weight"]
+
+
 def test_a_target_that_is_there_is_kept_unless_forced(folder: Path) -> None:
     source = write_model(folder / "source", "llama")
     target = folder / "target"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -236,6 +237,48 @@ def test_pruning_takes_back_what_growing_added() -> None:
         old, new = tensors(source), tensors(folder / "target")
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+@FEW
+@given(shapes(GROUPED), st.integers(1, 8), st.integers(0, 2))
+def test_layers_widths_and_groups_that_write_nothing_can_be_taken_away_again(
+    shape: tuple[str, dict[str, Any]], more: int, after: int
+) -> None:
+    sizes = shape[1]
+    groups, layers = sizes["num_key_value_heads"], sizes["num_hidden_layers"]
+    at = min(after, layers - 1)
+    steps: list[Any] = [
+        {"grow.depth": {"op": "identity", "after": [at]}}, {"grow.ffn": {"to": sizes["intermediate_size"] + more}},
+        {"prune.ffn": {"to": sizes["intermediate_size"]}}, {"prune.depth": {"drop": [at + 1]}},
+    ]  # fmt: skip
+    if shape[0] != "llama":
+        steps[1:1] = [{"grow.kv": {"to": groups + 1, "op": "groups"}}, {"prune.kv": {"to": groups}}]
+    with quick_folder() as folder:
+        source = write_model(folder / "source", shape[0], **sizes)
+        operate(source, folder / "target", steps, allow="nfp")
+        old, new = tensors(source), tensors(folder / "target")
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old), steps
+
+
+@FEW
+@given(shapes(), st.sampled_from(["float16", "bfloat16", "float64"]))
+def test_a_cast_gives_the_nearest_number_of_its_type(shape: tuple[str, dict[str, Any]], to: str) -> None:
+    kind: torch.dtype = getattr(torch, to)
+    with quick_folder() as folder:
+        source = write_model(folder / "source", shape[0], **shape[1])
+        _, claimed = operate(source, folder / "target", [{"cast": {"to": to}}])
+        old, new = tensors(source), tensors(folder / "target")
+    assert claimed is (Exactness.FP0 if to == "float64" else Exactness.FPE)
+    assert all(new[name].dtype == kind and torch.equal(new[name], old[name].to(kind)) for name in old)
+
+
+def test_every_operator_is_held_to_its_law_by_a_test() -> None:
+    from pedigree.surgery.catalog import OPERATORS
+
+    written = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.rglob("test_*.py"))
+    spelled = {one.name: (f'"{one.name}"', f" {one.name}:", f"{{{one.name}:") for one in OPERATORS}
+    assert [name for name, ways in spelled.items() if not any(way in written for way in ways)] == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,18 @@ def test_an_adapter_adds_its_scaled_product(config: dict[str, Any], scale: float
             assert torch.equal(found[name], tensor), name
 
 
+def test_an_adapter_touches_its_own_matrices_only(tmp_path: Path) -> None:
+    """All other tensors are bytes that are copied: no model is put together in memory."""
+    write_family(tmp_path)
+    a, b = pair()
+    names = {f"base_model.model.{Q}.lora_A.weight": a, f"base_model.model.{Q}.lora_B.weight": b}
+    write_adapter(tmp_path / "adapter", names)
+    (tmp_path / "plan.yaml").write_text(RECIPE.replace("OUT", "out"), encoding="utf-8")
+    composition = compose(read_recipe(tmp_path / "plan.yaml"))
+    assert [output.name for output in composition.outputs if not output.origin] == [f"{Q}.weight"]
+    composition.close()
+
+
 def test_an_embedding_adapter_is_stored_the_other_way_round(tmp_path: Path) -> None:
     write_family(tmp_path)
     a, b = pair(rows=8, columns=24)

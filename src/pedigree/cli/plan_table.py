@@ -65,6 +65,9 @@ def plan_lines(plan: Plan, *, width: int) -> list[Line]:
     lines = [first, *body][:MAX_LINES]
     for operation in result.operations:
         lines += _operation_lines(operation, width)
+    for one in result.evaluations:
+        words = f"{one.name}: {', '.join(one.models)} on {one.corpus}, up to {one.tokens:,} tokens of each domain"
+        lines += _labelled("measured", words, width)
     return lines
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pedigree.family.recipe import Family
     from pedigree.family.sections import Size
     from pedigree.family.steps import Member
-    from pedigree.records.family_run import EdgeResult, FamilyRun, MemberResult
+    from pedigree.records.family_run import EdgeResult, FamilyRun, MemberEvaluation, MemberResult
     from pedigree.training.run import Start
 
 PAGE, RECORD, REPORTS = "family.html", "family.json", "compare"
@@ -65,7 +65,7 @@ def run(
     fresh: FreshOption = False,
     unrecorded: UnrecordedOption = False,
 ) -> int:
-    """Make a family: train, operate, then compare every edge of its tree. What is there and unchanged is kept.
+    """Make a family: train, operate, evaluate, compare every edge of its tree. What is there and unchanged is kept.
 
     [bold]Examples[/bold]
 
@@ -73,6 +73,7 @@ def run(
 
     pedigree run recipes/quickstart.yaml --only quickstart --no-compare
     """
+    from pedigree.cli.evaluate_steps import check_evaluations, evaluate_members
     from pedigree.cli.train_checks import check_steps, placed
     from pedigree.cli.train_steps import Workplace
     from pedigree.family.recipe import read_recipe
@@ -84,15 +85,19 @@ def run(
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     folder = output or Path("runs") / family.name
     start: Start = "fresh" if fresh else "auto"
-    place = Workplace(read, family, folder, {}, start, device, unrecorded, status(out), out.warn)
+    place = Workplace(
+        read, family, folder, {}, start, device, unrecorded, status(out), out.warn, keeps_earlier=not fresh
+    )  # fmt: skip
     wanted = _wanted(family, only or [])
     check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
+    check_evaluations(place)
     with hashed_once(), placed(folder):
         members, outcome = _make(place, wanted, out)
     edges: list[EdgeResult] = []
+    evaluations = evaluate_members(place, members, out) if outcome == DONE else []
     if compare and outcome == DONE:
         edges = _compare(place, members, out)
-    record = _record(place, members, edges, time.monotonic() - begun)
+    record = _record(place, members, evaluations, edges, time.monotonic() - begun)
     _finish(record, folder, out)
     if outcome == INTERRUPTED:
         GO_ON.append(f"what is made is in {folder}; pedigree run {recipe} goes on from there")
@@ -226,7 +231,13 @@ def _show_edge(edge: EdgeResult, out: Output) -> None:
     out.lines([(Span(f"{names:<44}"), Span(f" {mark} {edge.verdict}", VERDICT_STYLES[edge.verdict]), Span(note))])
 
 
-def _record(place: Workplace, members: list[MemberResult], edges: list[EdgeResult], seconds: float) -> FamilyRun:
+def _record(
+    place: Workplace,
+    members: list[MemberResult],
+    evaluations: list[MemberEvaluation],
+    edges: list[EdgeResult],
+    seconds: float,
+) -> FamilyRun:
     from pedigree.records.family_run import FamilyResult, FamilyRun, FamilyRunInputs
     from pedigree.records.training_run import RecipeInput
 
@@ -235,8 +246,8 @@ def _record(place: Workplace, members: list[MemberResult], edges: list[EdgeResul
         producer=producer(),
         inputs=FamilyRunInputs(recipe=RecipeInput(path=str(place.recipe.path), digest=place.recipe.digest)),
         result=FamilyResult(
-            family=family.name, about=family.about, size=family.size, members=members, edges=edges,
-            page=str(place.output / PAGE), seconds=round(seconds, 1),
+            family=family.name, about=family.about, size=family.size, members=members, evaluations=evaluations,
+            edges=edges, page=str(place.output / PAGE), seconds=round(seconds, 1),
         ),
     )  # fmt: skip
 

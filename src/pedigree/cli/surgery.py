@@ -23,8 +23,8 @@ RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML f
 WorkersOption = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Threads; by default two for each core, 4 to 8.", envvar="PEDIGREE_WORKERS", min=1, max=64,
-        rich_help_panel=COMPUTE, show_default=False,
+        metavar="N", help="Threads; by default two to four for each core, 4 to 16.", envvar="PEDIGREE_WORKERS", min=1,
+        max=64, rich_help_panel=COMPUTE, show_default=False,
     ),
 ]  # fmt: skip
 OutOption = Annotated[

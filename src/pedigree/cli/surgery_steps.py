@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pedigree.cli.earlier import made_of_before, set_aside, take_back
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import keep_result, kept_before
 from pedigree.cli.train_steps import MODEL, moments_beside, state_of
@@ -58,6 +59,11 @@ def operate(place: Workplace, step: Operation, out: Output) -> Operated:
     )
     whole = not step.carries or moments_beside(output / MODEL).is_dir()
     kept = _kept(output, digest) if place.start != "fresh" and whole else None
+    if kept is None and place.keeps_earlier:
+        if take_back(place, step.name, digest):
+            kept = _kept(output, digest)
+        elif made_of_before(output) not in (None, digest):
+            set_aside(place, step.name)
     if kept is not None:
         return kept
     begun = time.monotonic()

@@ -168,7 +168,7 @@ def status(out: Output) -> Callable[[str, Beat], None] | None:
 def show_step(result: StepResult, out: Output) -> None:
     """One run in a few lines."""
     if result.skipped:
-        out.result(f"{result.step}: unchanged since it was trained, in {result.model}; --force trains it anew")
+        out.result(f"{result.step}: unchanged since it was trained, in {result.model}; --fresh trains it anew")
         return
     share = f", {100 * result.utilization:.0f} % of the measured matmul rate" if result.utilization is not None else ""
     out.result(

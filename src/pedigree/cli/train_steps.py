@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pedigree.cli.earlier import set_aside, take_back
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import finished_before, keep, made_of
-from pedigree.errors import MalformedFile, MissingInput, UsageError
+from pedigree.errors import MalformedFile, MissingInput, OtherSettings, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class Workplace:
         unrecorded: keep no record.
         progress: called with each sign of life.
         warn: told what could not be recorded.
+        keeps_earlier: set aside what a step left before the recipe changed, rather than refuse; see `cli.earlier`.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Workplace:
     unrecorded: bool
     progress: Callable[[str, Beat], None] | None
     warn: Callable[[str], None] = lambda sentence: None
+    keeps_earlier: bool = False
 
     @property
     def beside(self) -> Path:
@@ -141,11 +144,23 @@ def train_step(place: Workplace, step: Step) -> StepResult:
     missing = any(not folder.is_dir() for folder in parents.values())
     digest = "" if missing else made_of(step, config, tokenizer, parents)  # starting_model says what is missing
     done = finished_before(output, MODEL, digest) if place.start != "fresh" else None
+    if done is None and place.keeps_earlier and digest and take_back(place, step.name, digest):
+        done = finished_before(output, MODEL, digest)
     if done is not None:
         return done
     first = os.environ.get("RANK", "0") == "0"
-    with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
-        result = _trained(place, step, config, tokenizer, device, recorder)
+
+    def attempt() -> StepResult:
+        with recorder_for(output / "run.jsonl", place.warn, unrecorded=place.unrecorded or not first) as recorder:
+            return _trained(place, step, config, tokenizer, device, recorder)
+
+    try:
+        result = attempt()
+    except OtherSettings:
+        if not place.keeps_earlier:
+            raise
+        set_aside(place, step.name)
+        result = attempt()
     # Only now: until the record is whole it is being written beside the weights.
     if first and result.outcome == "finished":
         keep(result, config, output, MODEL, digest)

@@ -18,9 +18,11 @@ from pedigree.family.operators import operators
 from pedigree.family.recipe import Family, Recipe
 from pedigree.family.sections import Size
 from pedigree.family.steps import Member, Operation, Step
+from pedigree.family.surgery_part import reads_tokenizer
 from pedigree.model.config import ModelConfig
 from pedigree.model.sizes import cache_bytes, operations, parameters
 from pedigree.records.plan import (
+    EvaluationPlan,
     MemoryRecord,
     MeshRecord,
     OperationCount,
@@ -104,6 +106,7 @@ def plan_recipe(recipe: Recipe, options: PlanOptions) -> Plan:
     if problems:
         raise ProblemsFound("--mesh" if options.mesh else str(recipe.path), problems)
     planned = [_step_plan(step, family, asked) for step, asked in steps]
+    operated = [_operation_plan(step) for step in chosen if isinstance(step, Operation)]
     return Plan(
         inputs=PlanInputs(recipe=RecipeFile(path=str(recipe.path), digest=recipe.digest)),
         options={
@@ -119,9 +122,11 @@ def plan_recipe(recipe: Recipe, options: PlanOptions) -> Plan:
             about=family.about,
             size=family.size,
             steps=planned,
-            operations=[_operation_plan(step) for step in chosen if isinstance(step, Operation)],
+            operations=operated,
+            evaluations=_evaluations(family, {step.name for step in chosen}),
         ),
-        warnings=[f"{step.name}: {warning}" for step in planned for warning in step.warnings],
+        warnings=[f"{step.name}: {warning}" for step in planned for warning in step.warnings]
+        + [f"{step.name}: {warning}" for step in operated for warning in step.warnings],
     )
 
 
@@ -168,8 +173,32 @@ def _operation_plan(step: Operation) -> OperationPlan:
     return OperationPlan(
         name=step.name, kind=step.kind, digest=step.digest, about=step.about, parents=dict(step.parents),
         shape=_shape(step.model), tokenizer=step.tokenizer, parameters=_counts(step.model), operators=operators,
-        exactness=step.whole, config=step.model.to_dict(),
+        exactness=step.whole, config=step.model.to_dict(), warnings=_left_out(step),
     )  # fmt: skip
+
+
+def _left_out(step: Operation) -> list[str]:
+    """What a plan takes for operators that read tokenizers, which are made when the family is."""
+    reading = [at for at, one in enumerate(step.steps) if reads_tokenizer(one)]
+    if not reading:
+        return []
+    names = ", ".join(dict.fromkeys(step.steps[at].operator.name for at in reading))
+    told = f"{names}: its tokenizer is not made yet, so the plan counts the {step.model.vocab_size:,} rows it may have"
+    behind = [one.operator.name for one in step.steps[reading[0] + 1 :] if not reads_tokenizer(one)]
+    also = f"; what follows ({', '.join(dict.fromkeys(behind))}) was worked out on the old vocabulary" if behind else ""
+    return [told + also]
+
+
+def _evaluations(family: Family, chosen: set[str]) -> list[EvaluationPlan]:
+    found = []
+    for name, asked in family.evaluate.items():
+        models = [model for model in asked.models if model in chosen]
+        if models:
+            found.append(
+                EvaluationPlan(name=name, about=asked.about, corpus=asked.corpus, models=models, tokens=asked.tokens,
+                               arithmetic=asked.arithmetic)
+            )  # fmt: skip
+    return found
 
 
 def _step_plan(step: Step, family: Family, asked: _Asked) -> StepPlan:

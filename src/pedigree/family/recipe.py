@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pedigree.family.materials import Corpus, Tokenizer, corpora_of, tokenizers_of
-from pedigree.family.sections import SIZES, CompareKeys, RecipeKeys, Size
+from pedigree.family.sections import SIZES, CompareKeys, EvaluateKeys, RecipeKeys, Size
 from pedigree.family.sized import SizedRecipe
 from pedigree.family.steps import Member, Step, StepReader
 from pedigree.records.places import Node
@@ -27,7 +27,10 @@ from pedigree.records.yaml_tree import parse_tree, read_text
 
 @dataclass(frozen=True)
 class Family:
-    """A recipe at one size: corpora, tokenizers and steps by name, steps in an order in which they can be run."""
+    """A recipe at one size: corpora, tokenizers and steps by name, steps in an order in which they can be run.
+
+    `evaluate` says what is measured once they are made, `compare` what is compared.
+    """
 
     name: str
     about: str
@@ -35,6 +38,7 @@ class Family:
     corpora: Mapping[str, Corpus]
     tokenizers: Mapping[str, Tokenizer]
     members: Mapping[str, Member]
+    evaluate: Mapping[str, EvaluateKeys]
     compare: CompareKeys
 
     @property
@@ -91,4 +95,26 @@ def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
         for which, name in enumerate(pair):
             if name not in steps:
                 recipe.unknown("models", name, ("compare", "pairs", at, which))
-    return Family(keys.family, keys.about, size, corpora, tokenizers, steps, keys.compare)
+    evaluate = {name: _evaluation(name, asked, recipe, corpora, steps) for name, asked in keys.evaluate.items()}
+    return Family(keys.family, keys.about, size, corpora, tokenizers, steps, evaluate, keys.compare)
+
+
+def _evaluation(
+    name: str, asked: EvaluateKeys, recipe: SizedRecipe, corpora: Mapping[str, Corpus], steps: Mapping[str, Member]
+) -> EvaluateKeys:
+    """What is measured, with every model named; problems where a name or a window cannot be."""
+    if asked.corpus not in corpora:
+        recipe.unknown("corpora", asked.corpus, ("evaluate", name, "corpus"))
+    for at, model in enumerate(asked.models):
+        if model not in steps:
+            recipe.unknown("models", model, ("evaluate", name, "models", at))
+    models = asked.models or tuple(steps)
+    shortest = min((steps[model].model.n_positions for model in models if model in steps), default=None)
+    if shortest is not None and asked.sequence_length is not None and asked.sequence_length > shortest:
+        recipe.problems.add(
+            recipe.tree.find(("evaluate", name, "sequence_length"))[0].mark,
+            "the windows are longer than the context of a model", path=("evaluate", name, "sequence_length"),
+            got=f"{asked.sequence_length} tokens", expected=f"at most {shortest}",
+            fix=f"sequence_length: {shortest}, or leave it out",
+        )  # fmt: skip
+    return asked.model_copy(update={"models": models})

@@ -51,6 +51,25 @@ class CompareKeys(Keys):
     roots: bool = False
 
 
+class EvaluateKeys(Keys):
+    """Models measured on one corpus, all in the same way.
+
+    Attributes:
+        corpus: what is read: of a source that keeps documents back those, of any other all of it.
+        models: the steps that are measured; all of them where none is named.
+        tokens: tokens of each domain that are read.
+        arithmetic: sums whose answers are checked.
+        sequence_length: tokens of a window; by default what each model allows, up to 1024.
+    """
+
+    about: str = ""
+    corpus: Name
+    models: tuple[Name, ...] = ()
+    tokens: int = Field(default=20_000, ge=1)
+    arithmetic: int = Field(default=0, ge=0)
+    sequence_length: int | None = Field(default=None, ge=2)
+
+
 class RecipeKeys(Keys):
     """The top of the file.
 
@@ -58,7 +77,8 @@ class RecipeKeys(Keys):
         recipe: version of the format.
         size: the size that is meant where none is asked for.
         seed: seed of every step that names none of its own.
-        compare: what is compared once the models are made.
+        evaluate: what is measured once the models are made, by name.
+        compare: what is compared after that.
     """
 
     recipe: Literal[1]
@@ -69,6 +89,7 @@ class RecipeKeys(Keys):
     corpora: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     tokenizers: dict[Name, dict[str, Any]] = Field(default_factory=dict)
     models: dict[Name, dict[str, Any]] = Field(min_length=1)
+    evaluate: dict[Name, EvaluateKeys] = Field(default_factory=dict)
     compare: CompareKeys = CompareKeys()
 
 

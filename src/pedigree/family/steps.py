@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pedigree.surgery.recipe import PlannedStep
 
 
+FOLDERS = ("compare", "earlier", "evaluate", "tokenizers", "tokens")
+"""What else lies in the folder of a family."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One model of the family: what it is, and what it descends from (step names by key).
@@ -123,6 +127,11 @@ class StepReader:
     def _step_keys(self, name: str, node: Node) -> TrainKeys | SurgeryKeys | None:
         kind = node.children.get("kind")
         path: Path = ("models", name)
+        if name in FOLDERS:
+            self.problems.add(
+                self.tree.find(path)[1], "this name is that of a folder beside the models", path=path, got=name,
+                expected=f"none of {', '.join(FOLDERS)}", fix="another name",
+            )  # fmt: skip
         if kind is None:
             self.problems.add(
                 self.tree.find(path)[1],

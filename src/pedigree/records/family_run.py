@@ -67,13 +67,31 @@ class EdgeResult(Record):
     report: str | None = None
 
 
+class MemberEvaluation(Record):
+    """What one model can do, under the name of an evaluation of the recipe.
+
+    `artifact` is the id of the files that were measured, `file` the record of it (`pedigree/evaluation`) beside the
+    page, `outcome` whether it was measured now or before.
+    """
+
+    evaluation: str
+    model: str
+    artifact: str
+    outcome: Literal["made", "unchanged"]
+    scores: list[DomainScore] = Field(default_factory=list)
+    arithmetic: dict[str, float] = Field(default_factory=dict)
+    seconds: float = 0.0
+    file: str | None = None
+
+
 class FamilyResult(Record):
-    """The family at one size: members in the order in which they were made, edges after that."""
+    """The family at one size: members in the order in which they were made, evaluations and edges after that."""
 
     family: str
     about: str = ""
     size: Literal["pico", "real"]
     members: list[MemberResult]
+    evaluations: list[MemberEvaluation] = Field(default_factory=list)
     edges: list[EdgeResult] = Field(default_factory=list)
     page: str | None = None
     seconds: float = 0.0

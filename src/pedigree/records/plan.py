@@ -161,7 +161,8 @@ class StepPlan(Record):
 class OperationPlan(Record):
     """A model that operators make from others: what comes out, and how much of the function is kept.
 
-    `operators` are names with their exactness classes, `exactness` is that of all of them together.
+    `operators` are names with their exactness classes, `exactness` is that of all of them together; `warnings` say what
+    could not be worked out before the tokenizers are made.
     """
 
     name: str
@@ -175,6 +176,18 @@ class OperationPlan(Record):
     operators: list[dict[str, Any]] = Field(default_factory=list)
     exactness: str
     config: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+
+
+class EvaluationPlan(Record):
+    """Models that will be measured on one corpus: up to `tokens` of each domain, and `arithmetic` sums."""
+
+    name: str
+    about: str = ""
+    corpus: str
+    models: list[str]
+    tokens: int
+    arithmetic: int = 0
 
 
 class PlanResult(Record):
@@ -185,6 +198,7 @@ class PlanResult(Record):
     size: Literal["pico", "real"]
     steps: list[StepPlan]
     operations: list[OperationPlan] = Field(default_factory=list)
+    evaluations: list[EvaluationPlan] = Field(default_factory=list)
 
 
 class Plan(Record):

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from pedigree.records.comparison import ComponentVerdict, Transformation
-from pedigree.records.family_run import EdgeResult, FamilyRun, Finding, MemberResult
+from pedigree.records.family_run import EdgeResult, FamilyRun, Finding, MemberEvaluation, MemberResult
 from pedigree.report import words
 from pedigree.report.lineage_figure import ArcStyle, LineageArc, LineageNode, lineage_figure
 from pedigree.report.numbers import count_text, p_text, seconds_text
@@ -41,6 +41,7 @@ def render_family(run: FamilyRun) -> str:
         f'<div class="block">{tree(run)}<p class="small soft">Solid: the weights agree. Dashed: only said, or the '
         "weights cannot say. Hatched: the weights disagree.</p></div>",
         f"<h2>Members</h2>{_members(result.members)}",
+        _evaluations(result.evaluations),
         f"<h2>What the weights say of each edge</h2>{_edges(result.edges)}" if result.edges else "",
         f"<h2>What is said, and what the weights say</h2>{_claims(claims)}" if claims else "",
         f"<footer>{escape(words.WHAT_IT_IS_NOT)} Recipe {escape(printable(run.inputs.recipe.path))}, "
@@ -105,6 +106,34 @@ def _how(member: MemberResult) -> str:
     if member.operators:
         return f"from {parents}: {', '.join(member.operators)}"
     return f"trained on from {parents}"
+
+
+def _evaluations(evaluations: Sequence[MemberEvaluation]) -> str:
+    """One table for each evaluation: a line for each model, a column for each domain and for the sums."""
+    parts = []
+    for name in dict.fromkeys(one.evaluation for one in evaluations):
+        group = [one for one in evaluations if one.evaluation == name]
+        domains = sorted({score.domain for one in group for score in one.scores})
+        sums = any(one.arithmetic for one in group)
+        head = "".join(f'<th class="number">{_text(domain)}</th>' for domain in domains)
+        head += '<th class="number">sums that are right</th>' if sums else ""
+        rows = "".join(_evaluation(one, domains, sums=sums) for one in group)
+        parts.append(
+            f"<h3>{_text(name)}</h3><table><thead><tr><th>model</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+    explained = '<p class="small soft">Bits per byte; less is better.</p>'
+    return f"<h2>What the models can do</h2>{''.join(parts)}{explained}" if parts else ""
+
+
+def _evaluation(one: MemberEvaluation, domains: Sequence[str], *, sums: bool) -> str:
+    by_domain = {score.domain: score.bits_per_byte for score in one.scores}
+    cells = [f"{by_domain[domain]:.3f}" if domain in by_domain else "-" for domain in domains]
+    if sums:
+        cells.append(f"{100 * one.arithmetic['all']:.0f} %" if "all" in one.arithmetic else "-")
+    name = _text(one.model)
+    if one.file:
+        name = f'<a href="{escape(one.file, quote=True)}">{name}</a>'
+    return f"<tr><td>{name}</td>" + "".join(f'<td class="number">{cell}</td>' for cell in cells) + "</tr>"
 
 
 def _edges(edges: Sequence[EdgeResult]) -> str:

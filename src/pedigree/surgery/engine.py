@@ -26,18 +26,21 @@ from pedigree.errors import InternalError, OutputExists, UsageError
 from pedigree.records.canonical import readable_json
 from pedigree.records.recorder import Recorder
 from pedigree.surgery.companions import RECIPE, SIDECAR, companions, sidecar
-from pedigree.surgery.direct import Arena, clone_range, sync_folder
+from pedigree.surgery.direct import BLOCK, Arena, clone_range, sync_folder
+from pedigree.surgery.holding import HoldingReader, Room
 from pedigree.surgery.journal import NAME as JOURNAL
 from pedigree.surgery.journal import Journal
 from pedigree.surgery.nodes import Derived, Statistic, Work
-from pedigree.surgery.plan import Plan, check_target, tile_rows
+from pedigree.surgery.plan import Plan, check_target, held_size, statistic_rows, tile_rows
 from pedigree.surgery.reader import SliceReader
 from pedigree.surgery.shards import Placed, Shard, index_text
+from pedigree.surgery.storing import Output
 from pedigree.surgery.writer import ShardFile, TensorOut
+from pedigree.weights.allocator import keep_pages
 from pedigree.weights.number_types import BITS, torch_type
 
 Progress = Callable[[str, float, str], None]
-RAW_BYTES = 16 << 20
+RAW_BYTES = 4 << 20
 
 
 @dataclass
@@ -172,6 +175,7 @@ class _Execution:
         self.arena = Arena()
         self.reader = SliceReader(self.arena)
         self.written = 0
+        self._room = Room(plan.held_bytes)
         self._progress = progress
         self._files: dict[str, ShardFile] = {}
         self._lock = threading.Lock()
@@ -198,8 +202,9 @@ class _Execution:
             work = Work(self.reader, values)
             # A tensor that is a large part of all goes first, or everybody would wait for its worker in the end.
             large = self._total / (4 * self.plan.workers)
-            left.sort(key=lambda item: item[1].nbytes < large)
-            self._each(lambda item: self._tensor(item[0], item[1], work, journal), left)
+            groups = _together(left)
+            groups.sort(key=lambda group: group[0][1].nbytes < large)
+            self._each(lambda group: self._tensors(group, work, journal), groups)
 
     def _gather(self) -> dict[Statistic, Any]:
         """Values of all statistics, those that need others behind these."""
@@ -218,11 +223,13 @@ class _Execution:
     def _statistic(self, statistic: Statistic, known: dict[Statistic, Any]) -> Any:
         if isinstance(statistic, Derived):
             return statistic.value([known[other] for other in statistic.needs()])
+        return self._seen(statistic, Work(self.reader, known), statistic_rows(statistic.inputs()))
+
+    def _seen(self, statistic: Statistic, work: Work, step: int) -> Any:
+        """A statistic gathered in blocks of `step` rows."""
         nodes = statistic.inputs()
-        work = Work(self.reader, known)
         state = statistic.start()
         size = nodes[0].shape[0]
-        step = min(tile_rows(node) for node in nodes)
         for start in range(0, size, step):
             self._check()
             rows = slice(start, min(size, start + step))
@@ -231,41 +238,74 @@ class _Execution:
             self.arena.reset()
         return statistic.finish(state)
 
+    def _tensors(self, group: list[tuple[Shard, Placed]], work: Work, journal: Journal) -> None:
+        """One tensor, or several that are the same stored one."""
+        if group[0][1].output.origin:
+            self._copies(group, journal)
+        else:
+            self._tensor(*group[0], work, journal)
+
     def _tensor(self, shard: Shard, placed: Placed, work: Work, journal: Journal) -> None:
         from blake3 import blake3
 
         output = placed.output
-        file = self._files[shard.name]
         width = BITS[output.dtype] // 8
         columns = output.node.shape[1] if len(output.node.shape) == 2 else 1
-        tile_bytes = RAW_BYTES if output.origin else tile_rows(output.node) * columns * width
+        tile_bytes = tile_rows(output.node) * columns * width
         room = Arena()  # its buffer outlives the tiles
-        out = TensorOut(file, placed.offset, room.take(min(tile_bytes, placed.nbytes) + 2 * 4096), blake3())
-        if output.origin:
-            self._copy(placed, file, out)
+        buffer = room.take(min(tile_bytes, placed.nbytes) + 2 * BLOCK)
+        out = TensorOut(self._files[shard.name], placed.offset, buffer, blake3())
+        if id(output) in self.plan.own:
+            size = held_size(output, self.plan.held_bytes)
+            with self._room.taken(size, self._check):
+                held = Work(HoldingReader(self.reader, size), work.values)
+                for statistic in self.plan.own[id(output)]:
+                    value = self._seen(statistic, held, tile_rows(output.node))
+                    held = Work(held.reader, {**held.values, statistic: value})
+                self._compute(output, held, out)
         else:
-            kind = torch_type(output.dtype, output.name)
-            size, step = output.node.shape[0], tile_rows(output.node)
-            for start in range(0, size, step):
-                self._check()
-                rows = slice(start, min(size, start + step))
-                tile = output.node.tile(rows, output.node.columns, work)
-                out.append_tensor(tile, kind)
-                self._advance(tile.numel() * width)
-                del tile
-                self.arena.reset()
+            self._compute(output, work, out)
         journal.add(output.name, out.finish(), placed.nbytes)
 
-    def _copy(self, placed: Placed, file: ShardFile, out: TensorOut) -> None:
-        """The bytes of a stored tensor; on file systems that can, the blocks are shared and only hashed."""
-        output, size = placed.output, placed.nbytes
-        shared = self._share(placed, file)
+    def _compute(self, output: Output, work: Work, out: TensorOut) -> None:
+        """Tile after tile, written as it comes."""
+        kind = torch_type(output.dtype, output.name)
+        size, step = output.node.shape[0], tile_rows(output.node)
+        for start in range(0, size, step):
+            self._check()
+            rows = slice(start, min(size, start + step))
+            tile = output.node.tile(rows, output.node.columns, work)
+            out.append_tensor(tile, kind)
+            self._advance(tile.numel() * kind.itemsize)
+            del tile
+            self.arena.reset()
+
+    def _copies(self, group: list[tuple[Shard, Placed]], journal: Journal) -> None:
+        """The bytes of a stored tensor, read and hashed once, written to every place that has them.
+
+        On file systems that can, the blocks are shared and only hashed.
+        """
+        from blake3 import blake3
+
+        room, digest = Arena(), blake3()
+        output, size = group[0][1].output, group[0][1].nbytes
+        outs = []
+        for number, (shard, placed) in enumerate(group):
+            file = self._files[shard.name]
+            buffer = room.take(min(RAW_BYTES, size) + 2 * BLOCK)
+            out = TensorOut(file, placed.offset, buffer, digest if number == 0 else None)
+            outs.append((out, self._share(placed, file)))
         for start in range(0, size, RAW_BYTES):
             self._check()
             stop = min(size, start + RAW_BYTES)
-            out.append_bytes(self.reader.raw(output.checkpoint, output.origin, start, stop), write=not shared)
-            self._advance(stop - start)
+            raw = self.reader.raw(output.checkpoint, output.origin, start, stop)
+            for out, shared in outs:
+                out.append_bytes(raw, write=not shared)
+                self._advance(stop - start)
             self.arena.reset()
+        found = [out.finish() for out, _ in outs]
+        for _, placed in group:
+            journal.add(placed.output.name, found[0], size)
 
     def _share(self, placed: Placed, file: ShardFile) -> bool:
         """Let the file share the blocks of the source, where both lie on a file system that can."""
@@ -325,6 +365,16 @@ class _Execution:
         self.reader.close()
 
 
+def _together(left: list[tuple[Shard, Placed]]) -> list[list[tuple[Shard, Placed]]]:
+    """What is written, in order; copies of one stored tensor together, so that it is read once."""
+    groups: dict[tuple[int, str], list[tuple[Shard, Placed]]] = {}
+    for shard, placed in left:
+        output = placed.output
+        key = (id(output.checkpoint), output.origin) if output.origin else (id(output), "")
+        groups.setdefault(key, []).append((shard, placed))
+    return list(groups.values())
+
+
 def _before(statistic: Statistic) -> list[Statistic]:
     """The statistics that one needs first."""
     if isinstance(statistic, Derived):
@@ -349,6 +399,7 @@ def _one_thread_each() -> Iterator[None]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    keep_pages(shared=True)
     try:
         yield
     finally:

@@ -37,6 +37,7 @@ class Journal:
         self._path = folder / NAME
         self._sync = sync
         self._lock = threading.Lock()
+        self._entering = threading.Lock()
         self._waiting: list[tuple[str, str]] = []
         self._waiting_bytes = 0
         self._last = time.monotonic()
@@ -84,23 +85,30 @@ class Journal:
         with self._lock:
             self._waiting.append((tensor, digest))
             self._waiting_bytes += size
-            if self._waiting_bytes >= _EVERY_BYTES or time.monotonic() - self._last >= _EVERY_SECONDS:
+            due = self._waiting_bytes >= _EVERY_BYTES or time.monotonic() - self._last >= _EVERY_SECONDS
+        # One worker waits for the disk; the others go on and leave theirs for the next time.
+        if due and self._entering.acquire(blocking=False):
+            try:
                 self._enter()
+            finally:
+                self._entering.release()
 
     def flush(self) -> None:
         """Enter everything that waits."""
-        with self._lock:
+        with self._entering:
             self._enter()
 
     def _enter(self) -> None:
-        if self._waiting:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._waiting_bytes, self._last = 0, time.monotonic()
+        if waiting:
             self._sync()
-            for tensor, digest in self._waiting:
+            for tensor, digest in waiting:
                 self.done[tensor] = digest
                 self._stream.write(json.dumps({"tensor": tensor, "blake3": digest}, ensure_ascii=False) + "\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())
-        self._waiting, self._waiting_bytes, self._last = [], 0, time.monotonic()
 
     def _write(self, entry: dict[str, str]) -> None:
         self._stream.write(json.dumps(entry) + "\n")

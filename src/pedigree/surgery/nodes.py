@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class Node(ABC):
 
     shape: tuple[int, ...]
     dtype: str
+    proportional: ClassVar[bool] = False
+    """Whether a tile of few rows costs its share of the whole and no more, so that small tiles are as good."""
 
     @abstractmethod
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
@@ -93,6 +95,9 @@ class Statistic(ABC):
     """
 
     name: str
+    exact: ClassVar[bool] = False
+    """Whether its value is the same for every height of a tile. Where one tensor alone needs it, it is then gathered
+    right before that tensor is written, from the same tiles."""
 
     @abstractmethod
     def inputs(self) -> Sequence[Node]:
@@ -143,15 +148,21 @@ class Leaf(Node):
     part: Part
     shape: tuple[int, ...] = field(init=False)
     dtype: str = field(init=False)
+    proportional: ClassVar[bool] = True  # but for turned storage, see `turned`
 
     def __post_init__(self) -> None:
         scaled = any(piece.scale is not None for piece in self.part.pieces)
         object.__setattr__(self, "shape", self.part.shape)
         object.__setattr__(self, "dtype", "F32" if scaled else self.part.dtype)
 
+    @property
+    def turned(self) -> bool:
+        """Whether it is stored [in, out]: a tile then reads a little of every stored row."""
+        return any(piece.transposed for piece in self.part.pieces)
+
     def tile(self, rows: Selection, cols: Selection | None, work: Work) -> torch.Tensor:
         """Read; only the selected rows are fetched (columns, where the storage is [in, out])."""
-        turned = any(piece.transposed for piece in self.part.pieces)
+        turned = self.turned
         if isinstance(rows, slice) and work.reader is not None and not turned and self.dtype == self.part.dtype:
             found = work.reader.rows(self.part, rows.start, rows.stop)
             if found is not None:
@@ -167,6 +178,7 @@ class Leaf(Node):
 class Fill(Node):
     """The same number everywhere."""
 
+    proportional: ClassVar[bool] = True
     shape: tuple[int, ...]
     value: float = 0.0
     dtype: str = "F32"
@@ -183,6 +195,7 @@ class Fill(Node):
 class Given(Node):
     """Numbers that are already at hand: a vector, or a small matrix."""
 
+    proportional: ClassVar[bool] = True
     tensor: torch.Tensor
     dtype: str = "F32"
     shape: tuple[int, ...] = field(init=False)
@@ -200,6 +213,7 @@ class Given(Node):
 class Random(Node):
     """Normal numbers, or uniform ones in [0, 1), from a stream, times `std` (or what a statistic gives)."""
 
+    proportional: ClassVar[bool] = True
     shape: tuple[int, ...]
     stream: Stream
     kind: str = "normal"
@@ -223,6 +237,7 @@ class Random(Node):
 class Gather(Node):
     """Rows (axis 0) or columns (axis 1) of a node in a new order, some left out, some more than once."""
 
+    proportional: ClassVar[bool] = True
     node: Node
     index: Index
     axis: int = 0
@@ -251,6 +266,7 @@ class Gather(Node):
 class Join(Node):
     """Nodes one after the other along an axis; the type is that of the first."""
 
+    proportional: ClassVar[bool] = True
     nodes: tuple[Node, ...]
     axis: int = 0
     shape: tuple[int, ...] = field(init=False)
@@ -321,6 +337,7 @@ class Scale(Computed):
     `factor` is a number or a vector node. Gains of Gemma are stored less 1: w -> factor * (w + offset) - offset.
     """
 
+    proportional: ClassVar[bool] = True
     factor: float | Node
     axis: int = 0
     offset: float = 0.0
@@ -367,6 +384,7 @@ class Blend(Node):
     `at.work.values[statistic]`, random numbers from `Stream(...)` at `at.rows`, `at.cols`.
     """
 
+    proportional: ClassVar[bool] = True
     nodes: tuple[Node, ...]
     function: Blending
     needs: tuple[Statistic, ...] = ()
@@ -418,6 +436,7 @@ class Turn(Node):
 class Round(Node):
     """A node rounded to a number type: what a file of that type would hold."""
 
+    proportional: ClassVar[bool] = True
     node: Node
     dtype: str
     shape: tuple[int, ...] = field(init=False)

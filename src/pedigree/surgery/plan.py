@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,12 @@ from pedigree.surgery.shards import Placed, Shard, pack
 from pedigree.surgery.storing import Output
 from pedigree.weights.number_types import BITS
 
-TILE_ELEMENTS = 4 << 20
-"""Numbers of one tile, 8 MB in 16 bits; larger tiles wait less for their turn, smaller ones hold less."""
+TILE_ELEMENTS = 1 << 20
+"""Numbers of one tile, 2 MB in 16 bits: what is computed of it stays near the core, and many may be on their way."""
+WIDE = 4
+"""How many times larger the tiles are where a small one would cost more than its share, and those of statistics."""
+HELD_BYTES = 320 << 20
+"""Most bytes of inputs that all workers together hold between the looks at a tensor and its writing."""
 LEAST_FREE = 16 << 20
 PARTIAL = ".partial"
 
@@ -35,10 +40,14 @@ class Plan:
         shards: files of the result.
         target: folder of the result; `partial` holds it while it is made.
         workers: threads.
-        read_bytes: bytes of tensors that are read, each input once for every output it goes into.
+        read_bytes: bytes of tensors that are read: once what is copied, however often; what is computed from once for
+            every output it goes into.
         write_bytes: bytes written; `linked_bytes` are shared with the source instead.
         peak_bytes: memory of tiles and buffers of all workers, and of what statistics have to hold; the program itself
             not counted.
+        statistics: what is gathered before anything is written, those that others are made from first.
+        own: by the identity of an output what is gathered for it alone, right before it is written.
+        held_bytes: most bytes of its inputs that are held meanwhile, by all workers together.
         digest: of recipe, sources and layout: a run that goes on has the same.
     """
 
@@ -51,6 +60,8 @@ class Plan:
     linked_bytes: int
     peak_bytes: int
     statistics: tuple[Statistic, ...]
+    own: Mapping[int, tuple[Statistic, ...]]
+    held_bytes: int
     digest: str
 
     @property
@@ -75,27 +86,56 @@ def make_plan(composition: Composition, *, workers: int | None = None) -> Plan:
     most = recipe.shard_bytes if symbolic.is_model else 1 << 62  # an adapter is read from one file
     shards = tuple(pack(composition.outputs, most, link=recipe.link, stem=symbolic.stem))
     written = [placed for shard in shards if shard.link is None for placed in shard.tensors]
-    statistics = all_statistics([placed.output for placed in written])
-    count = workers or max(4, min(8, 2 * (os.cpu_count() or 2)))  # twice the cores: some read, some write
+    every = all_statistics([placed.output for placed in written])
+    own = own_statistics([placed.output for placed in written], every)
+    alone = {id(statistic) for group in own.values() for statistic in group}
+    statistics = tuple(statistic for statistic in every if id(statistic) not in alone)
     depth = max((_live_tiles(placed.output.node) for placed in written if not placed.output.origin), default=1)
     widest = max((_tile_numbers(placed.output) for placed in written), default=0)
+    widest = max([widest, *(_seen_numbers(one.inputs()) for one in statistics if one.inputs())])
+    # Twice the cores, since some read and some write; twice as many again where tiles are small and none is gathered.
+    count = workers or max(4, min(8, 2 * (os.cpu_count() or 2))) * (2 if widest <= TILE_ELEMENTS and not every else 1)
     return Plan(
         composition=composition,
         shards=shards,
         target=recipe.target,
         workers=count,
-        read_bytes=sum(_reads(placed.output, placed.nbytes) for placed in written)
+        read_bytes=_copied_bytes(written)
+        + sum(_reads(placed.output, own) for placed in written if not placed.output.origin)
         + sum(_stored_bytes(node) for statistic in statistics for node in statistic.inputs()),
         write_bytes=sum(shard.size for shard in shards if shard.link is None),
         linked_bytes=sum(shard.size for shard in shards if shard.link is not None),
-        peak_bytes=count * (widest * 4 * (depth + 2) + max((one.held_bytes() for one in statistics), default=0)),
+        peak_bytes=count * (widest * 4 * (depth + 2) + max((one.held_bytes() for one in statistics), default=0))
+        + (HELD_BYTES if own else 0),
         statistics=statistics,
+        own=own,
+        held_bytes=HELD_BYTES if own else 0,
         digest=_digest(composition, shards),
     )
 
 
 def all_statistics(outputs: Sequence[Output]) -> tuple[Statistic, ...]:
     """Statistics that the tensors need, those that others are made from first."""
+    return _reached(output.node for output in outputs if not output.origin)
+
+
+def own_statistics(outputs: Sequence[Output], every: Sequence[Statistic]) -> dict[int, tuple[Statistic, ...]]:
+    """By the identity of an output the exact statistics that it alone needs, in order; see `Statistic.exact`."""
+    if not any(statistic.exact for statistic in every):
+        return {}
+    before = _reached(node for statistic in every if not statistic.exact for node in statistic.inputs())
+    shared = {id(statistic) for statistic in before}
+    needed = {id(output): _reached([output.node]) for output in outputs if not output.origin}
+    users = Counter(id(statistic) for group in needed.values() for statistic in group)
+    own = {
+        output: tuple(one for one in group if one.exact and users[id(one)] == 1 and id(one) not in shared)
+        for output, group in needed.items()
+    }
+    return {output: group for output, group in own.items() if group}
+
+
+def _reached(nodes: Iterable[Node]) -> tuple[Statistic, ...]:
+    """Statistics below some nodes, those that others are made from first."""
     found: dict[int, Statistic] = {}
 
     def take(statistic: Statistic) -> None:
@@ -111,16 +151,25 @@ def all_statistics(outputs: Sequence[Output]) -> tuple[Statistic, ...]:
             for statistic in inner.statistics():
                 take(statistic)
 
-    for output in outputs:
-        if not output.origin:
-            visit(output.node)
+    for node in nodes:
+        visit(node)
     return tuple(found.values())
 
 
 def tile_rows(node: Node) -> int:
     """Rows of one tile of a node."""
+    small = all(inner.proportional and not (isinstance(inner, Leaf) and inner.turned) for inner in node.walk())
+    return _rows_of(node, TILE_ELEMENTS if small else WIDE * TILE_ELEMENTS)
+
+
+def statistic_rows(nodes: Sequence[Node]) -> int:
+    """Rows that a statistic sees at once: sums are rounded at these places, so they are part of a result's bits."""
+    return min(_rows_of(node, WIDE * TILE_ELEMENTS) for node in nodes)
+
+
+def _rows_of(node: Node, numbers: int) -> int:
     columns = node.shape[1] if len(node.shape) == 2 else 1
-    return max(1, TILE_ELEMENTS // max(1, columns))
+    return max(1, numbers // max(1, columns))
 
 
 def _tile_numbers(output: Output) -> int:
@@ -130,14 +179,32 @@ def _tile_numbers(output: Output) -> int:
     return min(tile_rows(output.node), output.node.shape[0]) * columns
 
 
+def _seen_numbers(nodes: Sequence[Node]) -> int:
+    columns = nodes[0].shape[1] if len(nodes[0].shape) == 2 else 1
+    return min(statistic_rows(nodes), nodes[0].shape[0]) * columns
+
+
 def _live_tiles(node: Node) -> int:
     """Tiles that are held at once while one tile of a node is computed, the largest of its branches last."""
     children = node.children()
     return 1 if not children else len(children) + max(_live_tiles(child) for child in children)
 
 
-def _reads(output: Output, size: int) -> int:
-    return size if output.origin else _stored_bytes(output.node)
+def held_size(output: Output, most: int) -> int:
+    """Bytes that are held between the looks at the inputs of a tensor and its writing; 0 where it is read anew."""
+    size = _stored_bytes(output.node)
+    return size if size <= most else 0
+
+
+def _copied_bytes(written: Sequence[Placed]) -> int:
+    """Bytes of the stored tensors that are copied."""
+    found = {(id(one.output.checkpoint), one.output.origin): one.nbytes for one in written if one.output.origin}
+    return sum(found.values())
+
+
+def _reads(output: Output, own: Mapping[int, tuple[Statistic, ...]]) -> int:
+    times = 1 if held_size(output, HELD_BYTES) else 1 + len(own.get(id(output), ()))
+    return times * _stored_bytes(output.node)
 
 
 def _stored_bytes(root: Node) -> int:

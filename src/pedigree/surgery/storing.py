@@ -73,8 +73,21 @@ def outputs(symbolic: Symbolic) -> list[Output]:
                 expected=", ".join(sorted(FLOATS)), fix="put `- cast: {to: bfloat16}` before the first step",
             )  # fmt: skip
         node, shape = _rebuilt(symbolic, stored, present)
-        result.append(Output(name, dtype, shape, node, symbolic.checkpoint))
+        result.append(_copied(name, dtype, shape, node) or Output(name, dtype, shape, node, symbolic.checkpoint))
     return result
+
+
+def _copied(name: str, dtype: str, shape: tuple[int, ...], node: Node) -> Output | None:
+    """The output of a node that is a stored tensor as it stands, such as an expert that begins as a copy."""
+    if not isinstance(node, Leaf) or len(node.part.pieces) != 1 or not isinstance(node.part.checkpoint, Checkpoint):
+        return None
+    piece, checkpoint = node.part.pieces[0], node.part.checkpoint
+    if checkpoint.format != "safetensors":
+        return None
+    whole = piece.row_contiguous and piece.lead is None and piece.start == 0 and tuple(piece.stored) == shape
+    if not whole or node.part.shape != shape or not dtype == node.dtype == node.part.dtype:
+        return None
+    return Output(name, dtype, shape, node, checkpoint, piece.source)
 
 
 def _type(symbolic: Symbolic, stored: Stored, old: str) -> str:

@@ -15,7 +15,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pedigree.surgery.nodes import Leaf, Node
 from pedigree.surgery.selection import Index, Selection, length, take
@@ -39,6 +39,7 @@ WHOLE_NUMBERS = {"moe.router.table": "I64"}
 class Loose(Node):
     """A stored tensor without a role, seen as [items of axis 0, everything else]."""
 
+    proportional: ClassVar[bool] = True
     checkpoint: Checkpoint
     name: str
     shape: tuple[int, ...] = field(init=False)

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save, save
 
-from pedigree.errors import InputError, UsageError
+from pedigree.errors import InputError, OtherSettings
 from pedigree.training.ranks import Ranks
 
 FORMAT = 1
@@ -161,7 +161,7 @@ def check_same(saved: Mapping[str, Any], here: Mapping[str, Any], *, where: Path
     """Refuse a checkpoint of another model or other settings.
 
     Raises:
-        UsageError: fields differ; names them.
+        OtherSettings: fields differ; names them.
     """
     there, now = _flat(saved), _flat(here)
     differing = [
@@ -171,7 +171,7 @@ def check_same(saved: Mapping[str, Any], here: Mapping[str, Any], *, where: Path
     ]
     if differing:
         more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
-        raise UsageError(
+        raise OtherSettings(
             "the checkpoint belongs to another model or other settings", where=str(where),
             got="; ".join(differing[:6]) + more, expected="equal settings",
             fix="another output directory, or --fresh to begin anew",

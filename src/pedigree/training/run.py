@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from pedigree.errors import MissingInput, OutputExists, UsageError
 from pedigree.records.recorder import Recorder
-from pedigree.training.allocator import keep_pages
 from pedigree.training.annealing import Annealing
 from pedigree.training.batches import open_batches
 from pedigree.training.carried_state import carry_into
@@ -45,6 +44,7 @@ from pedigree.training.ranks import join_ranks
 from pedigree.training.schedule import rate_share
 from pedigree.training.shards import Vocabulary
 from pedigree.training.step import Stepper
+from pedigree.weights.allocator import keep_pages
 
 Start = Literal["auto", "resume", "fresh"]
 
@@ -127,7 +127,7 @@ class Run:
 
         Raises:
             MissingInput: nothing to resume from.
-            UsageError: the checkpoint belongs to another model or other settings.
+            OtherSettings: the checkpoint belongs to another model or other settings.
             OutputExists: checkpoints are there and none is whole.
         """
         if how == "fresh":

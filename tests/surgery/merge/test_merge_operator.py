@@ -7,9 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from surgery.merge.tiny_checkpoints import GOLDEN, MODELS, TINY, run_recipe, write_checkpoint, write_family
+from surgery.merge.tiny_checkpoints import (
+    GOLDEN,
+    MODELS,
+    TINY,
+    read_tensors,
+    run_recipe,
+    write_checkpoint,
+    write_family,
+)
 
 from pedigree.errors import PedigreeError, ProblemsFound
+from pedigree.records.recorder import NullRecorder
+from pedigree.surgery import plan as planning
+from pedigree.surgery.composition import compose
+from pedigree.surgery.engine import run
+from pedigree.surgery.foreign import read_any_recipe
 
 torch.set_num_threads(1)
 TRUTH = load_file(GOLDEN / "merged.safetensors")
@@ -35,6 +48,49 @@ def test_arithmetic_is_float32_whatever_the_files_hold(tmp_path: Path) -> None:
         assert tensor.dtype == torch.bfloat16
         # One rounding: half a unit in the last place of 8 bits is at most this, and float32's own error.
         assert ((tensor.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-6).all()
+
+
+TIES = """
+surgery: 1
+source: {model: base}
+target: {dir: OUT}
+allow: nfp
+steps:
+  - merge: {method: ties, base: source, models: [{model: first, weight: 1, density: 0.3}]}
+"""
+
+
+def test_what_is_kept_of_bfloat16_files_is_the_largest_of_the_exact_changes(tmp_path: Path) -> None:
+    """Changes rounded to bfloat16 tie in masses and would put the cut elsewhere."""
+    write_family(tmp_path, torch.bfloat16)
+    found = run_recipe(tmp_path, TIES.replace("OUT", "one"))
+    for key, tensor in found.items():
+        base, first = (MODELS[name][key].bfloat16().float() for name in ("base", "first"))
+        change = first - base
+        least = change.abs().flatten().sort(descending=True).values[max(1, int(0.3 * change.numel())) - 1]
+        sure = (change.abs() != least) & (tensor != base.bfloat16())  # those that tie with the last one are drawn
+        assert torch.equal((change.abs() > least) & sure, sure), key
+
+
+def test_inputs_are_read_once_where_they_can_be_held_and_anew_where_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_family(tmp_path)
+    results = []
+    for name, held, tile in (("one", 1 << 20, 1 << 20), ("two", 0, 1 << 20), ("three", 1 << 20, 7)):
+        monkeypatch.setattr(planning, "HELD_BYTES", held)
+        monkeypatch.setattr(planning, "TILE_ELEMENTS", tile)
+        (tmp_path / "ties.yaml").write_text(TIES.replace("OUT", name), encoding="utf-8")
+        composition = compose(read_any_recipe(tmp_path / "ties.yaml")[0])
+        planned = planning.make_plan(composition, workers=3)
+        outcome = run(planned, NullRecorder())
+        composition.close()
+        assert planned.statistics == ()
+        assert outcome.read_bytes == planned.read_bytes or tile < 8  # of vectors every tile reads the whole
+        results.append((outcome.read_bytes, read_tensors(outcome.target)))
+    (once, first), (thrice, second), (_, third) = results
+    assert thrice == 3 * once
+    assert all(torch.equal(first[name], second[name]) and torch.equal(first[name], third[name]) for name in first)
 
 
 def test_draws_do_not_depend_on_tensors_around_or_on_workers(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class Awaiting(Node):
     """A node that must not be read before something is known."""
 
+    proportional: ClassVar[bool] = True
     node: Node
     needs: tuple[Statistic, ...]
     shape: tuple[int, ...] = field(init=False)
@@ -52,6 +53,8 @@ class Awaiting(Node):
 class Look(Statistic):
     """One look of a merge over the whole of its inputs. Its value is the merge, which has learned from it."""
 
+    exact: ClassVar[bool] = True
+
     def __init__(self, number: int, build: Callable[[], TensorMerge], nodes: Sequence[Node], n_inputs: int) -> None:
         self.name = f"merge look {number + 1}"
         self.build, self.nodes, self.n_inputs = build, tuple(nodes), n_inputs
@@ -69,7 +72,8 @@ class Look(Statistic):
     def add(self, state: Any, tiles: Sequence[torch.Tensor], rows: slice, work: Work) -> Any:
         """One more block of rows."""
         merge: TensorMerge = work.values[self.before] if state is None and self.before is not None else state
-        merge.absorb(merge.look(tile_of(tiles, rows.start, self.n_inputs)))
+        dtype = computing(*(node.dtype for node in self.nodes))  # the same numbers as those that will be merged
+        merge.absorb(merge.look(tile_of([as_type(tile, dtype) for tile in tiles], rows.start, self.n_inputs)))
         return merge
 
     def finish(self, state: Any) -> Any:
@@ -88,6 +92,7 @@ class Merged(Node):
         build: makes the merge of this tensor, the same every time.
     """
 
+    proportional: ClassVar[bool] = True
     inputs: tuple[Node, ...]
     base: Node | None
     build: Callable[[], TensorMerge]

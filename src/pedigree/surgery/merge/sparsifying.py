@@ -123,6 +123,13 @@ class Band(Sparsifier):
                 self._searchers["upper"] = LargestMagnitudes(outliers)
             self.looks += LargestMagnitudes.looks
 
+    def keep(self, delta_RC: torch.Tensor, start: int) -> torch.Tensor:
+        """The entries that are kept; where nothing ties and nothing is stretched it takes one pass."""
+        whole = self._lower.tie_share >= 1 and self._upper is NOTHING and self._stretch == 1.0
+        if not whole or self.density >= 1:
+            return super().keep(delta_RC, start)
+        return delta_RC.masked_fill(delta_RC.abs() < self._lower.value, 0.0)
+
     def factors(self, delta_RC: torch.Tensor, start: int) -> torch.Tensor:
         """One or zero."""
         size_RC = delta_RC.abs()

@@ -89,13 +89,16 @@ class TaskVectors(TensorMerge):
         for weight, one, delta_RC in zip(self.weights, self.sparsifiers, tile.deltas(), strict=True):
             kept_RC = delta_RC if one is None else one.keep(delta_RC, tile.start)
             changes.append(kept_RC * weight)
-        total_RC = torch.stack(changes).sum(0)
-        if self.consensus:
+        total_RC = _sum(changes)
+        if self.consensus and len(changes) == 1:  # whoever is alone agrees with itself
+            if self.normalize and self.weights[0] != 0:
+                total_RC = total_RC / self.weights[0]
+        elif self.consensus:
             sign_RC = (total_RC >= 0).to(total_RC.dtype) * 2 - 1
             agreeing = [(change.sign() == sign_RC).to(total_RC.dtype) for change in changes]
-            total_RC = torch.stack([c * a for c, a in zip(changes, agreeing, strict=True)]).sum(0)
+            total_RC = _sum([c * a for c, a in zip(changes, agreeing, strict=True)])
             if self.normalize:
-                divisor_RC = torch.stack([a * w for a, w in zip(agreeing, self.weights, strict=True)]).sum(0)
+                divisor_RC = _sum([a * w for a, w in zip(agreeing, self.weights, strict=True)])
                 total_RC = total_RC / divisor_RC.where(divisor_RC != 0, torch.ones_like(divisor_RC))
         elif self.normalize:
             total_RC = total_RC / sum(self.weights)
@@ -104,3 +107,12 @@ class TaskVectors(TensorMerge):
         if tile.base is None:
             raise UsageError("task vectors need a base", fix="name one: base: X")
         return tile.base + total_RC
+
+
+def _sum(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum of tensors of one shape."""
+    import torch
+
+    if len(tensors) > 2:
+        return torch.stack(list(tensors)).sum(0)
+    return tensors[0] if len(tensors) == 1 else tensors[0] + tensors[1]

@@ -67,11 +67,14 @@ class LargestMagnitudes:
 
     def bins(self, x_N: torch.Tensor) -> Histogram:
         """Counts of one tile, float32 of any shape, for the look that is due; int64 [B]."""
+        import torch
+
         bits_N = _magnitude_bits(x_N)
+        upper_N = bits_N >> 16
         if self._upper is None:
-            return np.bincount(bits_N >> 16, minlength=_BINS)
-        inside_N = bits_N[(bits_N >> 16) == self._upper]
-        return np.bincount(inside_N & 0xFFFF, minlength=_BINS)
+            return torch.bincount(upper_N, minlength=_BINS).numpy()
+        inside_N = bits_N[upper_N == self._upper]
+        return torch.bincount(inside_N & 0xFFFF, minlength=_BINS).numpy()
 
     def learn(self, total_B: Histogram) -> None:
         """End a look with the sum of all tiles' counts."""
@@ -90,7 +93,8 @@ class LargestMagnitudes:
         self.found = Threshold(float(value), self._above, equal, (self.k - self._above) / equal)
 
 
-def _magnitude_bits(x_N: torch.Tensor) -> npt.NDArray[np.int64]:
+def _magnitude_bits(x_N: torch.Tensor) -> torch.Tensor:
+    """The bits of |x|, int32 [N]: none of them is negative."""
     import torch
 
-    return x_N.detach().to(torch.float32).reshape(-1).abs().view(torch.int32).numpy().astype(np.int64)
+    return x_N.detach().to(torch.float32).reshape(-1).abs().view(torch.int32)

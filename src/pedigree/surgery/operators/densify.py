@@ -24,10 +24,10 @@ from pedigree.surgery.exactness import Exactness
 from pedigree.surgery.expert_parts import ExpertNodes, axis_of, experts_in, mixture_of, put_experts, sparse_layers
 from pedigree.surgery.expert_use import ExpertUse
 from pedigree.surgery.importance import Best, SquaresByColumn, SquaresByRow
+from pedigree.surgery.network_refit import Fitted, Refit
 from pedigree.surgery.nodes import Blend, Join, Node, Pick, Statistic
 from pedigree.surgery.operator import Operator, Step
 from pedigree.surgery.operators.experts import Measured, averaged
-from pedigree.surgery.refitting import Fitted, Refit
 from pedigree.surgery.retarget import become, model_of
 from pedigree.surgery.symbolic import Symbolic
 from pedigree.surgery.verbs import scale

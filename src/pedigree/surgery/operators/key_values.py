@@ -108,7 +108,7 @@ def _with_bias(symbolic: Symbolic, role: str, layer: int) -> list[Key]:
 def _fitted(symbolic: Symbolic, parameters: KvParameters, changed: ModelConfig, step: Step) -> Any:
     """Turns and outputs of every layer, from the source run on the text beside the narrower model."""
     from pedigree.surgery.influence import tokens_of
-    from pedigree.surgery.refit import fit_outputs
+    from pedigree.surgery.output_refit import fit_outputs
 
     if changed.query_layer != "none":
         raise step.refuse("outputs around a query layer are not fitted", got=changed.query_layer, expected="none",
