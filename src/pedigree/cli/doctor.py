@@ -32,7 +32,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
     "transformers": ("pedigree demo", True),
-    # The extras: web, data, eval, log.
+    # The extras: web, data, eval, log, library, fleet, team.
     "fastapi": ("pedigree serve", True),
     "starlette": ("pedigree serve", True),
     "uvicorn": ("pedigree serve", True),
@@ -41,6 +41,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "lm-eval": ("pedigree eval --tasks", True),
     "tensorboard": ("TensorBoard events of a training run", True),
     "faiss-cpu": ("search in large libraries", True),
+    "ray": ("pedigree library add --fleet", True),
     "psycopg": ("a ledger on PostgreSQL", True),
 }
 # Libraries that an extra brings, so that the right version comes.
@@ -50,6 +51,7 @@ EXTRAS = {
     **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
     "lm-eval": "'llm-pedigree[eval]'",
     "faiss-cpu": "'llm-pedigree[library]'",
+    "ray": "'llm-pedigree[fleet]'",
     "psycopg": "'llm-pedigree[team]'",
     "tensorboard": "'llm-pedigree[log]'",
 }
