@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,20 @@ from page import render_page, render_table, yardsticks
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SIZES = ("tiny", "1.5b", "7b")
+SIZES = ("tiny", "0.5b", "1.5b", "7b")
 PAIRS = ("child", "deepened", "disguised", "stranger")
 DEPTHS = ("auto", "glance", "standard", "full", "http-glance")
-PEERS = ("torch-cosine", "modeldna", "none")
-DEFAULT_PAIRS = {"tiny": PAIRS, "1.5b": PAIRS, "7b": ("child", "stranger")}
-REPEATS = {"tiny": 1, "1.5b": 3, "7b": 1}
+PUBLISHED = {
+    "polar-trace": "polar trace, MDIR style, whole tensors",
+    "csu": "Zhu et al., CSU, whole tensors",
+    "huref": "HuRef invariants, whole tensors",
+}
+PEERS = ("torch-cosine", "modeldna", "awm", *PUBLISHED, "none")
+DEFAULT_PAIRS = {"tiny": PAIRS, "0.5b": PAIRS, "1.5b": PAIRS, "7b": ("child", "stranger")}
+REPEATS = {"tiny": 1, "0.5b": 1, "1.5b": 3, "7b": 1}
+AWM = "AWM, released program"
+RELATED_ABOVE = {"torch-cosine": 0.1, "awm": 3.0, "polar-trace": 6.0, "csu": 6.0, "huref": 0.5}
+"""Where a peer gives a score and no word: mean cosine, standard scores, decades of a p-value twice, a cosine."""
 MODELDNA = "modeldna==0.1.0"
 NUMBER_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -55,6 +63,7 @@ class Row:
         total_bytes: size of the weight files of both sides.
         answer: what it said, or why it did not.
         repeats: the numbers are medians of so many runs.
+        right: whether the answer is the truth; None where there is none.
     """
 
     size: str
@@ -68,6 +77,7 @@ class Row:
     total_bytes: int
     answer: str
     repeats: int
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +103,14 @@ class Bench:
             command, [self.a, self.b], environment=self.environment, limit_s=self.limit_s, repeats=self.repeats
         )
 
-    def row(self, what: str, cost: Cost, answer: str | None, asked_bytes: int | None = None) -> Row:
+    def row(
+        self, what: str, cost: Cost, answer: str | None, asked_bytes: int | None = None, right: bool | None = None
+    ) -> Row:
         """A line of the table; without an answer, why there is none."""
         total = sum(path.stat().st_size for path in self.weights)
         said = answer if answer is not None else cost.failure()
         numbers = (cost.seconds, cost.peak_bytes, cost.private_bytes, cost.disk_bytes)
-        return Row(self.size, self.pair, what, *numbers, asked_bytes, total, said, self.repeats)
+        return Row(self.size, self.pair, what, *numbers, asked_bytes, total, said, self.repeats, right)
 
     def reading(self) -> Row:
         """The yardstick: both files read once from start to end."""
@@ -123,14 +135,25 @@ class Bench:
         requests = f", {server.requests // self.repeats} requests" if server else ""
         verdict, truth = result["verdict"], "unrelated" if self.pair == "stranger" else "related"
         wrong = "" if verdict == truth else f" (**truth: {truth}**)"
-        return self.row(f"pedigree, {label}", cost, f"{verdict}{reached}{wrong}{requests}", asked)
+        answer = f"{verdict}{reached}{wrong}{requests}"
+        return self.row(f"pedigree, {label}", cost, answer, asked, right=verdict == truth)
+
+    def scored(self, what: str, name: str, cost: Cost, score: float | None, said: str) -> Row:
+        """A line of a peer whose answer is a score: related above the threshold, and whether that is so."""
+        if score is None:
+            return self.row(what, cost, None)
+        related = score > RELATED_ABOVE[name]
+        right = related == (self.pair != "stranger")
+        word = "related" if related else "not related"
+        return self.row(what, cost, f"{said}: {word}{'' if right else ' (**wrong**)'}", right=right)
 
     def torch_cosine(self) -> Row:
         """Peer: the cosine of every pair of tensors of one name."""
         cost = self.cost(sys.executable, HERE / "peers" / "full_cosine.py", self.a, self.b)
         found = _json(cost)
-        answer = f"mean cosine {found['mean_cosine_of_matrices']:.3f}" if found else None
-        return self.row("full-tensor cosine in torch", cost, answer)
+        score = found.get("mean_cosine_of_matrices")
+        said = "" if score is None else f"mean cosine {score:.3f}"
+        return self.scored("full-tensor cosine in torch", "torch-cosine", cost, score, said)
 
     def modeldna(self, program: Path | None, why_not: str) -> Row:
         """Peer: `modeldna compare` as installed from PyPI; its own words are its answer."""
@@ -143,7 +166,27 @@ class Bench:
             return self.row(MODELDNA, cost, None)
         chance = verdict.get("probability")
         said = f"{verdict['verdict']} ({'no probability' if chance is None else f'{chance:.2f}'})"
-        return self.row(MODELDNA, cost, said)
+        right = (verdict["verdict"] == "NO_MATCH") == (self.pair == "stranger")
+        return self.row(MODELDNA, cost, said + ("" if right else " (**wrong**)"), right=right)
+
+    def awm(self, folder: Path | None, limit_s: float) -> Row:
+        """Peer: the released program of AWM (2510.06738), from a folder that holds it; its z-score is its answer."""
+        if folder is None:
+            total = sum(path.stat().st_size for path in self.weights)
+            return Row(self.size, self.pair, AWM, None, None, None, None, None, total, "not run: --awm FOLDER", 0)
+        bench = replace(self, limit_s=min(limit_s, self.limit_s), repeats=1)
+        cost = bench.cost(sys.executable, folder / "main.py", "--model_paths", self.a, self.b, "--device", "cpu")
+        found = re.search(r"Absolute Z-Score vs negative pairs = ([\d.]+)", cost.stdout)
+        score = float(found[1]) if found is not None else None
+        return bench.scored(AWM, "awm", cost, score, "" if score is None else f"z {score:.1f}")
+
+    def published(self, name: str, limit_s: float) -> Row:
+        """Peer: a published method as `pedigree bench` has it; its score is its answer."""
+        bench = replace(self, limit_s=min(limit_s, self.limit_s), repeats=1)
+        cost = bench.cost(sys.executable, HERE / "peers" / "published.py", name.replace("-", "_"), self.a, self.b)
+        found = _json(cost)
+        score = found.get("score")
+        return bench.scored(PUBLISHED[name], name, cost, score, "" if score is None else f"score {score:.4g}")
 
 
 def _json(cost: Cost) -> dict[str, Any]:
@@ -194,7 +237,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--size", SIZES, "1.5b"),
         ("--pair", PAIRS, "all; for 7b child and stranger"),
         ("--depth", DEPTHS, "all but full"),
-        ("--peer", PEERS, "all"),
+        ("--peer", PEERS, "torch-cosine, modeldna, awm"),
     ):
         text = f"{', '.join(words)} (default: {default}); may be given again"
         add(name, choices=words, action="append", metavar="WORD", help=text)
@@ -202,13 +245,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--workdir", type=Path, help="where checkpoints are written (default: a temporary folder)")
     add("--keep", action="store_true", help="keep what is written under --workdir")
     add("--modeldna", type=Path, help="an installed modeldna program (default: install it for this run)")
+    add("--awm", type=Path, help="a folder with the released program of AWM (default: not run)")
+    add("--peer-limit", type=float, default=300, help="seconds after which awm and published methods are stopped")
     add("--limit", type=float, default=1800, help="seconds after which a measured process is stopped (default: 1800)")
     add("--json", type=Path, metavar="FILE", help="write the numbers there")
     add("--write", action="store_true", help="write benchmarks/compare.md from this run")
     options = parser.parse_args(arguments)
     options.size = list(dict.fromkeys(options.size or ["1.5b"]))
     options.depth = options.depth or [depth for depth in DEPTHS if depth != "full"]
-    options.peer = options.peer or [peer for peer in PEERS if peer != "none"]
+    options.peer = options.peer or ["torch-cosine", "modeldna", *(["awm"] if options.awm else [])]
     return options
 
 
@@ -234,6 +279,11 @@ def _measure_all(
                         yield bench.torch_cosine()
                     if "modeldna" in options.peer:
                         yield bench.modeldna(program, why_not)
+                    if "awm" in options.peer:
+                        yield bench.awm(options.awm, options.peer_limit)
+                    for name in PUBLISHED:
+                        if name in options.peer:
+                            yield bench.published(name, options.peer_limit)
 
 
 def _checkpoint(folder: Path, size: str, kind: str, keep: bool, stack: ExitStack) -> Path:
@@ -307,7 +357,7 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--pair {pair}" for pair in options.pair or ()]
     if options.depth != [depth for depth in DEPTHS if depth != "full"]:
         words += [f"--depth {depth}" for depth in options.depth]
-    if options.peer != [peer for peer in PEERS if peer != "none"]:
+    if options.peer != ["torch-cosine", "modeldna", *(["awm"] if options.awm else [])]:
         words += [f"--peer {peer}" for peer in options.peer]
     if options.repeats:
         words.append(f"--repeats {options.repeats}")

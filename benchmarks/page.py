@@ -66,6 +66,7 @@ def render_page(context: Mapping[str, Any], rows: Sequence[Row]) -> str:
         versions=versions,
         pairs=pairs,
         promises=_promises(rows, base),
+        peers=_peers(rows),
         tables="\n".join(tables),
     )
 
@@ -97,9 +98,17 @@ page cache is cold. Programs and libraries are warm. Thread settings are each pr
 - *from disk*: what the kernel fetched from storage for the process, its read-ahead included; over HTTP the server
   reads.
 
+A peer that gives a score and no word is taken to say *related* above a mean cosine of 0.1, AWM's z of 3, a p-value of
+1e-6 (CSU, polar trace) or an invariant cosine of 0.5 (HuRef). Of the published methods AWM is the released program, the
+others are those of `pedigree bench`, on whole tensors; they are stopped at a time limit.
+
 ## Promises
 
 {promises}
+
+## Peers that give the same answers
+
+{peers}
 
 {tables}"""
 
@@ -125,6 +134,32 @@ def _promises(rows: Sequence[Row], base: Seconds) -> str:
         kept = "kept" if value < limit else "**not kept**"
         lines.append(f"| {words} | {form.format(value)} | < {limit:g} | {kept} |")
     return "\n".join(lines)
+
+
+OURS = "pedigree, auto"
+
+
+def _peers(rows: Sequence[Row]) -> str:
+    """For every peer the pairs that it gets right, and its seconds on them as a multiple of ours."""
+    lines = ["| size | peer | right on | seconds | ours on the same | times ours |"]
+    lines.append("| --- | --- | --- | ---: | ---: | ---: |")
+    for size in dict.fromkeys(row["size"] for row in rows):
+        of_size = [row for row in rows if row["size"] == size]
+        ours = {row["pair"]: row["seconds"] for row in of_size if row["what"] == OURS and row.get("right")}
+        peers = dict.fromkeys(row["what"] for row in of_size if not row["what"].startswith(("pedigree", YARDSTICK)))
+        for peer in peers:
+            lines.append(_peer_line(size, peer, [row for row in of_size if row["what"] == peer], ours))
+    return "\n".join(lines)
+
+
+def _peer_line(size: str, peer: str, rows: Sequence[Row], ours: Mapping[str, float]) -> str:
+    right = [row for row in rows if row.get("right") and row["pair"] in ours]
+    stopped = sum(row.get("right") is None for row in rows)
+    names = f"{len(right)} of {len(rows)}: {', '.join(row['pair'] for row in right)}" if right else "none"
+    names += f"; no answer on {stopped}" if stopped else ""
+    theirs, own = sum(row["seconds"] for row in right), sum(ours[row["pair"]] for row in right)
+    cells = [size, peer, names, *((f"{theirs:.1f}", f"{own:.1f}", f"{theirs / own:.1f}") if right else ("-",) * 3)]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -5,7 +5,8 @@
         open_checkpoint(server.url)
 
 Faults: "reset" (half of the body, then the connection ends), "status N" (with Retry-After: 0), "no-ranges",
-"other-range", "no-content-range", "short-length", "long-length", "grown", "gzip", "chunked", "redirect URL".
+"other-range", "no-content-range", "short-length", "long-length", "grown", "gzip", "chunked", "redirect URL",
+"tag TEXT" (this ETag), "patience TEXT" (429 with this Retry-After), "drip" (the body in eight pieces, 10 ms apart).
 A fault written "always FAULT" stays.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import mmap
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +104,11 @@ def _handler(server: RangeServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if fault == "chunked":
                 sent = f"{len(part):x}\r\n".encode() + part + b"\r\n0\r\n\r\n"
-            self.wfile.write(sent)
+            step = max(1, len(sent) // 8) if fault == "drip" else max(1, len(sent))
+            for at in range(0, len(sent), step):
+                self.wfile.write(sent[at : at + step])
+                if fault == "drip":
+                    time.sleep(0.01)
             if fault in ("reset", "long-length"):
                 self.close_connection = True
 
@@ -118,6 +124,8 @@ def _answer(
     """Status, headers and body bytes of one answer."""
     if fault.startswith("status "):
         return int(fault.removeprefix("status ")), {"Content-Length": "4", "Retry-After": "0"}, b"sorry"[:4]
+    if fault.startswith("patience "):
+        return 429, {"Content-Length": "4", "Retry-After": fault.removeprefix("patience ")}, b"wait"
     if fault.startswith("redirect "):
         return 302, {"Content-Length": "0", "Location": fault.removeprefix("redirect ")}, b""
     if body is None:
@@ -132,6 +140,8 @@ def _answer(
     part = body[start : last + 1]
     total = len(body) + (1 if fault == "grown" else 0)
     headers = {"Content-Range": f"bytes {start}-{last}/{total}", "Content-Length": str(len(part))}
+    if fault.startswith("tag "):
+        headers["ETag"] = fault.removeprefix("tag ")
     if fault == "no-content-range":
         del headers["Content-Range"]
     elif fault == "short-length":

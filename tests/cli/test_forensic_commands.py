@@ -58,7 +58,7 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     folder = str(tmp_path / "lib")
     monkeypatch.setenv("PEDIGREE_RETRY", "1")
     ran = pedigree("library", "add", folder, where(shop, "A"), where(shop, "stranger"), "nowhere")
-    assert ran.code == 0
+    assert ran.code == 3
     assert "nowhere was left out: no such file or directory" in ran.err
     listed = json.loads(pedigree("library", "list", folder, "--json").out)
     assert [bool(model["error"]) for model in listed["result"]] == [False, False, True]
@@ -77,6 +77,25 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     assert len(files) == 2
     assert pedigree("library", "add", other, *files).code == 0
     assert json.loads(pedigree("scan", where(shop, "child"), "--against", other, "--json").out)["result"]["relatives"]
+
+
+def test_many_models_come_from_a_list_and_go_to_a_fleet(
+    pedigree: Pedigree, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, names = str(tmp_path / "lib"), tmp_path / "models.txt"
+    names.write_text(f"# two models\n{where(shop, 'A')}\n\n{where(shop, 'B')}\n")
+    monkeypatch.setenv("PEDIGREE_LIST", str(names))
+    ran = pedigree("library", "add", folder, "--workers", "1", "--quiet")
+    assert (ran.code, ran.out) == (0, f"{where(shop, 'A')}\n{where(shop, 'B')}\n")
+    monkeypatch.setenv("PEDIGREE_WORKERS", "none")
+    assert pedigree("library", "add", folder).code == 2
+    monkeypatch.setenv("PEDIGREE_WORKERS", "1")
+    monkeypatch.setenv("PEDIGREE_FLEET", "auto")
+    monkeypatch.setattr("pedigree.forensics.fleet.has_ray", lambda: False)
+    ran = pedigree("library", "add", folder, where(shop, "stranger"))
+    assert (ran.code, "pip install 'llm-pedigree[fleet]'" in ran.err) == (2, True)
+    missing = pedigree("library", "add", folder, "--list", str(tmp_path / "none"))
+    assert (missing.code, "the list cannot be read" in missing.err) == (2, True)
 
 
 def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_path: Path) -> None:

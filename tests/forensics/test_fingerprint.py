@@ -14,6 +14,7 @@ from tests.forensics.tiny_models import Sizes, llama
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import InputError, MalformedFile, UsageError
+from pedigree.forensics.bank import error_rate
 from pedigree.forensics.compare import compare
 from pedigree.forensics.fingerprint import (
     Fingerprint,
@@ -55,7 +56,12 @@ def test_a_relative_is_found_and_an_order_of_units_is_what_makes_it_exact(shop: 
     assert [decoy.verdict for decoy in found.result.controls.decoys] == ["inconclusive"]
     assert found.result.log10_p is not None
     assert found.result.log10_p < -50
-    assert found.result.error_rate is None
+    rate = found.result.error_rate
+    assert rate is not None
+    assert "fingerprints alone" in rate.note
+    weights = error_rate()
+    assert weights is not None
+    assert rate.benchmark != weights.benchmark
     assert any("fingerprints hold units in place" in words for words in found.result.not_checked)
     assert found.inputs.a.format == "fingerprint"
 

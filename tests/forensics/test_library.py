@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from tests.forensics.merges import Shop, tuned
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import MalformedFile, MissingInput, UsageError
+from pedigree.forensics import fleet
 from pedigree.forensics import library as module
-from pedigree.forensics.library import open_library
-from pedigree.forensics.neighbors import build, has_index, nearest, search
+from pedigree.forensics.fleet import Made, Outcome
+from pedigree.forensics.library import Library, open_library
+from pedigree.forensics.neighbors import has_index
 from pedigree.forensics.scan import scan
+from pedigree.forensics.sketch import LENGTH, Floats
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +36,7 @@ def paths(shop: Shop, names: str) -> list[str]:
 def test_what_is_there_is_not_read_again(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_library(tmp_path / "lib", create=True) as library:
         first = library.add(paths(shop, "A B"))
-        monkeypatch.setattr(module, "load", lambda *a, **k: pytest.fail("read again"))
+        monkeypatch.setattr(fleet, "load", lambda *a, **k: pytest.fail("read again"))
         assert library.add(paths(shop, "A B")) == first
     with open_library(tmp_path / "lib") as library:
         assert [Path(e.location).name for e in library.entries()] == ["A", "B"]
@@ -112,18 +116,77 @@ def test_libraries_of_others_are_checked(tmp_path: Path) -> None:
         pass
 
 
-def test_exact_search_and_index_agree() -> None:
-    g = np.random.default_rng(0)
-    vectors = g.standard_normal((3000, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query = vectors[17] + 0.05 * g.standard_normal(64).astype(np.float32)
-    exact = nearest(vectors, query, 10, approximate=False)
-    assert exact[0] == 17
+def vectors(count: int, seed: int) -> Floats:
+    made = np.random.default_rng(seed).standard_normal((count, LENGTH)).astype(np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def near(vector: Floats, cosine: float) -> Floats:
+    noise = vectors(1, 99)[0]
+    noise -= (noise @ vector) * vector
+    return cosine * vector + math.sqrt(1 - cosine**2) * noise / np.linalg.norm(noise)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    """A library of 600 rows that counts as a large one."""
     if not has_index():
         pytest.skip("the extra `library` is not installed")
-    found = search(build(vectors), query, 10)
-    assert found[0] == 17
-    assert len(set(found) & set(exact)) >= 9
+    monkeypatch.setattr(module, "EXACT_UP_TO", 500)
+    monkeypatch.setattr(module, "_store", lambda path, data: None)
+    with open_library(tmp_path / "large", create=True) as library:
+        library._connection.execute("PRAGMA synchronous=OFF")
+        fill(library, vectors(600, 0))
+        yield library
+
+
+def fill(library: Library, made: Floats) -> None:
+    first = library.counts()[0]
+    for number, vector in enumerate(made, start=first):
+        library._keep(Outcome(f"m{number}", Made(b"x", "sha256:" + f"{number:064x}", {}, vector.tobytes())))
+
+
+def test_the_index_finds_what_exact_search_finds(large: Library) -> None:
+    query = near(vectors(600, 0)[17], 0.4)
+    exact = large.nearest(query, 5)
+    assert large.make_index()
+    assert not large.make_index()
+    found = large.nearest(query, 5)
+    assert found == exact
+    assert (found[0][0].location, round(found[0][1], 3)) == ("m17", 0.4)
+
+
+def test_what_was_added_or_changed_after_the_index_is_found(large: Library) -> None:
+    large.make_index()
+    added = vectors(3, 5)
+    fill(large, added[:2])
+    assert large.nearest(added[1], 1)[0][0].location == "m601"
+    large._keep(Outcome("m17", Made(b"y", "sha256:" + "f" * 64, {}, added[2].tobytes())))
+    assert large.nearest(added[2], 1)[0][0].location == "m17"
+    large._keep(Outcome("m17", error="gone"))
+    assert large.nearest(added[2], 1)[0][0].location != "m17"
+    assert large.counts() == (601, 1)
+
+
+def test_an_index_is_made_again_after_many_additions_and_read_from_its_file(large: Library) -> None:
+    large.make_index()
+    fill(large, vectors(501, 6))
+    assert large.make_index()
+    assert large._unindexed() == []
+    with open_library(large.folder) as again:
+        assert again.nearest(vectors(501, 6)[500], 1)[0][0].location == "m1100"
+        assert len(again._index() or ()) == 1101
+
+
+def test_a_damaged_index_is_said(large: Library) -> None:
+    large.make_index()
+    file = large.folder / "library.index"
+    whole = file.read_bytes()
+    for damaged in (whole[:-1], b"x" + whole[1:], whole + b"x", b""):
+        file.write_bytes(damaged)
+        with open_library(large.folder) as again, pytest.raises(MalformedFile, match="index of the library") as caught:
+            again.nearest(vectors(1, 0)[0], 1)
+        assert "delete it" in (caught.value.fix or "")
 
 
 def test_tuning_moves_a_model_little_among_strangers(shop: Shop, tmp_path: Path) -> None:

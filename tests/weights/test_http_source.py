@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,78 @@ def test_passing_faults_are_waited_for(server: RangeServer, faults: list[str]) -
         server.faults[FILE] = list(faults)
         assert same(ck.read("large"), TENSORS["large"])
         assert server.faults[FILE] == []
+
+
+@pytest.mark.parametrize("date", [False, True])
+def test_a_server_that_asks_for_patience_gets_it_on_all_connections(
+    server: RangeServer, monkeypatch: pytest.MonkeyPatch, date: bool
+) -> None:
+    waited: list[float] = []
+    clock = [1000.0]
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(http_source.time, "sleep", sleep)
+    monkeypatch.setattr(http_source.time, "monotonic", lambda: clock[0])
+    asked = format_datetime(datetime.now(UTC) + timedelta(seconds=121), usegmt=True) if date else "120"
+    with open_checkpoint(server.url) as ck:
+        server.faults[FILE] = [f"patience {asked}"]
+        assert same(ck.read("large"), TENSORS["large"])
+        assert sum(waited) == pytest.approx(120, abs=3)
+        server.faults[FILE] = ["patience 9999"]
+        waited.clear()
+        ck.read("norm.weight")
+        assert sum(waited) == http_source.MAX_ASKED_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("tags", "ends"), [(('"a"', '"b"'), True), (('"a"', '"a"'), False), (('W/"a"', 'W/"b"'), False)]
+)
+def test_a_file_whose_tag_changes_is_not_read_on(server: RangeServer, tags: tuple[str, str], ends: bool) -> None:
+    with open_checkpoint(server.url) as ck:
+        server.faults[FILE] = [f"tag {tag}" for tag in tags]
+        ck.read_rows("large", 1000, 1010)
+        if not ends:
+            assert same(ck.read_rows("large", 2000, 2010), TENSORS["large"][2000:2010])
+            return
+        with pytest.raises(SourceError, match="changed while it was read") as caught:
+            ck.read_rows("large", 2000, 2010)
+        assert (caught.value.got, caught.value.expected) == ('ETag "b"', 'ETag "a"')
+
+
+def test_the_stamp_of_a_checkpoint_is_the_servers_tag(server: RangeServer) -> None:
+    stamps = []
+    for tag in ('"a"', '"a"', '"b"'):
+        server.faults[FILE] = [f"always tag {tag}"]
+        with open_checkpoint(server.url) as ck:
+            stamps.append(ck.stamp())
+    assert stamps[0] == stamps[1] != stamps[2]
+
+
+def test_bytes_are_told_as_they_arrive_on_a_slow_link(server: RangeServer) -> None:
+    with open_checkpoint(server.url) as ck:
+        arrived: list[int] = []
+        ck.meter.on_arrival = lambda: arrived.append(ck.meter.arrived)
+        before = ck.meter.arrived
+        server.faults[FILE] = ["drip"]
+        ck.read("large")
+        assert len(arrived) >= 4
+        assert arrived == sorted(arrived)
+        assert arrived[-1] - before == 3000 * 64 * 4
+
+
+def test_a_short_range_is_asked_for_once_and_a_long_one_each_time(server: RangeServer) -> None:
+    with open_checkpoint(server.url) as ck:
+        before = len(server.log)
+        for _ in range(3):
+            assert same(ck.read_rows("large", 2000, 2010), TENSORS["large"][2000:2010])
+        assert len(server.log) - before == 1
+        assert ck.meter.read == server.sent
+        for _ in range(2):
+            ck.read("large")
+        assert len(server.log) - before == 3
 
 
 def test_a_broken_answer_is_continued_and_counted_once(server: RangeServer) -> None:

@@ -33,7 +33,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
     "transformers": ("pedigree demo", True),
-    # The extras: web, data, eval, log.
+    # The extras: web, data, eval, log, library, fleet, team.
     "fastapi": ("pedigree serve", True),
     "starlette": ("pedigree serve", True),
     "uvicorn": ("pedigree serve", True),
@@ -42,6 +42,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "lm-eval": ("pedigree eval --tasks", True),
     "tensorboard": ("TensorBoard events of a training run", True),
     "faiss-cpu": ("search in large libraries", True),
+    "ray": ("pedigree library add --fleet", True),
     "psycopg": ("a ledger on PostgreSQL", True),
 }
 # Libraries that an extra brings, so that the right version comes.
@@ -51,6 +52,7 @@ EXTRAS = {
     **dict.fromkeys(("pyarrow", "datasets"), "'llm-pedigree[data]'"),
     "lm-eval": "'llm-pedigree[eval]'",
     "faiss-cpu": "'llm-pedigree[library]'",
+    "ray": "'llm-pedigree[fleet]'",
     "psycopg": "'llm-pedigree[team]'",
     "tensorboard": "'llm-pedigree[log]'",
 }

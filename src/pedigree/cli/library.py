@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
-from pedigree.cli.files import write_file
+from pedigree.cli.files import GO_ON, write_file
 from pedigree.cli.options import (
+    COMPUTE,
     INPUT,
     OUTPUT,
     ColorOption,
@@ -20,7 +22,7 @@ from pedigree.cli.options import (
     SaltOption,
 )
 from pedigree.cli.output import Output
-from pedigree.errors import MissingInput, OutputExists, UsageError
+from pedigree.errors import MalformedFile, MissingInput, OutputExists, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +39,34 @@ def add(
         typer.Argument(metavar="MODEL...", help="Models, or fingerprints of models.", show_default=False),
     ] = None,
     salt: SaltOption = "",
+    list_file: Annotated[
+        str | None,
+        typer.Option(
+            "--list", metavar="FILE", help="More models, one on each line; - reads them from standard input.",
+            envvar="PEDIGREE_LIST", rich_help_panel=INPUT, show_default=False,
+        ),
+    ] = None,
     retry: Annotated[
         bool,
         typer.Option(
             "--retry", help="Try models again that could not be read.", envvar="PEDIGREE_RETRY", rich_help_panel=INPUT
         ),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that read models at the same time.", envvar="PEDIGREE_WORKERS", min=1,
+            max=1024, rich_help_panel=COMPUTE,
+        ),
+    ] = 1,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Read them on a Ray cluster: auto, HOST:PORT, or local for one with --workers processors here.",
+            envvar="PEDIGREE_FLEET", rich_help_panel=COMPUTE, show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
@@ -56,9 +80,14 @@ def add(
 
     pedigree library add my-library hf://org/name@main colleague.fingerprint
 
-    Models that are there already are not read again, so a run that was stopped goes on where it was.
+    pedigree library add my-library --list models.txt --workers 8
+
+    pedigree library add my-library --list models.txt --fleet auto
+
+    Models that are there and have not changed are not read again, so a run that was stopped goes on where it was.
     """
     out = Output(json=json, quiet=quiet, color=color)
+    models = [*(models or ()), *(_listed(list_file) if list_file else ())]
     if not models:
         raise UsageError("no model was named", expected="DIR MODEL...", fix=f"pedigree library add {folder} MODEL")
     from pedigree.forensics.library import open_library
@@ -66,14 +95,30 @@ def add(
     # From any folder a model is found again, and named once.
     places = [str(Path(place).resolve()) if "://" not in place and Path(place).exists() else place for place in models]
     with open_library(folder, salt=salt, create=True) as library:
-        entries = library.add(places, allow_pickle=allow_pickle, retry=retry, tell=out.progress())
+        GO_ON.append(f"finished fingerprints are in {folder}; the same command goes on from there")
+        entries = library.add(
+            places, allow_pickle=allow_pickle, retry=retry, tell=out.progress(), workers=workers, fleet=fleet
+        )
         total = len(library.entries())
+    out.clear_status()
     failed = [entry for entry in entries if entry.error is not None]
     _show(entries, folder, out)
     for entry in failed:
         out.warn(f"{entry.location} was left out: {entry.error}")
     out.note(f"{len(entries) - len(failed)} of {len(entries)} are in {folder}, which knows {total} models")
-    return CANNOT_SAY if len(failed) == len(entries) else DONE
+    return CANNOT_SAY if failed else DONE
+
+
+def _listed(file: str) -> list[str]:
+    """Models named in a file, one on each line; empty lines and lines that begin with # are left out."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingInput("the list cannot be read", where=file, got=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise MalformedFile("the list is not text in UTF-8", where=file, got=str(error)) from error
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def list_models(

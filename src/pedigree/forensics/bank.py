@@ -37,6 +37,35 @@ def error_rate() -> ErrorRate | None:
     )
 
 
+@cache
+def load_fingerprint_bank() -> dict[str, Any] | None:
+    """The shipped counts of comparisons on fingerprints alone, or None where the package was built without them."""
+    source = files("pedigree.forensics").joinpath("data/fingerprint_bank.json")
+    if not source.is_file():
+        return None
+    return dict(json.loads(source.read_text(encoding="utf-8")))
+
+
+def fingerprint_error_rate() -> ErrorRate | None:
+    """Upper 95 % bound of the false-positive rate of comparisons on fingerprints alone, on pairs of the test split.
+
+    `python -m pedigree.benchmark.bank fingerprints` measures it; it is not that of `error_rate`, which is for weights.
+    """
+    bank = load_fingerprint_bank()
+    if bank is None:
+        return None
+    test = bank["test"]
+    # A pair whose fingerprints hold nothing in common cannot be called anything, so it bounds nothing.
+    left_out = int(test["verdicts"].get("not-testable", 0))
+    pairs = int(test["pairs"]) - left_out
+    return ErrorRate(
+        false_positive_upper_95=upper_95(int(test["false_positives"]), pairs),
+        pairs=pairs,
+        benchmark=str(bank["benchmark"]),
+        note=f"{test['note']}; {left_out} of them could not be compared and are not counted",
+    )
+
+
 def false_positives() -> int | None:
     """How many pairs of the bank's test split were called related, None where there is no bank."""
     bank = load_bank()

@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pedigree.forensics.contents import digest_tensors
-from pedigree.forensics.side import Side
+from pedigree.forensics.side import LAYERS_AHEAD, Side
 from pedigree.weights.anatomy import Part
 
 EDGE_ROWS = 4
+
+_Kinds = tuple[torch.dtype, torch.dtype] | None
 
 BAND_NUMBERS = 1 << 22
 """Numbers of a part that are compared at once."""
@@ -69,6 +72,7 @@ def compare_bits(a: Side, b: Side, layer_map: list[int | None], whole: bool) -> 
     """
     out = BitPass(whole=whole)
     used: set[tuple[str, int | None, int | None]] = set()
+    pairs: list[tuple[Part, Part, str]] = []
     for part in b.anatomy.parts():
         layer = part.layer if part.layer is None or part.layer >= len(layer_map) else layer_map[part.layer]
         other = None if part.layer is not None and layer is None else a.anatomy.part(part.role, layer, part.expert)
@@ -77,7 +81,9 @@ def compare_bits(a: Side, b: Side, layer_map: list[int | None], whole: bool) -> 
             out.unpaired.append(name)
             continue
         used.add((other.role, other.layer, other.expert))
-        _compare_part(other, part, name, whole, out)
+        pairs.append((other, part, name))
+    for (_, _, name), (tally, kinds) in zip(pairs, _tallies(a, b, pairs, whole), strict=True):
+        _enter(name, tally, kinds, out)
     out.missing = [label(p) for p in a.anatomy.parts() if (p.role, p.layer, p.expert) not in used]
     if out.all_equal:
         _compare_rest(a, b, out)
@@ -112,12 +118,25 @@ class _Tally:
     first: tuple[float, float] | None = None
 
 
-def _compare_part(a: Part, b: Part, name: str, whole: bool, out: BitPass) -> None:
+def _tallies(a: Side, b: Side, pairs: list[tuple[Part, Part, str]], whole: bool) -> Iterator[tuple[_Tally, _Kinds]]:
+    """The tally of each pair, in order; a few rows behind a network are asked for many parts at a time."""
+    if whole or not any("://" in str(side.checkpoint.location) for side in (a, b)):
+        yield from (_compare_part(left, right, whole) for left, right, _ in pairs)
+        return
+    with ThreadPoolExecutor(LAYERS_AHEAD) as pool:
+        yield from pool.map(lambda pair: _compare_part(pair[0], pair[1], whole), pairs)
+
+
+def _compare_part(a: Part, b: Part, whole: bool) -> tuple[_Tally, _Kinds]:
     tally, kinds = _Tally(), None
     for rows in _bands(b, whole):
         x, y = _read(a, rows), _read(b, rows)
         kinds = (x.dtype, y.dtype)
         _count(x, y, tally)
+    return tally, kinds
+
+
+def _enter(name: str, tally: _Tally, kinds: _Kinds, out: BitPass) -> None:
     if kinds is None or (tally.same == tally.seen and not tally.varies):
         out.constant.append(name)
         return

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pedigree.errors import BudgetExceeded
+from pedigree.forensics.arrivals import ArrivalProgress
 from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.fingerprint import is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_with_fingerprint
-from pedigree.forensics.measure import Progress, measure, single_thread
+from pedigree.forensics.measure import Progress, evidence_words, measure, single_thread
 from pedigree.forensics.record import build_record, unseen
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
@@ -62,11 +63,16 @@ def compare(
             a, b, salt=salt, decoys=decoys, budget_bytes=budget_bytes, allow_pickle=allow_pickle
         )
     start = time.monotonic()
+    tell = ArrivalProgress(progress or (lambda stage, fraction, message: None))
     with ExitStack() as stack, single_thread():
+        tell("opening", 0.0, str(a))
         left = stack.enter_context(open_checkpoint(a, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
+        tell("opening", 0.0, str(b))
         right = stack.enter_context(open_checkpoint(b, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
-        record, final = _climb_depths(left, right, depth, start, progress)
-        seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes)
+        tell.watch(left.meter)
+        tell.watch(right.meter)
+        record, final = _climb_depths(left, right, depth, start, tell)
+        seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes, tell)
     result = record.result.model_copy(
         update={"controls": Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)}
     )
@@ -92,6 +98,8 @@ def _climb_depths(
     for step in _ladder(depth, size):
         try:
             a, b, found, judgment = _measure_at(a, b, step, progress)
+            if progress is not None:
+                progress(step, 1.0, f"{judgment.verdict} at {step} depth; {evidence_words(found)}")
         except BudgetExceeded as error:
             if best is None:
                 raise
@@ -145,14 +153,21 @@ def _compare_every_number(
 
 
 def _decoys(
-    locations: Sequence[str | Path], right: Checkpoint, depth: Depth, allow_pickle: bool, budget_bytes: int | None
+    locations: Sequence[str | Path],
+    right: Checkpoint,
+    depth: Depth,
+    allow_pickle: bool,
+    budget_bytes: int | None,
+    tell: ArrivalProgress,
 ) -> tuple[list[Decoy], list[str]]:
     """Decoys compared, and a sentence for each that the budget left out; the answer itself is there already."""
     seen: list[Decoy] = []
     left_out: list[str] = []
-    for location in locations:
+    for number, location in enumerate(locations):
+        before = f"; the one before: {seen[-1].verdict}" if seen else ""
+        tell("decoys", number / len(locations), f"{number + 1} of {len(locations)}, {location}{before}")
         try:
-            seen.append(_decoy(location, right, depth, allow_pickle, budget_bytes))
+            seen.append(_decoy(location, right, depth, allow_pickle, budget_bytes, tell))
         except BudgetExceeded as error:
             left_out.append(f"decoy {location} was not compared: {error.sentence()}")
     return seen, left_out
@@ -171,9 +186,15 @@ def _is_certain(found: Findings, judgment: Judgment) -> bool:
 
 
 def _decoy(
-    location: str | Path, right: Checkpoint, depth: Depth, allow_pickle: bool, budget_bytes: int | None
+    location: str | Path,
+    right: Checkpoint,
+    depth: Depth,
+    allow_pickle: bool,
+    budget_bytes: int | None,
+    tell: ArrivalProgress,
 ) -> Decoy:
     with open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as other:
+        tell.watch(other.meter)
         a, b, found, judgment = _measure_at(*_sides(other, right, depth), depth, None)
         record = build_record(a, b, found, judgment, depth, 0.0)
     return Decoy(

@@ -50,12 +50,14 @@ class Fingerprint:
         facts: the metadata as stored: architecture, parameters, bytes, digest, salt check.
         location: where it was read from, or the model it was made from.
         bytes_read: bytes of the model (or of the file) that were read for it.
+        stamp: `Checkpoint.stamp` of the model it was made from; empty for a file. It is not stored in the file.
     """
 
     model: ThinModel
     facts: dict[str, Any]
     location: str
     bytes_read: int = 0
+    stamp: str = ""
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -110,7 +112,7 @@ def make_fingerprint(
             "heads": list(model.heads),
             "left_out": model.left_out,
         }
-        return Fingerprint(model, facts, str(location), checkpoint.meter.read)
+        return Fingerprint(model, facts, str(location), checkpoint.meter.read, checkpoint.stamp())
 
 
 def is_fingerprint(location: str | Path) -> bool:

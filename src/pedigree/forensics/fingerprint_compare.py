@@ -2,7 +2,7 @@
 
 Everything is asked of units in place, so a relation that is found is as good as one found at glance depth. A
 fingerprint cannot exclude one: relatives whose units were reordered or rotated do not show, and the answer is then
-`inconclusive`, never `unrelated`. No error rate has been measured for fingerprints, so none is given.
+`inconclusive`, never `unrelated`. The error rate beside the answer was measured on fingerprints, not on weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pedigree.forensics.bank import fingerprint_error_rate
 from pedigree.forensics.fingerprint import Fingerprint, is_fingerprint, make_fingerprint, read_fingerprint
 from pedigree.forensics.measure import measure, single_thread
 from pedigree.forensics.record import ALWAYS_UNCHECKED, build_record
@@ -112,7 +113,7 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
     not_checked += [f"{name}: {words}" for name, side in (("A", left), ("B", right)) for words in side.model.left_out]
     result = record.result.model_copy(
         update={
-            "error_rate": None,
+            "error_rate": fingerprint_error_rate(),
             # Holm: the smallest p-value pays for all of them.
             "log10_p": min(0.0, min(exact) + math.log10(len(exact)))
             if exact and judgment.verdict != "inconclusive"

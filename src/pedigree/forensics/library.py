@@ -1,8 +1,10 @@
 """A library: fingerprints of many models in one directory, with a table of what they are.
 
-Layout: `library.db` (SQLite) holds one row for each model; `fingerprints/` holds the files, named by their digest. A
-row is written after its file is on disk, so a stop at any moment leaves a library that can be gone on with: what is
-there is not made again. A model that cannot be read is a row with an error, and never stops the rest.
+Layout: `library.db` (SQLite) holds one row for each model; `fingerprints/` holds the files, named by their digest;
+`library.index`, in large libraries only, serves the search and can be made again from the rows. A row is written after
+its file is on disk, so a stop at any moment leaves a library that can be gone on with: what is there is not made again.
+What is there is known by its headers and by the stamps of its files (size and time of a local file, the server's tag of
+a remote one). A model that cannot be read is a row with an error, and never stops the rest.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pedigree.errors import MalformedFile, MissingInput, PedigreeError, UsageError
+from pedigree.errors import MalformedFile, MissingInput, UsageError
 from pedigree.forensics.fingerprint import Fingerprint, read_fingerprint
-from pedigree.forensics.fingerprint_compare import load
+from pedigree.forensics.fleet import Outcome, Task, carry_out_all
+from pedigree.forensics.neighbors import EXACT_UP_TO, TRAINED_ON, Ids, Index, build_index, has_index, most_similar
 from pedigree.forensics.positions import salt_check
-from pedigree.forensics.sketch import LENGTH, Floats, sketch
-from pedigree.weights.checkpoint import open_checkpoint
+from pedigree.forensics.sketch import LENGTH, Floats
 
 VERSION = 1
 _TABLE = """
@@ -41,8 +43,13 @@ CREATE TABLE IF NOT EXISTS models (
     added TEXT NOT NULL,
     error TEXT
 );
+CREATE TABLE IF NOT EXISTS stamps (location TEXT PRIMARY KEY, stamp TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS unindexed (id INTEGER PRIMARY KEY);
 """
 _COLUMNS = "id, location, header_digest, digest, architecture, parameters, layers, width, added, error"
+_BY_LOCATION = f"SELECT {_COLUMNS} FROM models WHERE location = ?"
+_INDEX = "library.index"
+_PART = 8192
 
 Tell = Callable[[str, float, str], None]
 
@@ -70,6 +77,7 @@ class Library:
         self.folder = folder
         self.salt = salt
         self._connection = connection
+        self._made_index: Index | None = None
 
     def entries(self) -> list[Entry]:
         """All models, in the order they were added."""
@@ -90,71 +98,142 @@ class Library:
             )
         return Fingerprint(found.model, found.facts, entry.location, found.bytes_read)
 
-    def vectors(self) -> tuple[list[int], Floats]:
-        """Ids and search vectors of the models that have a fingerprint, [N, E]."""
-        rows = self._connection.execute("SELECT id, vector FROM models WHERE error IS NULL ORDER BY id").fetchall()
-        found = [np.frombuffer(blob, dtype=np.float32) for _, blob in rows]
-        if any(vector.shape != (LENGTH,) for vector in found):
-            raise MalformedFile("a search vector has the wrong length", where=str(self.folder / "library.db"))
-        return [number for number, _ in rows], np.stack(found) if found else np.zeros((0, LENGTH), np.float32)
+    def counts(self) -> tuple[int, int]:
+        """Models with a fingerprint, and models that could not be read."""
+        row = self._connection.execute("SELECT COUNT(*) - COUNT(error), COUNT(error) FROM models").fetchone()
+        return int(row[0]), int(row[1])
+
+    def nearest(self, query_E: Floats, wanted: int) -> list[tuple[Entry, float]]:
+        """The models most similar to a search vector and their similarities, best first.
+
+        Up to `EXACT_UP_TO` models are searched exactly. Beyond that the index names what is looked at, together with
+        everything that was added since it was made; without an index all are looked at, a part at a time.
+        """
+        index = self._index() if self.counts()[0] > EXACT_UP_TO and has_index() else None
+        if index is None:
+            chosen = self._best(self._batches(""), query_E, wanted)
+        else:
+            looked_at = sorted({*index.search(query_E, wanted), *self._unindexed()})
+            parts = (looked_at[i : i + _PART] for i in range(0, len(looked_at), _PART))
+            where = (f"AND id IN ({','.join(map(str, part))})" for part in parts)
+            chosen = self._best((batch for words in where for batch in self._batches(words)), query_E, wanted)
+        return [(self._entry(number), similarity) for number, similarity in chosen]
+
+    def make_index(self, tell: Tell | None = None) -> bool:
+        """Make the index anew where the library is large and much was added since the last; whether it was made."""
+        count, new = self.counts()[0], len(self._unindexed())
+        file = self.folder / _INDEX
+        if count <= EXACT_UP_TO or not has_index() or (file.is_file() and new <= max(EXACT_UP_TO, count // 10)):
+            return False
+        if tell is not None:
+            tell("indexing", 0.0, f"{count} models")
+        step = max(1, count // TRAINED_ON)
+        sample = [vectors_NE for _, vectors_NE in self._batches(f"AND id % {step} = 0")]
+        index = build_index(np.concatenate(sample)[:TRAINED_ON], self._batches(""))
+        write_whole(file, index.to_bytes())
+        self._made_index = index
+        with self._connection:
+            self._connection.execute("DELETE FROM unindexed")
+        return True
+
+    def _index(self) -> Index | None:
+        if self._made_index is None and (self.folder / _INDEX).is_file():
+            self._made_index = Index.from_bytes((self.folder / _INDEX).read_bytes(), str(self.folder / _INDEX))
+        return self._made_index
+
+    def _unindexed(self) -> list[int]:
+        return [row[0] for row in self._connection.execute("SELECT id FROM unindexed")]
+
+    def _entry(self, number: int) -> Entry:
+        return Entry(*self._connection.execute(f"SELECT {_COLUMNS} FROM models WHERE id = ?", (number,)).fetchone())
+
+    def _batches(self, where: str) -> Iterator[tuple[Ids, Floats]]:
+        """Ids and search vectors of the models that have a fingerprint, in parts that fit in memory."""
+        cursor = self._connection.execute(f"SELECT id, vector FROM models WHERE error IS NULL {where} ORDER BY id")
+        while rows := cursor.fetchmany(_PART):
+            if any(blob is None or len(blob) != 4 * LENGTH for _, blob in rows):
+                raise MalformedFile("a search vector has the wrong length", where=str(self.folder / "library.db"))
+            data = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, LENGTH)
+            yield np.array([number for number, _ in rows], np.int64), data
+
+    def _best(self, batches: Iterable[tuple[Ids, Floats]], query_E: Floats, wanted: int) -> list[tuple[int, float]]:
+        """Ids and similarities of the best over all parts; ties in the order of ids."""
+        best: list[tuple[float, int]] = []
+        for ids_N, vectors_NE in batches:
+            similarity_N = vectors_NE @ query_E
+            rows = most_similar(vectors_NE, query_E, wanted)
+            best += [(-float(similarity_N[row]), int(ids_N[row])) for row in rows]
+            best = sorted(best)[:wanted]
+        return [(number, -negative) for negative, number in best]
 
     def add(
-        self, locations: Sequence[str], *, allow_pickle: bool = False, retry: bool = False, tell: Tell | None = None
+        self,
+        locations: Sequence[str],
+        *,
+        allow_pickle: bool = False,
+        retry: bool = False,
+        tell: Tell | None = None,
+        workers: int = 1,
+        fleet: str | None = None,
     ) -> list[Entry]:
-        """Add models (or fingerprint files); what is there with the same headers is not read again.
+        """Add models (or fingerprint files); what is there and has not changed is not read again.
 
         Args:
             locations: as `pedigree compare` takes them.
             allow_pickle: read torch files (weights only).
             retry: try models again that could not be read before.
             tell: called with (stage, fraction, message).
+            workers: processes that read models at the same time.
+            fleet: address of a Ray cluster that reads them, as `pedigree.forensics.fleet.carry_out_all` takes it.
 
         Returns:
             The entries of these locations, in their order; `error` is set where one could not be read.
+
+        Raises:
+            UsageError: the cluster cannot be used.
         """
-        for number, location in enumerate(locations):
+        wanted = list(dict.fromkeys(locations))
+        tasks = [task for task in (self._task(place, allow_pickle, retry) for place in wanted) if task is not None]
+        done = len(wanted) - len(tasks)
+        if tell is not None:
+            tell("adding", done / max(1, len(wanted)), f"{done} of {len(wanted)} models are there")
+        for outcome in carry_out_all(tasks, workers=workers, address=fleet):
+            self._keep(outcome)
+            done += 1
             if tell is not None:
-                tell("adding", number / max(1, len(locations)), location)
-            if not self._is_there(location, retry=retry, allow_pickle=allow_pickle):
-                self._add(location, allow_pickle=allow_pickle)
-        by_location = {entry.location: entry for entry in self.entries()}
-        return [by_location[location] for location in dict.fromkeys(locations)]
+                tell("adding", done / len(wanted), f"{done} of {len(wanted)} models; {outcome.location}")
+        self.make_index(tell)
+        return [Entry(*row) for location in wanted for row in self._connection.execute(_BY_LOCATION, (location,))]
 
-    def _is_there(self, location: str, *, retry: bool, allow_pickle: bool) -> bool:
+    def _task(self, location: str, allow_pickle: bool, retry: bool) -> Task | None:
+        """What is to be done for a location; None where that is nothing."""
         row = self._connection.execute(
-            "SELECT header_digest, digest, error FROM models WHERE location = ?", (location,)
+            "SELECT header_digest, digest, error, stamp FROM models LEFT JOIN stamps USING (location) "
+            "WHERE location = ?",
+            (location,),
         ).fetchone()
+        fresh = Task(location, self.salt, allow_pickle)
         if row is None or (row[2] is not None and retry):
-            return False
+            return fresh
         if row[2] is not None:
-            return True
+            return None
         if not self._file(row[1]).is_file():
-            return False
-        try:
-            with open_checkpoint(location, allow_pickle=allow_pickle) as checkpoint:
-                return bool(checkpoint.header_digest() == row[0])
-        except PedigreeError:
-            return True  # the model is gone, or the entry is a fingerprint file: what was taken of it stays
+            return fresh
+        return Task(location, self.salt, allow_pickle, row[0] or "", row[3] or "")
 
-    def _add(self, location: str, *, allow_pickle: bool) -> None:
-        try:
-            made = load(location, salt=self.salt, allow_pickle=allow_pickle)
-        except PedigreeError as error:
-            self._write(location, error=error.sentence())
+    def _keep(self, outcome: Outcome) -> None:
+        """Write what became of a task: the file first, then its row."""
+        made = outcome.made
+        if made is None and outcome.error is None:
             return
-        data, digest = made.to_bytes(), made.digest()
-        _store(self._file(digest), data)
-        self._write(location, made, digest)
-
-    def _write(
-        self, location: str, made: Fingerprint | None = None, digest: str | None = None, error: str | None = None
-    ) -> None:
+        if made is not None:
+            _store(self._file(made.digest), made.data)
         facts = made.facts if made is not None else {}
-        vector = sketch(made).tobytes() if made is not None else None
         added = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
         values = (
-            location, facts.get("header_digest"), digest, facts.get("architecture"), facts.get("parameters"),
-            facts.get("layers"), facts.get("width"), vector, added, error,
+            outcome.location, facts.get("header_digest"), made.digest if made is not None else None,
+            facts.get("architecture"), facts.get("parameters"), facts.get("layers"), facts.get("width"),
+            made.vector if made is not None else None, added, outcome.error,
         )  # fmt: skip
         with self._connection:
             self._connection.execute(
@@ -165,6 +244,13 @@ class Library:
                 "added=excluded.added, error=excluded.error",
                 values,
             )
+            self._connection.execute(
+                "INSERT OR IGNORE INTO unindexed SELECT id FROM models WHERE location = ? AND error IS NULL",
+                (outcome.location,),
+            )
+            self._connection.execute("DELETE FROM stamps WHERE location = ?", (outcome.location,))
+            if made is not None and made.stamp:
+                self._connection.execute("INSERT INTO stamps VALUES (?, ?)", (outcome.location, made.stamp))
 
     def _file(self, digest: str) -> Path:
         name = digest.removeprefix("sha256:")
@@ -174,10 +260,15 @@ class Library:
 
 
 def _store(path: Path, data: bytes) -> None:
-    """Write under a temporary name, flush, rename; equal content is written once."""
+    """Write a file named by its content; equal content is written once."""
     if path.exists():
         return
     path.parent.mkdir(exist_ok=True)
+    write_whole(path, data)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write under a temporary name, flush, rename."""
     handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -30,7 +30,7 @@ from pedigree.forensics.ladder import TABLES, Climb, climb
 from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
-from pedigree.forensics.side import Side, map_in_order
+from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
@@ -55,23 +55,36 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def remote(a: Side, b: Side) -> bool:
+    """Whether one of the models lies behind a network."""
+    return any("://" in str(side.checkpoint.location) for side in (a, b))
+
+
+def _silent(stage: str, fraction: float, message: str) -> None:
+    """Progress that nobody is told of."""
+
+
 @contextmanager
-def _read_ahead(a: Side, b: Side) -> Iterator[None]:
+def _read_ahead(a: Side, b: Side, tell: Progress) -> Iterator[None]:
     """Read layers in the background while the frame is worked out: one waits for the disk, the other for the processor.
 
-    What is read is the same in any case, and an error comes up where the layer is asked for.
+    What is read is the same in any case, and an error comes up where the layer is asked for. Over a network the time
+    goes into waiting for answers, so many layers are waited for at once.
     """
 
-    def read() -> None:
-        for side in (b, a):
-            for number in range(side.n_layers):
-                if stop.is_set():
-                    return
-                side.layer(number)
+    def read(side: Side, number: int) -> None:
+        if not stop.is_set():
+            side.layer(number)
+            done.append(number)
+            share = len(done) / max(1, a.n_layers + b.n_layers)
+            tell("frame", 0.1 + 0.4 * share, "looking for a common frame")
 
     stop = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(read)
+    done: list[int] = []
+    with ThreadPoolExecutor(LAYERS_AHEAD if remote(a, b) else 1) as pool:
+        for side in (b, a):
+            for number in range(side.n_layers):
+                pool.submit(read, side, number)
         try:
             yield
         finally:
@@ -86,13 +99,13 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         whole_bits: compare whole tensors in the bit pass, or only some rows of each.
         progress: called with (stage, fraction done, message).
     """
-    tell = progress or (lambda stage, fraction, message: None)
+    tell = progress or _silent
     if not _is_readable(a) or not _is_readable(b):
         return _without_roles(a, b)
     tell("tokens", 0.0, "matching vocabularies")
     tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
     tell("frame", 0.1, "looking for a common frame")
-    with _read_ahead(a, b):
+    with _read_ahead(a, b, tell if remote(a, b) else _silent):
         result = climb(a, b, tokens)
     b.forget_whole_units()
     evidence = result.best
@@ -102,18 +115,18 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     _look_for_units(a, b, found)
     found.filled = fill_unseen(found)
     if any(i is not None for i in found.layer_map):
-        tell("units", 0.6, "tracing units")
+        tell("units", 0.6, f"{evidence_words(found)}; tracing units")
         found.unit_maps = _unit_maps(a, b, found)
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
-        tell("heads", 0.7, "comparing heads")
+        tell("heads", 0.7, f"{evidence_words(found)}; comparing heads")
         found.heads = _head_scores(a, b, found)
         found.reverse_units = _reverse_units(a, b, found)
-        tell("survival", 0.8, "following learned directions")
+        tell("survival", 0.8, f"{evidence_words(found)}; following learned directions")
         _follow_directions(a, b, found)
     _table_cosines(a, b, found)
-    tell("bits", 0.9, "comparing numbers")
+    tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
@@ -121,6 +134,14 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         found.renamed = same_contents(a.checkpoint, b.checkpoint)
     tell("done", 1.0, "done")
     return found
+
+
+def evidence_words(found: Findings) -> str:
+    """What has been seen so far, for progress: layers with a counterpart, and the strongest exact test."""
+    n = sum(i is not None for i in found.layer_map)
+    log10_p = min((found.log10_p(name) for name in found.exact), default=0.0)
+    p = f", p <= 10^{log10_p:.0f}" if log10_p < -1 else ", no test of units in place speaks"
+    return f"{n} of {len(found.layer_map)} layers found{p}"
 
 
 def _is_readable(side: Side) -> bool:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from pedigree.errors import PedigreeError
-from pedigree.forensics.bank import error_rate
+from pedigree.forensics.bank import error_rate, fingerprint_error_rate
 from pedigree.forensics.compare import compare
 from pedigree.forensics.fingerprint import Fingerprint, is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_fingerprints, describe_fingerprint, load
 from pedigree.forensics.library import Entry, Library
 from pedigree.forensics.measure import Progress
-from pedigree.forensics.neighbors import nearest
 from pedigree.forensics.record import producer
 from pedigree.forensics.sketch import sketch
 from pedigree.records.comparison import Comparison
@@ -55,17 +54,14 @@ def scan(
     tell = progress or (lambda stage, fraction, message: None)
     tell("fingerprint", 0.0, str(model))
     mine = load(model, salt=library.salt, allow_pickle=allow_pickle)
-    ids, vectors = library.vectors()
-    query = sketch(mine)
-    by_id = {entry.id: entry for entry in library.entries()}
-    ranked = [ids[row] for row in nearest(vectors, query, candidates)] if ids else []
-    similarity = dict(zip(ids, (vectors @ query).tolist(), strict=True)) if ids else {}
+    tried, failed = library.counts()
+    tell("searching", 0.0, f"{tried} models")
+    ranked = library.nearest(sketch(mine), candidates)
     found: list[Candidate] = []
-    for rank, number in enumerate(ranked, start=1):
-        tell("comparing", (rank - 1) / len(ranked), by_id[number].location)
-        whole = rank <= confirm
-        candidate = _compare(mine, model, by_id[number], library, rank, len(ids), whole, allow_pickle)
-        found.append(candidate.model_copy(update={"similarity": similarity[number]}))
+    for rank, (entry, similarity) in enumerate(ranked, start=1):
+        tell("comparing", (rank - 1) / len(ranked), entry.location)
+        candidate = _compare(mine, model, entry, library, rank, tried, rank <= confirm, allow_pickle)
+        found.append(candidate.model_copy(update={"similarity": similarity}))
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
     return Scan(
         producer=producer(),
@@ -76,8 +72,8 @@ def scan(
             verdict="relatives-found" if relatives else "none-found" if _any_seen(found) else "inconclusive",
             relatives=relatives,
             others=[c for c in found if c.verdict not in RELATIVES],
-            multiplicity=_multiplicity(len(ids), found),
-            not_checked=_not_checked(by_id.values(), len(ids), found),
+            multiplicity=_multiplicity(tried, found),
+            not_checked=_not_checked(failed, tried, found),
             seconds=round(time.monotonic() - start, 3),
         ),
     )
@@ -135,19 +131,20 @@ def _any_seen(found: Sequence[Candidate]) -> bool:
 
 
 def _multiplicity(tried: int, found: Sequence[Candidate]) -> Multiplicity:
-    rate = error_rate()
-    on_weights = sum(candidate.compared == "weights" for candidate in found)
+    """The bound of the way of comparing that was used, the larger one where both were."""
+    rates = {"weights": error_rate(), "fingerprint": fingerprint_error_rate()}
+    used = [rate for on, rate in rates.items() if any(candidate.compared == on for candidate in found)]
     bound = None
-    if rate is not None and on_weights:
-        bound = float(1.0 - np.exp(tried * np.log1p(-rate.false_positive_upper_95)))
+    if used and all(rate is not None for rate in used):
+        worst = max(rate.false_positive_upper_95 for rate in used if rate is not None)
+        bound = float(1.0 - np.exp(tried * np.log1p(-worst)))
     return Multiplicity(
         tried=tried, compared=sum(bool(c.compared) for c in found), rule=RULE, any_false_upper_95=bound
     )  # fmt: skip
 
 
-def _not_checked(entries: Iterable[Entry], tried: int, found: Sequence[Candidate]) -> list[str]:
+def _not_checked(failed: int, tried: int, found: Sequence[Candidate]) -> list[str]:
     out = []
-    failed = sum(entry.error is not None for entry in entries)
     if failed:
         out.append(f"{failed} models of the library could not be read; pedigree library list names them")
     left = tried - len(found)

@@ -17,6 +17,9 @@ from pedigree.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
+LAYERS_AHEAD = 12
+"""Layers, or parts, that are read at the same time where they lie behind a network."""
+
 
 class Side:
     """A model under comparison.

@@ -62,12 +62,12 @@ def thin(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str = "") -> Thi
         out.left_out.append("attention has no common form")
     if not out.units:
         out.left_out.append("no feed-forward units were found")
-    _read_tables(anatomy, vocabulary, salt, out)
+    written = _read_tables(anatomy, vocabulary, salt, out)
     for layer in range(anatomy.n_layers):
         prefix = f"model.layers.{layer}."
         for name, rows_UC in _read_ffn(anatomy, layer, out).items():
             out.tensors[f"{prefix}mlp.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "down")
-        for name, rows_UC in _read_attention(anatomy, layer, out).items():
+        for name, rows_UC in _read_attention(anatomy, layer, out, written.get(layer)).items():
             out.tensors[f"{prefix}self_attn.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "o")
     return out
 
@@ -110,7 +110,8 @@ def _heads(anatomy: Anatomy) -> tuple[int, int]:
     return (heads, first.shape[0] // heads)
 
 
-def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel) -> None:
+def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel) -> dict[int, Tensor]:
+    """Vocabulary rows and value forms; rows of the output projections, by layer, that were read on the way."""
     embed = anatomy.part("embed")
     total = embed.shape[0] if embed is not None else anatomy.vocab_size
     if vocabulary is not None:
@@ -123,9 +124,12 @@ def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out
         table_TD = read_table(anatomy, role, rows_T) if rows else None
         if table_TD is not None:
             out.tensors[name] = _stored(table_TD[:, out.coordinates], transposed=False)
-    forms = value_forms(anatomy, rows_T[:FORM_TOKENS]) if len(rows) >= FORM_TOKENS and out.tokens else None
-    if forms is not None:
-        out.tensors["forms"] = forms.to(torch.bfloat16)
+    written: dict[int, Tensor] = {}
+    if len(rows) >= FORM_TOKENS and out.tokens:
+        forms = value_forms(anatomy, rows_T[:FORM_TOKENS], out.coordinates, written)
+        if forms is not None:
+            out.tensors["forms"] = forms.to(torch.bfloat16)
+    return written
 
 
 def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]:
@@ -145,7 +149,7 @@ def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]
     return {name: torch.cat(parts) for name, parts in stacks.items()}
 
 
-def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]:
+def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Tensor | None) -> dict[str, Tensor]:
     parts = {name: anatomy.part(f"attn.{name}", layer) for name in "qkvo"}
     key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
     if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
@@ -161,7 +165,7 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, T
     q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in wide]).sum(0)
     found["q"] = fold_reader(anatomy, q_UD, "norm.attn", layer)[:, out.coordinates]
     flat = [column for group in wide for column in group]
-    o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat)
+    o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
     o_UC = o_CQ.reshape(len(out.coordinates), repeat, -1).sum(1).T
     found["o"] = _fold_writer(anatomy, o_UC, "norm.attn.post", layer, out.coordinates)
     return found
@@ -179,11 +183,17 @@ def _fold_writer(anatomy: Anatomy, rows_UC: Tensor, norm: str, layer: int, coord
     return rows_UC if gain_D is None else rows_UC * gain_D[coordinates]
 
 
-def value_forms(anatomy: Anatomy, rows_T: Tensor) -> Tensor | None:
+def value_forms(anatomy: Anatomy, rows_T: Tensor, coordinates: list[int], written: dict[int, Tensor]) -> Tensor | None:
     """X V' O' X' of each layer, X the embeddings of some tokens: what attention carries from token to token.
 
     It changes neither with the residual frame nor with the order or basis of heads, so it recognizes relatives that
     were rotated. Values are used to rank, never as evidence. Double-centered, length one, [L, T, T].
+
+    Args:
+        anatomy: the model.
+        rows_T: rows of the tokens.
+        coordinates: rows of the output projections that are wanted besides: they are read whole here.
+        written: takes those rows, by layer.
     """
     table_TD = read_table(anatomy, "embed", rows_T)
     if table_TD is None:
@@ -196,7 +206,9 @@ def value_forms(anatomy: Anatomy, rows_T: Tensor) -> Tensor | None:
             return None
         repeat, head_dim = output.shape[1] // value.shape[0], value.shape[0] // anatomy.n_kv_heads
         read_TU = x_TD @ fold_reader(anatomy, value.read(), "norm.attn", layer).T
-        written_TQ = x_TD @ output.read()
+        output_DQ = output.read()
+        written[layer] = output_DQ[coordinates]
+        written_TQ = x_TD @ output_DQ
         written_TU = written_TQ.reshape(-1, anatomy.n_kv_heads, repeat, head_dim).sum(2).flatten(1)
         form_TT = read_TU @ written_TU.T
         form_TT = form_TT - form_TT.mean(0, keepdim=True) - form_TT.mean(1, keepdim=True) + form_TT.mean()

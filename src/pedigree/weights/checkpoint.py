@@ -206,6 +206,15 @@ class Checkpoint:
         """Digest of the declared names, dtypes, shapes and file sizes; reads no weights."""
         return header_digest(self.tensors.values(), self._file_bytes)
 
+    def stamp(self) -> str:
+        """Digest of what the place says of the state of the weight files; reads no weights.
+
+        Size and time of change of local files, the tag or commit of remote ones: equal stamps and headers mean that
+        nothing was written in between, other ones say nothing about the numbers.
+        """
+        lines = [f"{file}\n{self._source.stamp(file)}\n" for file in sorted(self._file_bytes)]
+        return "sha256:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
     def content_digest(self) -> str:
         """Digest of the headers and of everything that was read so far: differs where a number that was read does."""
         both = f"{self.header_digest()}\n{self.read_digest()}"

@@ -62,6 +62,10 @@ class _Nowhere:
         """There is no file."""
         return None
 
+    def stamp(self, name: str) -> str:
+        """There is nothing to say."""
+        return ""
+
     def fill(self, name: str, ranges: Sequence[Range]) -> None:
         """Nothing can be read.
 

@@ -1,8 +1,8 @@
 """Files behind an HTTP server, read by ranges.
 
 Nothing a server says is taken on trust: a range counts as honored only when the status is 206 and `Content-Range`
-names the bytes that were asked for; a body shorter than promised is continued from where it broke; a size that changes
-between two answers ends the reading.
+names the bytes that were asked for; a body shorter than promised is continued from where it broke; a size or a tag that
+changes between two answers ends the reading. A server that asks for patience gets it, on all connections at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,9 +27,11 @@ from pedigree.weights.weight_files import format_of
 MAX_ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
+MAX_ASKED_SECONDS = 300.0  # of patience that a server may ask for; rate limits are counted in windows of minutes
 MIN_BYTES_PER_SECOND = 10_000  # slower is taken for a server that holds us
 N_CONNECTIONS = 8
 PIECE_BYTES = 1 << 25
+KEPT_RANGE_BYTES, KEPT_BYTES = 1 << 16, 1 << 25
 MAX_UNSIZED_BYTES = 100_000_000
 
 _CONTENT_RANGE = re.compile(r"^bytes (\d{1,19})-(\d{1,19})/(\d{1,19})$")
@@ -80,6 +84,11 @@ class HttpSource:
         self._sizes: dict[str, int | None] = {}
         self._heads: dict[str, bytes] = {}
         self._moved: dict[str, str] = {}
+        self._tags: dict[tuple[str, str], str] = {}
+        self._stamps: dict[str, str] = {}
+        self._kept: dict[tuple[str, int, int], bytes] = {}
+        self._kept_bytes = 0
+        self._not_before = 0.0
         self._threads: ThreadPoolExecutor | None = None
 
     def names(self) -> tuple[str, ...] | None:
@@ -107,12 +116,16 @@ class HttpSource:
             self._heads[name] = head
         return size
 
+    def stamp(self, name: str) -> str:
+        """The tag, or else the date, that the server gave with the first answer of a file."""
+        return self._stamps.get(name, "")
+
     def fill(self, name: str, ranges: Sequence[Range]) -> None:
         """Read ranges of a file into buffers, several connections at a time."""
         size = self.size(name)
         if size is None:
             raise MissingInput("no such file", where=self.place(name))
-        pieces = [piece for piece in _pieces(ranges) if not self._from_head(name, piece)]
+        pieces = [piece for piece in _pieces(ranges) if not self._from_memory(name, piece)]
         for start, stop, _ in pieces:
             self._meter.charge(stop - start, self.place(name))
         if len(pieces) <= 1:
@@ -136,14 +149,24 @@ class HttpSource:
             self._threads.shutdown(cancel_futures=True)
         self._pool.close()
 
-    def _from_head(self, name: str, piece: Range) -> bool:
-        """Serve a range from the kept head of the file where it lies inside."""
+    def _from_memory(self, name: str, piece: Range) -> bool:
+        """Serve a range from the kept head of the file where it lies inside, or from what was asked for before."""
         start, stop, view = piece
         head = self._heads.get(name, b"")
-        if stop > len(head):
+        found = head[start:stop] if stop <= len(head) else self._kept.get((name, start, stop))
+        if found is None:
             return False
-        view[:] = head[start:stop]
+        view[:] = found
         return True
+
+    def _keep(self, name: str, piece: Range) -> None:
+        """Remember a short range: norm gains and biases are wanted again at every fold."""
+        start, stop, view = piece
+        if stop - start <= KEPT_RANGE_BYTES:
+            with self._lock:
+                if self._kept_bytes + stop - start <= KEPT_BYTES:
+                    self._kept[name, start, stop] = bytes(view)
+                    self._kept_bytes += stop - start
 
     def _probe(self, name: str) -> tuple[bytes, int | None]:
         """First bytes and size of a file."""
@@ -164,7 +187,7 @@ class HttpSource:
                 raise self._error(name, "the server does not say how large the file is", f"status {answer.status}")
             head = bytearray(min(total, self.probe_bytes))
             self._meter.charge(len(head), self.place(name))
-            n_read = _receive(answer, memoryview(head))
+            n_read = self._receive(answer, memoryview(head))
             if n_read < len(head):
                 raise _Broken(f"{n_read} bytes of {len(head)}")
             return bytes(head), total
@@ -189,14 +212,16 @@ class HttpSource:
                         expected="status 206 and Content-Range",
                         fix="download the file and name the copy",
                     )
-                done += _receive(answer, view[done:])
+                done += self._receive(answer, view[done:])
                 if done < stop - start:
                     raise _Broken(f"the answer ended {stop - start - done} bytes early")
 
         self._retry(name, attempt, lambda: done)
+        self._keep(name, piece)
 
     def _get(self, name: str, start: int, stop: int) -> Answer:
         headers = {**PLAIN_HEADERS, "Range": f"bytes={start}-{stop - 1}"}
+        self._be_patient()
         # A redirect of a large file usually leads to a signed address that serves the next ranges too.
         moved = self._moved.get(name)
         if moved is not None:
@@ -208,6 +233,8 @@ class HttpSource:
                 drain(answer)
         answer = self._pool.get(self.url(name), headers, self._private_headers)
         self._seen(answer)
+        if answer.status in (200, 206):
+            self._stamps.setdefault(name, _state(answer))
         if answer.status == 206 and urlsplit(answer.url).netloc != urlsplit(self.url(name)).netloc:
             self._moved[name] = answer.url
         return answer
@@ -223,12 +250,32 @@ class HttpSource:
                 raise self._error(
                     name, "the server compresses the file", encoding, expected="Content-Encoding: identity"
                 )
+            self._check_tag(name, answer)
             return
         if status in PASSING:
             raise _Broken(f"status {status}", _retry_after(answer))
         if status in (401, 403):
             raise self._error(name, "the server denies access", f"status {status}", fix=self._denied_fix)
         raise self._error(name, "the server does not answer with the file", f"status {status}", expected="status 206")
+
+    def _check_tag(self, name: str, answer: Answer) -> None:
+        """Hold the strong entity tag (RFC 9110, section 8.8.3) against the first one of this file from this host."""
+        tag = answer.headers.get("ETag", "")
+        if not tag.startswith('"'):
+            return
+        with self._lock:
+            known = self._tags.setdefault((name, urlsplit(answer.url).netloc), tag)
+        if tag != known:
+            raise self._error(
+                name, "the file changed while it was read", f"ETag {tag:.80}", expected=f"ETag {known:.80}",
+                fix="start again when it is not written to any more",
+            )  # fmt: skip
+
+    def _be_patient(self) -> None:
+        """Wait until the time that the server has named; one refusal holds for all connections."""
+        wait = self._not_before - time.monotonic()
+        if wait > 0:
+            time.sleep(wait)
 
     def _checked_range(self, name: str, answer: Answer, start: int, stop: int, size: int | None) -> int:
         """Total size by `Content-Range`, after holding it against what was asked."""
@@ -252,6 +299,24 @@ class HttpSource:
                 expected=f"{last - first + 1} for Content-Range {text}",
             )
         return total
+
+    def _receive(self, answer: Answer, view: memoryview) -> int:
+        """Fill a buffer from a body; fewer bytes when the body or the patience ends."""
+        done, began = 0, time.monotonic()
+        while done < len(view):
+            try:
+                piece = answer.read_some(len(view) - done)
+            except (OSError, http.client.HTTPException):
+                return done
+            if not piece:
+                return done
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+            self._meter.arrive(len(piece))
+            seconds = time.monotonic() - began
+            if seconds > 30 and done < seconds * MIN_BYTES_PER_SECOND:
+                return done
+        return done
 
     def _read_unsized(self, name: str, answer: Answer) -> bytes:
         body = bytearray()
@@ -279,9 +344,12 @@ class HttpSource:
                         expected="an answer",
                         fix="try again later, or download the file and name the copy",
                     ) from error
-                wait = getattr(error, "wait", None)
-                wait = FIRST_WAIT_SECONDS * 2 ** (n_failed - 1) if wait is None else wait
-                time.sleep(min(wait, MAX_WAIT_SECONDS))
+                asked = getattr(error, "wait", None)
+                if asked is not None:
+                    self._not_before = max(self._not_before, time.monotonic() + min(asked, MAX_ASKED_SECONDS))
+                    self._be_patient()
+                else:
+                    time.sleep(min(FIRST_WAIT_SECONDS * 2 ** (n_failed - 1), MAX_WAIT_SECONDS))
 
     def _error(
         self, name: str, what: str, got: object, *, expected: str | None = None, fix: str | None = None
@@ -297,32 +365,27 @@ def _pieces(ranges: Sequence[Range]) -> Iterator[Range]:
             yield at, end, view[at - start : end - start]
 
 
-def _receive(answer: Answer, view: memoryview) -> int:
-    """Fill a buffer from a body; fewer bytes when the body or the patience ends."""
-    done, began = 0, time.monotonic()
-    while done < len(view):
-        try:
-            piece = answer.read_some(len(view) - done)
-        except (OSError, http.client.HTTPException):
-            return done
-        if not piece:
-            return done
-        view[done : done + len(piece)] = piece
-        done += len(piece)
-        seconds = time.monotonic() - began
-        if seconds > 30 and done < seconds * MIN_BYTES_PER_SECOND:
-            return done
-    return done
-
-
 def _content_length(answer: Answer) -> int | None:
     text = answer.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _retry_after(answer: Answer) -> float | None:
+    """Seconds of patience that the server asks for, from a number or a date; None where it names none."""
     text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+    if text.isascii() and text.isdigit() and len(text) < 6:
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _state(answer: Answer) -> str:
+    """What an answer says of the state of its file, before redirects: storage hosts have tags of their own."""
+    names = ("X-Linked-ETag", "ETag", "Last-Modified")
+    return next((found for name in names if (found := answer.first_headers.get(name, ""))), "")
 
 
 def open_http(location: str, meter: ByteMeter) -> tuple[HttpSource, str | None]:

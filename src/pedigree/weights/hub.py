@@ -59,6 +59,10 @@ class HubSource(HttpSource):
             endpoint=self._endpoint,
         )
 
+    def stamp(self, name: str) -> str:
+        """The commit that is read."""
+        return self._revision if self._pinned else super().stamp(name)
+
     def names(self) -> tuple[str, ...] | None:
         """Files of the directory by the hub's listing; None where the hub does not list (a mirror of files only)."""
         path = f"{quote(self._revision, safe='')}/{quote(self._folder)}".rstrip("/")

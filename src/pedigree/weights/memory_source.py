@@ -41,6 +41,10 @@ class MemorySource:
         """Bytes of a file, None where there is none of that name."""
         return len(self._files[name]) if name in self._files else None
 
+    def stamp(self, name: str) -> str:
+        """Nothing: what is in memory does not change."""
+        return ""
+
     def fill(self, name: str, ranges: Sequence[Range]) -> None:
         """Copy ranges of a file into buffers."""
         if name not in self._files:

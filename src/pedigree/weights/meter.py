@@ -7,6 +7,7 @@ result can say what it cost and a budget is a promise and not a hope.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from pedigree.errors import BudgetExceeded
 
@@ -16,18 +17,28 @@ class ByteMeter:
 
     Args:
         budget: most bytes that may be fetched; None for no limit.
+
+    Attributes:
+        on_arrival: called, from any thread, when bytes have come in over a network; for progress.
     """
 
     def __init__(self, budget: int | None = None) -> None:
         self._budget = budget
         self._read = 0
         self._total = 0
+        self._arrived = 0
         self._lock = threading.Lock()
+        self.on_arrival: Callable[[], None] | None = None
 
     @property
     def read(self) -> int:
         """Bytes fetched so far."""
         return self._read
+
+    @property
+    def arrived(self) -> int:
+        """Bytes that have come in over a network so far; what is charged and still under way is not among them."""
+        return self._arrived
 
     @property
     def total(self) -> int:
@@ -69,3 +80,10 @@ class ByteMeter:
                     fix=f"--budget {after} or more, or a lower --depth",
                 )
             self._read = after
+
+    def arrive(self, n_bytes: int) -> None:
+        """Note bytes that have come in over a network."""
+        with self._lock:
+            self._arrived += n_bytes
+        if self.on_arrival is not None:
+            self.on_arrival()

@@ -45,6 +45,10 @@ class Source(Protocol):
         """Bytes of a file, None where there is no such file."""
         ...
 
+    def stamp(self, name: str) -> str:
+        """What the place says of the state of a file, in its own form; empty where it says nothing."""
+        ...
+
     def fill(self, name: str, ranges: Sequence[Range]) -> None:
         """Read ranges of a file into buffers."""
         ...
@@ -127,6 +131,14 @@ class LocalSource:
         """Bytes of a file, None where there is no such file."""
         descriptor = self._descriptor(name)
         return None if descriptor is None else os.fstat(descriptor).st_size
+
+    def stamp(self, name: str) -> str:
+        """Size and time of the last change of a file."""
+        descriptor = self._descriptor(name)
+        if descriptor is None:
+            return ""
+        state = os.fstat(descriptor)
+        return f"{state.st_size} {state.st_mtime_ns}"
 
     def fill(self, name: str, ranges: Sequence[Range]) -> None:
         """Read ranges of a file into buffers with positioned reads."""

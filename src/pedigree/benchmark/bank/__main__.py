@@ -3,6 +3,7 @@
 python -m pedigree.benchmark.bank make DIR                        trains the models (resumable)
 python -m pedigree.benchmark.bank measure DIR --split SPLIT       compares independent pairs of one split
 python -m pedigree.benchmark.bank kin DIR --split SPLIT           compares relatives of one split
+python -m pedigree.benchmark.bank fingerprints DIR                compares fingerprints of pairs, writes the numbers
 python -m pedigree.benchmark.bank write DIR --out FILE            measures what is missing, writes the numbers
 """
 
@@ -14,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pedigree.benchmark.bank.fingerprints import measure_fingerprints
 from pedigree.benchmark.bank.kinds import Split, every
 from pedigree.benchmark.bank.numbers import kin_summary, summary
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_pairs, measured_before
@@ -24,7 +26,7 @@ SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "bank.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pedigree.benchmark.bank", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("make", "measure", "kin", "write"))
+    parser.add_argument("step", choices=("make", "measure", "kin", "fingerprints", "write"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--split", choices=("calibration", "test"), default="calibration")
     parser.add_argument("--pairs", type=int, nargs=2, default=(None, None), metavar=("CALIBRATION", "TEST"),
@@ -37,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         from pedigree.benchmark.bank.training import BankShop
 
         BankShop(told.directory, every()).make()
+        return 0
+    if told.step == "fingerprints":
+        found = measure_fingerprints(told.directory, told.pairs[1])
+        _write(
+            told.out or SHIPPED.with_name("fingerprint_bank.json"), json.dumps(found, indent=1, sort_keys=True) + "\n"
+        )
         return 0
     found = _numbers(told)
     target = told.out or (SHIPPED if told.step == "write" else told.directory / f"{told.step}-{told.split}.json")
