@@ -5,9 +5,10 @@ one unit, subsets), then the asymmetry of additive changes: regress each matrix 
 direction the squared residual does not grow with the squared parent weight, in the false one it does.
 
 Then, whose the difference is (`forensics.share`). If one of the two descends from the other, that says which, and was
-never wrong on pairs of known descent; its log-odds are fitted (`data/direction.json`, by `benchmark.direction`). But of
-siblings the one that drifted less has a small share too. So a pair alone gets the odds of a second fit, in which half
-of the weight lies on siblings; the first ones count in a tree, where third models tell siblings by their shape.
+never clearly wrong on the pairs it was fitted on; its log-odds are fitted (`data/direction.json`, by
+`benchmark.direction`). But of siblings the one that drifted less has a small share too. So a pair alone gets the odds
+of a second fit, in which half of the weight lies on siblings; the first ones count in a tree, where third models tell
+siblings by their shape.
 
 Where no share can be measured, what lives on of one in the other and the votes of the additive test say which lies
 nearer to the branch point, and stay below a decision for the same reason, unless what one has on top of the other was
