@@ -8,9 +8,11 @@ Five kinds of evidence, strongest first; none of them is asked for where the wei
     chain       K - child - parent on one line, where K was there before the child: the child descends from K, and the
                 declared parent lies behind it. Squared ways add along a line, and a model in its middle has no branch
                 of its own.
-    nearness    followed from the child, the parent is it and something new. Alone that is no evidence, since a sibling
-                that drifted less looks like a parent; it counts where the child stands in the middle of a line between
-                the declared parent and some third model, for then the two are no siblings.
+    nearness    followed from the child, the parent is it and something new. Of a pair of which nothing is known that
+                is no evidence, since a sibling that drifted less looks like a parent. A claim of training says that
+                one descends from the other: then whose the difference is decides (`pedigree.forensics.direction`).
+                Where that cannot be measured, it counts where the child stands in the middle of a line between the
+                declared parent and some third model, for then the two are no siblings.
 """
 
 from __future__ import annotations
@@ -64,8 +66,12 @@ def direction_check(
     if pair.structural <= -DECIDED and not _explained(claim, parent, scene):
         reasons = [words for words in pair.comparison.result.direction.reasons if "(-" in words]
         return _backwards("doubtful", f"the child was there first: {'; '.join(reasons[:2]) or 'by its structure'}")
-    word = pair.comparison.result.direction.verdict
-    if word == "b-to-a" and (not claim.exact or is_training(claim.operation)) and not _explained(claim, parent, scene):
+    direction = pair.comparison.result.direction
+    word = direction.verdict
+    # What is claimed is descent, so that the answer that takes it for granted is the one to hold against it.
+    trained = is_training(claim.operation) and not pair.reshaped
+    turned = word == "b-to-a" or (trained and claim.exact and direction.verdict_if_descent == "b-to-a")
+    if turned and (not claim.exact or is_training(claim.operation)) and not _explained(claim, parent, scene):
         return _backwards("doubtful", "related, and the weights say that the child was there first")
     between = _chain(claim, parent, pair, relatives, scene)
     if between is not None:

@@ -124,7 +124,7 @@ def look_at_pair(a: str | Path, b: str | Path, *, allow_pickle: bool = False) ->
     record = build_record(left, right, found, judgment, "standard", time.monotonic() - begun)
     apart, scale = distance2(left, right, found) if judgment.verdict in RELATED else (None, 1.0)
     bits = found.bits
-    still = replace(found, additive=None, forward=None, backward=None)
+    still = replace(found, additive=None, forward=None, backward=None, share=None)
     is_relative = judgment.verdict in RELATED
     structural = weigh_direction(left, right, still).log_odds if is_relative else 0.0
     whole = weigh_direction(left, right, found, alone=False).log_odds if is_relative else 0.0
