@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS models (
     error TEXT
 );
 CREATE TABLE IF NOT EXISTS stamps (location TEXT PRIMARY KEY, stamp TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS models_failed ON models (id) WHERE error IS NOT NULL;
 CREATE TABLE IF NOT EXISTS unindexed (id INTEGER PRIMARY KEY);
 """
 _COLUMNS = "id, location, header_digest, digest, architecture, parameters, layers, width, added, error"
@@ -100,8 +101,10 @@ class Library:
 
     def counts(self) -> tuple[int, int]:
         """Models with a fingerprint, and models that could not be read."""
-        row = self._connection.execute("SELECT COUNT(*) - COUNT(error), COUNT(error) FROM models").fetchone()
-        return int(row[0]), int(row[1])
+        # Both are answered by an index: going through the rows would read every vector.
+        total = self._connection.execute("SELECT COUNT(*) FROM models").fetchone()[0]
+        failed = self._connection.execute("SELECT COUNT(*) FROM models WHERE error IS NOT NULL").fetchone()[0]
+        return int(total - failed), int(failed)
 
     def nearest(self, query_E: Floats, wanted: int) -> list[tuple[Entry, float]]:
         """The models most similar to a search vector and their similarities, best first.
@@ -109,7 +112,7 @@ class Library:
         Up to `EXACT_UP_TO` models are searched exactly. Beyond that the index names what is looked at, together with
         everything that was added since it was made; without an index all are looked at, a part at a time.
         """
-        index = self._index() if self.counts()[0] > EXACT_UP_TO and has_index() else None
+        index = self._index() if has_index() else None
         if index is None:
             chosen = self._best(self._batches(""), query_E, wanted)
         else:
