@@ -308,7 +308,7 @@ Commit {context["commit"]}, {context["date"]}. {context["cpu"]}, {context["cores
 
 {found["models"]:,} models in one library, {found["queries"]} queries of each kind that are not in it, through the code
 of `pedigree scan`. The vectors are drawn, the library is real: rows in SQLite, the index in its file
-([how it works](../docs/adr/0029-index-of-large-libraries.md)). A tenth are roots; the others are relatives of roots,
+([how it works](../docs/adr/0028-index-of-large-libraries.md)). A tenth are roots; the others are relatives of roots,
 the k-th family drawn as often as 1/k: 70 % fine-tuned, 25 % reworked, 5 % disguised.
 
 ## How alike they are
