@@ -60,14 +60,15 @@ def test_the_weights_say_that_the_child_was_first() -> None:
 
 def test_a_claim_of_training_is_held_against_the_answer_that_takes_descent_for_granted() -> None:
     record = EXAMPLES["related"]
-    for verdict, found in (("b-to-a", ("doubtful", "backwards")), ("undetermined", None), ("a-to-b", None)):
-        told = record.result.direction.model_copy(update={"verdict": "undetermined", "verdict_if_descent": verdict})
+    for odds, found in ((-4.0, ("doubtful", "backwards")), (-2.0, None), (4.0, None), (None, None)):
+        told = record.result.direction.model_copy(update={"verdict": "undetermined", "log_odds_if_descent": odds})
         result = record.result.model_copy(update={"direction": told})
         seen = PairEvidence(record.model_copy(update={"result": result}), distance2=0.1)
         assert judged(claim(), seen) == found
+        assert judged(claim(), seen, scene()) == found  # copies that the parent may have do not come in here
+        assert judged(claim(), replace(seen, structural=-2.0)) is None  # without them it would not be decided
         assert judged(claim("surgery", "prune.ffn"), seen) is None  # what a cut model lost is no drift
         assert judged(claim(), replace(seen, reshaped=("inner",))) is None
-        assert judged(claim(), seen, scene()) is None  # nothing is recorded of the parent
 
 
 def test_a_model_that_the_record_has_first_was_not_trained_from_a_later_one() -> None:

@@ -68,16 +68,18 @@ def direction_check(
         return _backwards("doubtful", f"the child was there first: {'; '.join(reasons[:2]) or 'by its structure'}")
     direction = pair.comparison.result.direction
     word = direction.verdict
-    # What is claimed is descent, so that the answer that takes it for granted is the one to hold against it.
-    trained = is_training(claim.operation) and not pair.reshaped
-    turned = word == "b-to-a" or (trained and claim.exact and direction.verdict_if_descent == "b-to-a")
-    if turned and (not claim.exact or is_training(claim.operation)) and not _explained(claim, parent, scene):
+    if word == "b-to-a" and (not claim.exact or is_training(claim.operation)) and not _explained(claim, parent, scene):
         return _backwards("doubtful", "related, and the weights say that the child was there first")
     between = _chain(claim, parent, pair, relatives, scene)
     if between is not None:
         name = scene.name(between)
         told = f"it lies on the way from {name}, which was there before it, to {scene.name(parent)}"
         return _backwards("doubtful", told)
+    # What is claimed is descent, so that the answer that takes it for granted is the one to hold against it.
+    odds = direction.log_odds_if_descent
+    trained = claim.exact and is_training(claim.operation) and not pair.reshaped
+    if trained and odds is not None and odds - pair.structural <= -DECIDED:
+        return _backwards("doubtful", "the difference of the two is the parent's own: the child was there first")
     if is_training(claim.operation) and pair.unless_siblings <= -DECIDED and not _explained(claim, parent, scene):
         third = _third(claim.child, parent, pair, scene)
         if third is not None:
