@@ -34,10 +34,11 @@ def judge_claim(claim: Claim, scene: Scene) -> list[AuditEdge]:
     files = _files_check(claim, scene)
     relatives = relatives_of(claim, scene) if _wants_relatives(claim, scene) else []
     shared = [check for check in (files, parents_check(claim, relatives, scene)) if check is not None]
+    mixed = any(check.lie == "undeclared-parent" for check in shared)
     edges = []
     for edge in claim.edges:
         pair = scene.pairs.of(edge.parent, claim.child) if edge.parent else None
-        checks = [*shared, *_edge_checks(claim, edge, pair, relatives, scene)]
+        checks = [*shared, *_edge_checks(claim, edge, pair, relatives, scene, mixed=mixed)]
         near = relatives[0] if edge.role == "start" and relatives else None
         made = _edge(claim, edge, near.pair if near else pair, checks, scene)
         edges.append(_beside(made, scene.name(near.digest)) if near else made)
@@ -72,7 +73,7 @@ def _files_check(claim: Claim, scene: Scene) -> AuditCheck | None:
 
 
 def _edge_checks(
-    claim: Claim, edge: Edge, pair: PairEvidence | None, relatives: Sequence[Relative], scene: Scene
+    claim: Claim, edge: Edge, pair: PairEvidence | None, relatives: Sequence[Relative], scene: Scene, *, mixed: bool
 ) -> list[AuditCheck]:
     if claim.child not in scene.models:
         return []
@@ -93,7 +94,9 @@ def _edge_checks(
     if pair.related:
         checks += [operation_check(claim, pair), steps_check(claim, pair), frozen_check(claim, pair)]
         checks += [_states(claim, edge, scene), nearest_check(claim, edge.parent, relatives, scene)]
-        checks.append(direction_check(claim, edge.parent, pair, relatives, scene))
+        if not mixed:
+            # A mixture lies between its parents: seen from one of them it looks like what both came from.
+            checks.append(direction_check(claim, edge.parent, pair, relatives, scene))
     return [check for check in checks if check is not None]
 
 
