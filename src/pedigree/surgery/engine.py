@@ -40,7 +40,7 @@ from pedigree.weights.allocator import keep_pages
 from pedigree.weights.number_types import BITS, torch_type
 
 Progress = Callable[[str, float, str], None]
-RAW_BYTES = 4 << 20
+RAW_BYTES = 8 << 20
 
 
 @dataclass
