@@ -23,7 +23,7 @@ from pedigree.weights.number_types import BITS
 
 TILE_ELEMENTS = 5 << 18
 """Numbers of one tile, 2.5 MB in 16 bits: what is computed of it stays near the core, and many may be on their way."""
-WIDE = 3
+WIDE = 4
 """How many times larger the tiles are where a small one would cost more than its share, and those of statistics."""
 HELD_BYTES = 320 << 20
 """Most bytes of inputs that all workers together hold between the looks at a tensor and its writing."""
