@@ -27,6 +27,7 @@ from pedigree.records.comparison import Comparison
 
 Compare = Callable[[str | Path, str | Path], Comparison]
 Derive = Callable[..., Path]
+Write = Callable[[Snapshot], Path]
 
 
 def digest() -> str:
@@ -100,3 +101,15 @@ def derive(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> Derive:
         return target
 
     return make
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a snapshot to a folder of this test."""
+
+    def to_disk(snapshot: Snapshot) -> Path:
+        folder = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
+        snapshot.save(folder)
+        return folder
+
+    return to_disk

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
-from mini_zoo import Compare
+from mini_zoo import Compare, Write
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -31,8 +31,6 @@ ATTENTION, MLP = "model.layers.{}.self_attn.{}_proj.weight", "model.layers.{}.ml
 NORMS = {"input_layernorm": ATTENTION, "post_attention_layernorm": MLP}
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
-Write = Callable[[Snapshot], Path]
-
 
 @pytest.fixture(scope="module")
 def victim(zoo: Zoo) -> Snapshot:
@@ -42,18 +40,6 @@ def victim(zoo: Zoo) -> Snapshot:
 @pytest.fixture(scope="module")
 def stranger(zoo: Zoo) -> Snapshot:
     return Snapshot.load(zoo.models["base1"])
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write a snapshot to a folder of this test."""
-
-    def to_disk(snapshot: Snapshot) -> Path:
-        folder = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
-        snapshot.save(folder)
-        return folder
-
-    return to_disk
 
 
 def both_ways(compared: Compare, framed: Path) -> Iterable[Comparison]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from mini_zoo import Compare
+from mini_zoo import Compare, Write
 from torch import Tensor
 
 from pedigree.benchmark.zoo import Zoo
@@ -23,20 +22,6 @@ from pedigree.weights.checkpoint import open_checkpoint
 
 LAYERS, WIDTH = range(4), 64
 MLP = "model.layers.{}.mlp.{}_proj.weight"
-
-Write = Callable[[Snapshot], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write a snapshot to a folder of this test."""
-
-    def to_disk(snapshot: Snapshot) -> Path:
-        folder = tmp_path / f"model-{len(list(tmp_path.iterdir()))}"
-        snapshot.save(folder)
-        return folder
-
-    return to_disk
 
 
 def rows_of(folder: Path) -> UnitRows:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pedigree.cli.output import Output
     from pedigree.cli.train_steps import Workplace
     from pedigree.family.sections import EvaluateKeys
+    from pedigree.records.artifact import Artifact
     from pedigree.records.evaluation import Evaluation
     from pedigree.records.family_run import MemberEvaluation, MemberResult
     from pedigree.training.config import SourceConfig
@@ -70,7 +71,7 @@ def _one(place: Workplace, name: str, asked: EvaluateKeys, model: str, out: Outp
         if status is not None:
             status("measuring", 0.0, f"{model} on {asked.corpus}")
         try:
-            record = _measured(place, name, asked, model, settings)
+            record = _measured(place, name, asked, artifact, model, settings)
         finally:
             out.clear_status()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,13 +89,12 @@ def _one(place: Workplace, name: str, asked: EvaluateKeys, model: str, out: Outp
 
 
 def _measured(
-    place: Workplace, name: str, asked: EvaluateKeys, model: str, settings: dict[str, Any]
+    place: Workplace, name: str, asked: EvaluateKeys, artifact: Artifact, model: str, settings: dict[str, Any]
 ) -> Evaluation:  # fmt: skip
     """Measure one model, and record that it was."""
     from pedigree.cli.eval import evaluated, evaluation_record
     from pedigree.records.evaluation import EvaluationInputs, EvaluationResult
     from pedigree.training.examination import examine
-    from pedigree.weights.artifact import read_artifact
 
     folder = place.output / model / MODEL
     begun = time.monotonic()
@@ -110,7 +110,6 @@ def _measured(
         result = EvaluationResult(
             scores=found.scores, arithmetic=found.arithmetic, seconds=round(time.monotonic() - begun, 3)
         )
-        artifact = read_artifact(folder)
         recorder.run_end({"outcome": "finished", "artifact": artifact.id, **result.to_dict()})
     inputs = EvaluationInputs(artifact=evaluated(artifact), texts=found.texts, settings=settings)
     return evaluation_record(inputs, result, command="run")

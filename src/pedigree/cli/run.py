@@ -91,10 +91,11 @@ def run(
     wanted = _wanted(family, only or [])
     check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
     check_evaluations(place)
-    with hashed_once(), placed(folder):
-        members, outcome = _make(place, wanted, out)
+    with hashed_once():
+        with placed(folder):
+            members, outcome = _make(place, wanted, out)
+        evaluations = evaluate_members(place, members, out) if outcome == DONE else []
     edges: list[EdgeResult] = []
-    evaluations = evaluate_members(place, members, out) if outcome == DONE else []
     if compare and outcome == DONE:
         edges = _compare(place, members, out)
     record = _record(place, members, evaluations, edges, time.monotonic() - begun)

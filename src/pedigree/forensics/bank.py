@@ -14,10 +14,14 @@ from typing import Any
 from pedigree.records.comparison import ErrorRate
 
 
-@cache
 def load_bank() -> dict[str, Any] | None:
     """The shipped numbers, or None where the package was built without them."""
-    source = files("pedigree.forensics").joinpath("data/bank.json")
+    return _shipped("bank.json")
+
+
+@cache
+def _shipped(name: str) -> dict[str, Any] | None:
+    source = files("pedigree.forensics").joinpath("data", name)
     if not source.is_file():
         return None
     return dict(json.loads(source.read_text(encoding="utf-8")))
@@ -37,13 +41,9 @@ def error_rate() -> ErrorRate | None:
     )
 
 
-@cache
 def load_fingerprint_bank() -> dict[str, Any] | None:
     """The shipped counts of comparisons on fingerprints alone, or None where the package was built without them."""
-    source = files("pedigree.forensics").joinpath("data/fingerprint_bank.json")
-    if not source.is_file():
-        return None
-    return dict(json.loads(source.read_text(encoding="utf-8")))
+    return _shipped("fingerprint_bank.json")
 
 
 def fingerprint_error_rate() -> ErrorRate | None:

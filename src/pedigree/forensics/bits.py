@@ -120,7 +120,7 @@ class _Tally:
 
 def _tallies(a: Side, b: Side, pairs: list[tuple[Part, Part, str]], whole: bool) -> Iterator[tuple[_Tally, _Kinds]]:
     """The tally of each pair, in order; a few rows behind a network are asked for many parts at a time."""
-    if whole or not any("://" in str(side.checkpoint.location) for side in (a, b)):
+    if whole or not (a.is_remote or b.is_remote):
         yield from (_compare_part(left, right, whole) for left, right, _ in pairs)
         return
     with ThreadPoolExecutor(LAYERS_AHEAD) as pool:

@@ -88,7 +88,7 @@ def compare(
 
 
 def _climb_depths(
-    left: Checkpoint, right: Checkpoint, depth: Depth | None, start: float, progress: Progress | None
+    left: Checkpoint, right: Checkpoint, depth: Depth | None, start: float, tell: Progress
 ) -> tuple[Comparison, Depth]:
     size = max(left.meter.total, right.meter.total)
     a, b = _sides(left, right, "glance")
@@ -97,9 +97,8 @@ def _climb_depths(
     warnings: list[str] = []
     for step in _ladder(depth, size):
         try:
-            a, b, found, judgment = _measure_at(a, b, step, progress)
-            if progress is not None:
-                progress(step, 1.0, f"{judgment.verdict} at {step} depth; {evidence_words(found)}")
+            a, b, found, judgment = _measure_at(a, b, step, tell)
+            tell(step, 1.0, f"{judgment.verdict} at {step} depth; {evidence_words(found)}")
         except BudgetExceeded as error:
             if best is None:
                 raise
@@ -143,7 +142,7 @@ def _compare_every_number(
     a: Side, b: Side, found: Findings, step: Depth, start: float, best: tuple[Comparison, Depth]
 ) -> tuple[Comparison, Depth]:
     """Where every number of the sample is equal, local files are read once to the end: they may be identical."""
-    if found.bits is None or found.bits.whole or any("://" in str(s.checkpoint.location) for s in (a, b)):
+    if found.bits is None or found.bits.whole or a.is_remote or b.is_remote:
         return best
     try:
         found.bits = compare_bits(a, b, found.layer_map, whole=True)

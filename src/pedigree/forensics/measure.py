@@ -55,11 +55,6 @@ def single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def remote(a: Side, b: Side) -> bool:
-    """Whether one of the models lies behind a network."""
-    return any("://" in str(side.checkpoint.location) for side in (a, b))
-
-
 def _silent(stage: str, fraction: float, message: str) -> None:
     """Progress that nobody is told of."""
 
@@ -81,7 +76,7 @@ def _read_ahead(a: Side, b: Side, tell: Progress) -> Iterator[None]:
 
     stop = threading.Event()
     done: list[int] = []
-    with ThreadPoolExecutor(LAYERS_AHEAD if remote(a, b) else 1) as pool:
+    with ThreadPoolExecutor(LAYERS_AHEAD if a.is_remote or b.is_remote else 1) as pool:
         for side in (b, a):
             for number in range(side.n_layers):
                 pool.submit(read, side, number)
@@ -105,7 +100,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("tokens", 0.0, "matching vocabularies")
     tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
     tell("frame", 0.1, "looking for a common frame")
-    with _read_ahead(a, b, tell if remote(a, b) else _silent):
+    with _read_ahead(a, b, tell if a.is_remote or b.is_remote else _silent):
         result = climb(a, b, tokens)
     b.forget_whole_units()
     evidence = result.best

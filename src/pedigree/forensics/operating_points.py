@@ -15,6 +15,7 @@ the calibration split (bank.json, `screen`); how often the test split is flagged
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from pedigree.forensics.bank import error_rate, load_bank, upper_95
@@ -57,10 +58,15 @@ def operating_points(found: Findings, judgment: Judgment) -> OperatingPoints:
 
 def strongest(found: Findings) -> dict[str, float]:
     """The three numbers that the screen looks at: exact tests, matched units, vocabulary rows."""
-    exact = min(0.0, min(found.log10_p(name) for name in EXACT) + math.log10(len(EXACT)))
+    exact = smallest_of_all([found.log10_p(name) for name in EXACT])
     quiet = max((value for name, value in found.tables.items() if name.endswith("-quiet")), default=0.0)
     best = found.evidence.best_z() if found.evidence.grids else 0.0
     return {"exact_log10_p": exact, "best_z": best, "table_quiet": quiet}
+
+
+def smallest_of_all(log10_ps: Sequence[float]) -> float:
+    """The smallest of several p-values, paying for all of them (Holm), as log10."""
+    return min(0.0, min(log10_ps) + math.log10(len(log10_ps)))
 
 
 def flags(numbers: dict[str, float], screen: dict[str, Any]) -> list[str]:

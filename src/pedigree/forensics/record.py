@@ -11,7 +11,7 @@ from pedigree.forensics.bank import error_rate
 from pedigree.forensics.changes import list_changes
 from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.findings import CLEAR_Z, Findings
-from pedigree.forensics.operating_points import operating_points
+from pedigree.forensics.operating_points import EXACT, operating_points, smallest_of_all
 from pedigree.forensics.sampling import Depth
 from pedigree.forensics.side import Side
 from pedigree.forensics.tests_made import list_tests, strength
@@ -85,10 +85,10 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
     """The p-value behind the verdict: exact where an exact test speaks, else the floor of the bank."""
     if judgment.verdict in ("inconclusive", "not-testable"):
         return None
-    names: tuple[str, ...] = ("body-signs", "body-fixed-points", "embed-fixed-points", "head-fixed-points")
+    names: tuple[str, ...] = EXACT
     names += tuple(name for name in ("units-in-place", "kept-units") if name in found.exact)
     # Holm over the exact tests: the smallest p-value pays for all of them.
-    exact = min(0.0, min(found.log10_p(name) for name in names) + math.log10(len(names)))
+    exact = smallest_of_all([found.log10_p(name) for name in names])
     if judgment.verdict == "unrelated" or exact < -12:
         return exact
     rate = error_rate()

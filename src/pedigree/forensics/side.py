@@ -51,6 +51,11 @@ class Side:
         return self.anatomy.d_model or 0
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the model lies behind a network."""
+        return "://" in str(self.checkpoint.location)
+
+    @property
     def vocabulary_rows(self) -> int:
         """Rows of the embedding table; 0 where there is none."""
         return self.anatomy.vocab_size or 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pedigree.benchmark.bank.fingerprints import measure_fingerprints
 from pedigree.benchmark.bank.kinds import Split, every
 from pedigree.benchmark.bank.numbers import kin_summary, summary
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_pairs, measured_before
+from pedigree.benchmark.text_file import write_text
 
 SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "bank.json"
 
@@ -42,13 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if told.step == "fingerprints":
         found = measure_fingerprints(told.directory, told.pairs[1])
-        _write(
+        write_text(
             told.out or SHIPPED.with_name("fingerprint_bank.json"), json.dumps(found, indent=1, sort_keys=True) + "\n"
         )
         return 0
     found = _numbers(told)
     target = told.out or (SHIPPED if told.step == "write" else told.directory / f"{told.step}-{told.split}.json")
-    _write(target, json.dumps(found, indent=1, sort_keys=True) + "\n")
+    write_text(target, json.dumps(found, indent=1, sort_keys=True) + "\n")
     return 0
 
 
@@ -67,15 +67,6 @@ def _rows(told: argparse.Namespace, split: Split, most: int | None) -> list[dict
     if told.measured:
         pairs = measured_before(told.directory, pairs)
     return measure_pairs(told.directory, pairs, told.workers)
-
-
-def _write(path: Path, text: str) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    with hidden.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    hidden.replace(path)
 
 
 if __name__ == "__main__":

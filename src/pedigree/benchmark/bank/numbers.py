@@ -9,7 +9,7 @@ from typing import Any
 
 from pedigree.benchmark.bank.kinds import HEAVY, BankModel, Split, independent
 from pedigree.forensics.bank import upper_95
-from pedigree.forensics.operating_points import EXACT, flags
+from pedigree.forensics.operating_points import EXACT, flags, smallest_of_all
 
 BENCHMARK = "bank-2"
 
@@ -83,9 +83,8 @@ def screen(calibration: Sequence[Row], test: Sequence[Row]) -> dict[str, Any]:
 
 def numbers_of(row: Row) -> dict[str, float]:
     """What the screen looks at, of a measured pair."""
-    exact = min((row["log10_p"][name] for name in EXACT if name in row["log10_p"]), default=0.0)
     return {
-        "exact_log10_p": min(0.0, exact + math.log10(len(EXACT))),
+        "exact_log10_p": smallest_of_all([row["log10_p"].get(name, 0.0) for name in EXACT]),
         "best_z": row["best_z"],
         "table_quiet": max((v for k, v in row["tables"].items() if k.endswith("-quiet")), default=0.0),
     }

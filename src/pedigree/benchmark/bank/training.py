@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pedigree.benchmark.bank.kinds import VOCABULARY, BankModel, Tokenizer
+from pedigree.benchmark.text_file import write_text
 from pedigree.errors import InternalError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class BankShop:
             self._made(model.parent)
         self._progress(name)
         note = self._train(model, target)
-        _write(self._desk / f"{name}.json", json.dumps({"key": self.key(name), **note}, sort_keys=True))
+        write_text(self._desk / f"{name}.json", json.dumps({"key": self.key(name), **note}, sort_keys=True))
         return target
 
     def _train(self, model: BankModel, target: Path) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class BankShop:
             sources = sources_of()[:1] if name == "other" else sources_of()
             texts = [Text(s.domain, tuple(excerpt(s, _TOKENIZER_TEXT)), "document", s.domain) for s in sources]
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, written(train(texts, TrainingOptions(size=VOCABULARY[name])).definition))
+            write_text(path, written(train(texts, TrainingOptions(size=VOCABULARY[name])).definition))
         return path
 
 
@@ -160,12 +160,3 @@ def training_of(model: BankModel) -> TrainingConfig:
         schedule=ScheduleConfig(warmup_tokens=min(10_000, model.tokens // 4)),
         checkpoint=CheckpointConfig(every=0, keep=1), evaluation=EvaluationConfig(max_tokens=512), log_every=1000,
     )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    with hidden.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    hidden.replace(path)

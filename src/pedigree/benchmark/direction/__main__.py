@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from pedigree.benchmark.direction.fit import calibrate
 from pedigree.benchmark.direction.kinds import FAMILIES, recipes
 from pedigree.benchmark.direction.pairs import measured
 from pedigree.benchmark.families.sizes import SCALES
+from pedigree.benchmark.text_file import write_text
 
 SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "direction.json"
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     rows = {size: measured(told.directory, SCALES[size]) for size in sizes}
     if told.step == "write":
-        _write(told.out, json.dumps(calibrate(rows), indent=1, sort_keys=True) + "\n")
+        write_text(told.out, json.dumps(calibrate(rows), indent=1, sort_keys=True) + "\n")
     return 0
 
 
@@ -48,15 +48,6 @@ def _make(folder: Path, size: str) -> None:
     scale = SCALES[size]
     models = recipes(scale)
     Workshop(folder / size, models, max_chars=scale.max_chars).make(list(models))
-
-
-def _write(path: Path, text: str) -> None:
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    with hidden.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    hidden.replace(path)
 
 
 if __name__ == "__main__":
