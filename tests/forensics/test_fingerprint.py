@@ -56,6 +56,7 @@ def test_a_relative_is_found_and_an_order_of_units_is_what_makes_it_exact(shop: 
     assert [decoy.verdict for decoy in found.result.controls.decoys] == ["inconclusive"]
     assert found.result.log10_p is not None
     assert found.result.log10_p < -50
+    assert found.result.operating_points is None
     rate = found.result.error_rate
     assert rate is not None
     assert "fingerprints alone" in rate.note

@@ -7,7 +7,6 @@ fingerprint cannot exclude one: relatives whose units were reordered or rotated 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from torch import Tensor
 from pedigree.forensics.bank import fingerprint_error_rate
 from pedigree.forensics.fingerprint import Fingerprint, is_fingerprint, make_fingerprint, read_fingerprint
 from pedigree.forensics.measure import measure, single_thread
+from pedigree.forensics.operating_points import smallest_of_all
 from pedigree.forensics.record import ALWAYS_UNCHECKED, build_record
 from pedigree.forensics.sampling import Sample
 from pedigree.forensics.side import Side
@@ -114,10 +114,9 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
     result = record.result.model_copy(
         update={
             "error_rate": fingerprint_error_rate(),
-            # Holm: the smallest p-value pays for all of them.
-            "log10_p": min(0.0, min(exact) + math.log10(len(exact)))
-            if exact and judgment.verdict != "inconclusive"
-            else None,
+            # Both points were measured on weights.
+            "operating_points": None,
+            "log10_p": smallest_of_all(exact) if exact and judgment.verdict != "inconclusive" else None,
             "not_checked": not_checked,
             "read": record.result.read.model_copy(
                 update={

@@ -47,12 +47,16 @@ def _svg(width: int, height: int, label: str, body: str) -> str:
     )
 
 
+_RISE = 5.3
+"""Height of one letter of a column's name, which is written at a steep angle."""
+
+
 def heat_figure(record: Benchmark) -> str:
     """Rows are transformations, columns are methods; a cell is the share of relatives that were found."""
     methods, rows = record.result.methods, rows_of(record)
     if not methods or not rows:
         return ""
-    top = 150
+    top = round(16 + _RISE * max(len(method.title) for method in methods))
     width, height = _LABEL + _CELL * len(methods) + 124, top + _ROW_HEIGHT * len(rows) + 8
     parts = []
     for j, method in enumerate(methods):
