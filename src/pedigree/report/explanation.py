@@ -20,6 +20,7 @@ ALIASES = {
     "units-read": "gram-agreement",
     "kept-units": "gram-agreement",
     "survival-of-learned-directions": "survival",
+    "start-or-descent": "survival",
     "direction": "additive-asymmetry",
     "ties": "masked-merge",
     "dare": "masked-merge",
