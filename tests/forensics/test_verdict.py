@@ -138,7 +138,7 @@ def test_two_that_share_numbers_and_learned_too_little_are_not_accused() -> None
     assert answer.verdict == "inconclusive"
     assert answer.open_origin
     assert "too little was learned" in answer.reasons[0]
-    learned = Survival(0.6, 0.6, 0.3, 12, own=-0.5, alike=0.7, excess=0.4)
+    learned = Survival(0.5, 0.6, 0.3, 12, own=-0.5, alike=0.6, excess=0.3)
     answer = ask(Case("", PLAIN, more={"survival": (learned, learned)}))
     assert answer.verdict == "inconclusive"
     assert "neither descent nor a shared start is clear" in answer.reasons[0]
