@@ -21,8 +21,8 @@ from pedigree.forensics.views import UnitKind
 
 Path = list[int | None]
 CARD = TestCard("test", 1, "null", "assumption", "source", "unit")
-WHOLE = Survival(1.0, 1.0, 0.0, 12)
-TWIN = Survival(0.1, 0.8, 0.9, 12)
+WHOLE = Survival(1.0, 1.0, 0.0, 12, excess=0.3)
+TWIN = Survival(0.1, 0.8, 0.9, 12, own=-0.7, alike=0.5, excess=0.3)
 
 
 def outcome(log10_p: float | None) -> TestOutcome:

@@ -133,6 +133,28 @@ def test_a_merge_inside_a_family_is_not_an_ancestor_of_what_it_was_merged_from()
     assert {e.source for e in result.edges if e.kind == "between"} == {"m1", "m2"}
 
 
+def test_trainings_of_one_start_are_families_of_their_own_and_named_beside_the_tree() -> None:
+    """Two lines of one random start: no line of descent, no arrow and no hidden ancestor joins them."""
+    parents: list[int | None] = [None, 0, None, 2]
+    pairs = pairs_of(parents, 0, [0, 1, 2, 3])
+    pairs |= {(i, j): Kinship("shared-initialization", 0.0, 0.0, 0.9 + 0.1 * j) for i in (0, 1) for j in (2, 3)}
+    result = build_tree(["one", "one's", "two", "two's"], pairs)
+    assert result.families == [["one", "one's"], ["two", "two's"]]
+    assert arrows(result) == {("one", "one's"), ("two", "two's")}
+    assert not [node for node in result.nodes if node.kind == "hidden"]
+    assert result.shared_starts == [["one", "two"]]
+    assert result.open_pairs == []
+
+
+def test_a_pair_of_which_start_or_descent_is_open_is_named_and_joined_by_nothing() -> None:
+    open_pair = Kinship("inconclusive", 3.5, 0.0, 0.1, open_origin=True)
+    result = build_tree(["a", "b"], {(0, 1): open_pair})
+    assert result.edges == []
+    assert result.open_pairs == [["a", "b"]]
+    assert open_pair.related
+    assert not open_pair.descends
+
+
 def test_equal_weights_share_a_place() -> None:
     pairs = {(0, 1): Kinship("identical", 0.0, 0.0, 0.0), (0, 2): Kinship("related", 4.0, 0.0, 0.1),
              (1, 2): Kinship("related", 4.0, 0.0, 0.1)}  # fmt: skip

@@ -72,10 +72,10 @@ CASES: dict[str, Case] = {
     "an exact test could not be made": Case("unrelated", NONE, SILENT, SILENT, {"exact": {"body-signs": None}}),
     "what was learned died in both": Case("shared-initialization", PLAIN, more={"survival": (TWIN, TWIN)}),
     "what was learned lives on by the way that was followed best": Case(
-        "related", PLAIN, more={"survival": (WHOLE, Survival(0.3, 0.6, 0.5, 12))}
+        "related", PLAIN, more={"survival": (WHOLE, Survival(0.85, 0.95, 0.1, 12, own=-0.3, alike=0.95, excess=0.3))}
     ),
-    "a merge lives on evenly and faintly": Case(
-        "related", PLAIN, more={"survival": (Survival(0.2, 0.21, 0.05, 12), Survival(0.1, 0.25, 0.6, 12))}
+    "a merge lives on evenly and so faintly that a start may be all of it": Case(
+        "inconclusive", PLAIN, more={"survival": (Survival(0.2, 0.21, 0.05, 12), Survival(0.1, 0.25, 0.6, 12))}
     ),
     "survival could not be followed": Case("inconclusive", PLAIN, more={"survival": (None, None)}),
     "half of the layers are foreign": Case("partly-related", [0, 1, None, None]),
@@ -129,6 +129,19 @@ def ask(case: Case, a: Side = FOUR, b: Side = FOUR) -> Judgment:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_findings_lead_to_their_word(case: Case) -> None:
     assert ask(case).verdict == case.word
+
+
+def test_two_that_share_numbers_and_learned_too_little_are_not_accused() -> None:
+    """What either learned is far below the random start: a shared start and descent look the same."""
+    faint = Survival(1.0, 1.0, 0.01, 12, own=-0.05, alike=0.99, excess=0.001)
+    answer = ask(Case("", PLAIN, more={"survival": (faint, faint)}))
+    assert answer.verdict == "inconclusive"
+    assert answer.open_origin
+    assert "too little was learned" in answer.reasons[0]
+    learned = Survival(0.5, 0.6, 0.3, 12, own=-0.5, alike=0.6, excess=0.3)
+    answer = ask(Case("", PLAIN, more={"survival": (learned, learned)}))
+    assert answer.verdict == "inconclusive"
+    assert "neither descent nor a shared start is clear" in answer.reasons[0]
 
 
 def test_a_whole_model_inside_a_larger_one_is_related_though_most_layers_are_new() -> None:

@@ -75,9 +75,15 @@ def answer_lines(record: FamilyTree) -> list[Line]:
     linked = {end for edge in result.edges for end in (edge.source, edge.target)}
     lines += [[Span(f"{names[node.id]}   no relative among them")] for node in result.nodes if node.id not in linked]
     lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
+    lines += [[Span(f"same random start, trained apart: {_names(pair)}")] for pair in result.shared_starts]
+    lines += [[Span(f"a shared start or descent, not told: {_names(pair)}")] for pair in result.open_pairs]
     lines.append([Span("")])
     lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
     return lines
+
+
+def _names(places: list[str]) -> str:
+    return ", ".join(_name([place]) for place in places)
 
 
 def _name(locations: list[str]) -> str:

@@ -4,7 +4,8 @@ Relatives are joined by squared distances, which add along branches; a model on 
 branch point itself, so third models decide between ancestor and sibling where a pair alone cannot: between two siblings
 the pair test names the one that drifted less. The root is weighed by the directions of pairs that are neighbors in the
 tree; across a hidden branch point only structural evidence counts (copies, grids). What stays open is drawn without an
-arrow. A model related to two strangers is taken for a merge of their families.
+arrow. A model related to two strangers is taken for a merge of their families. Models that share a random start and
+nothing learned are joined by no line: they are named beside the tree, as are pairs of which it is open.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
         place[child] = f"m{child}"
         nodes.append(TreeNode(id=place[child], locations=[names[child]], family=len(families)))
         for members in families:
-            near = [k for k in members if kinship(pairs, k, child).related]
+            near = [k for k in members if kinship(pairs, k, child).descends]
             if near:
                 parent = _nearest(near, child, pairs)
                 edges.append(_merge_edge(place[parent], place[child], kinship(pairs, parent, child)))
@@ -90,6 +91,8 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
         nodes=nodes,
         edges=edges,
         siblings=siblings,
+        shared_starts=_joined(families, names, pairs, lambda pair: pair.verdict == "shared-initialization"),
+        open_pairs=_joined(families, names, pairs, lambda pair: pair.open_origin),
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
         not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
         not_checked=[
@@ -97,6 +100,20 @@ def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
             "whether a model between others is their merge; pedigree unmerge MODEL --parents A B tells",
         ],
     )
+
+
+def _joined(
+    families: Sequence[Sequence[int]], names: Sequence[str], pairs: Pairs, joins: Callable[[Kinship], bool]
+) -> list[list[str]]:
+    """For every two families that a pair joins, the names of the nearest such pair."""
+    found = []
+    for x, one in enumerate(families):
+        for other in families[x + 1 :]:
+            hits = [(_distance(pairs, i, j), i, j) for i in one for j in other if joins(kinship(pairs, i, j))]
+            if hits:
+                _, i, j = min(hits)
+                found.append([names[i], names[j]])
+    return found
 
 
 def _nearest(near: Sequence[int], child: int, pairs: Pairs) -> int:
@@ -122,7 +139,7 @@ def find_merges(n: int, pairs: Pairs) -> dict[int, int]:
         for x in range(n):
             if x in found:
                 continue
-            near = [k for k in range(n) if k != x and k not in found and kinship(pairs, x, k).related]
+            near = [k for k in range(n) if k != x and k not in found and kinship(pairs, x, k).descends]
             apart = sum(kinship(pairs, y, z).verdict == "unrelated" for y in near for z in near if y < z)
             if apart:
                 counts[x] = apart
@@ -133,9 +150,10 @@ def find_merges(n: int, pairs: Pairs) -> dict[int, int]:
 
 
 def _families(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
+    """Models that lines of descent join. Trainings of one random start are families of their own."""
     families: list[list[int]] = []
     for k in members:
-        mine = [f for f in families if any(kinship(pairs, k, other).related for other in f)]
+        mine = [f for f in families if any(kinship(pairs, k, other).descends for other in f)]
         families = [f for f in families if f not in mine] + [sorted([k, *(m for f in mine for m in f)])]
     return sorted(families)
 

@@ -11,6 +11,7 @@ from pedigree.forensics.bits import BitPass
 from pedigree.forensics.contents import Contents
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.exact.card import TestOutcome
+from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.ladder import Climb
 from pedigree.forensics.share import Share
 from pedigree.forensics.shared_units import KeptUnits
@@ -58,6 +59,7 @@ class Findings:
     exact: dict[str, TestOutcome] = field(default_factory=dict)
     forward: Survival | None = None
     backward: Survival | None = None
+    gains: LearnedGains | None = None
     tables: dict[str, float] = field(default_factory=dict)
     reverse_map: list[int | None] = field(default_factory=list)
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)

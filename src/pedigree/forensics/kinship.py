@@ -22,7 +22,8 @@ from pedigree.forensics.measure import Progress, matched_matrices
 from pedigree.forensics.side import Side
 from pedigree.records.comparison import Verdict
 
-RELATED = ("identical", "related", "partly-related", "shared-initialization")
+DESCENT = ("identical", "related", "partly-related")
+RELATED = (*DESCENT, "shared-initialization")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Kinship:
         matched: how many numbers were matched.
         reasons: of the direction.
         error: why the comparison failed, None where it did not.
+        open_origin: the two share numbers, and only start or descent is left open.
     """
 
     verdict: Verdict
@@ -50,11 +52,17 @@ class Kinship:
     matched: int = 0
     reasons: tuple[str, ...] = ()
     error: str | None = None
+    open_origin: bool = False
 
     @property
     def related(self) -> bool:
         """Whether the two share any ancestry, a common random start included."""
-        return self.verdict in RELATED
+        return self.verdict in RELATED or self.open_origin
+
+    @property
+    def descends(self) -> bool:
+        """Whether the two share trained weights, so that a line of descent joins them."""
+        return self.verdict in DESCENT
 
     def turned(self) -> Kinship:
         """The same pair the other way round."""
@@ -79,20 +87,24 @@ def compare_all(
 
 def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinship:
     a, b, found, judgment = measure_pair(first, second, allow_pickle=allow_pickle)
-    if judgment.verdict not in RELATED:
+    if judgment.verdict not in RELATED and not judgment.open_origin:
         return Kinship(judgment.verdict)
+    units, heads = _sums(a, b, found)
+    far, near = _relative(found, units + heads), _relative_units(found, units)
+    if judgment.verdict == "shared-initialization":
+        return Kinship(judgment.verdict, 0.0, 0.0, *far, near, int(units[3] + heads[3]))  # neither came first
     whole = weigh_direction(a, b, found, alone=False)
     bare = replace(found, additive=None, forward=None, backward=None, share=None)
     plain = weigh_direction(a, b, bare, alone=False)
-    units, heads = _sums(a, b, found)
     return Kinship(
         judgment.verdict,
         whole.log_odds,
         plain.log_odds,
-        *_relative(found, units + heads),
-        _relative_units(found, units),
+        *far,
+        near,
         int(units[3] + heads[3]),
         tuple(_named(words, str(first), str(second)) for words in whole.reasons),
+        open_origin=judgment.open_origin,
     )
 
 

@@ -18,6 +18,7 @@ from pedigree.forensics.contents import compare_contents, same_contents
 from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
+from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
 from pedigree.forensics.heads import pooled_score
 from pedigree.forensics.index_tests import (
@@ -287,6 +288,9 @@ def _follow_directions(a: Side, b: Side, found: Findings) -> None:
     found.forward, found.backward = forward.result(), backward.result()
     found.share = share.result()
     found.additive = (votes.count(1), votes.count(-1))
+    followed = set(_layers_followed(a, found))
+    pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
+    found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
 
 
 def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
@@ -296,10 +300,7 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKi
     Where they were moved, the matched ones are taken, each with A's sign, and with A's length where theirs was changed
     by more than training does. Of several layers of B that came from one layer of A the most alike is taken.
     """
-    layers = _layers_once(found)
-    most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
-    if len(layers) > most:
-        layers = [layers[(k * len(layers)) // most] for k in range(most)]
+    layers = _layers_followed(a, found)
     # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
     disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
     kinds: tuple[UnitKind, ...] = ("ffn",) if disguised else ("ffn", "vo", "qk")
@@ -311,6 +312,13 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKi
             if left is not None and right is not None:
                 for x_ND, y_ND in _aligned_rows(left, right, found, j):
                     yield kind, x_ND, y_ND
+
+
+def _layers_followed(a: Side, found: Findings) -> list[int]:
+    """Layers of B that are laid beside A's, spread over the depth."""
+    layers = _layers_once(found)
+    most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
+    return layers if len(layers) <= most else [layers[(k * len(layers)) // most] for k in range(most)]
 
 
 def _layers_once(found: Findings) -> list[int]:

@@ -12,9 +12,12 @@ Shapes: N = matched units, D = residual width, K = singular directions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pedigree.forensics.linear import symmetric_eigen
@@ -25,25 +28,12 @@ LEAST_SQUARE = 1e-4
 """Directions of A whose squared strength is below this share of the strongest are not followed: matrices of low rank
 (latent attention) have nothing there that could live on."""
 
-TWIN_RATIO = 0.8
-"""Survival of learned over bulk directions below which only the random start is shared."""
+ROUNDING = 1e-6
+"""Singular values below this share of the largest are rounding."""
 
-CLEAR_RATIO, OWN_COSINE = 0.92, -0.47
-"""Between the two ratios models have learned so little that the start still makes most of every direction. There the
-difference itself decides: both lack what the other learned, so seen from either it takes away what that one has. In
-pairs of the calibration split with a ratio below 1 the better of the two cosines is at most -0.51 in twins and at least
--0.42 in descendants and siblings."""
-
-LITTLE_LEARNED = 0.5
-"""Survival of the bulk below which that much cannot be left of the start."""
-
-DOUBTFUL_RATIO = 0.87
-"""Below this, where the difference does not decide either, nothing is said."""
-
-MERGED_MIDDLE = 0.75
-"""One share throughout, and clearly less than the whole, is a merge; twins that learned little live on nearly whole."""
-
-Origin = Literal["start", "descent", "unknown"]
+NEARLY_WHOLE = 0.8
+"""Share of directions that a matrix has to have for its spectrum to be held against that of a random one; a LayerNorm
+takes one of them away."""
 
 EVEN = 0.2
 """Unevenness below which a model lives on by one share throughout, as in a merge."""
@@ -59,6 +49,10 @@ class Survival:
         matrices: how many.
         residual: energy of B - A along A's strongest sixteenth over that along the second quarter; 1 when what came
             on top of A is white noise, above it when it was learned.
+        own: cosine between B - A and A's own strongest directions: none in a child of A, clearly below zero in a twin,
+            which lacks what A learned.
+        alike: cosine of the matrices.
+        excess: share of A's energy that stands out of what a random matrix can have: what was learned and can be seen.
     """
 
     top: float
@@ -67,6 +61,8 @@ class Survival:
     matrices: int
     residual: float = 1.0
     own: float = 0.0
+    alike: float = 1.0
+    excess: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -82,6 +78,8 @@ class SurvivalMeter:
         self._middles: list[float] = []
         self._residuals: list[float] = []
         self._own: list[float] = []
+        self._alike: list[float] = []
+        self._excess: list[float] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and of B in one frame, rows of B in A's order; small ones are passed over."""
@@ -89,7 +87,8 @@ class SurvivalMeter:
         # A silent copy (zeroed writers) has no directions to follow.
         if n < MIN_DIRECTIONS or not 1e-4 < float(b_ND.norm() / a_ND.norm().clamp_min(1e-30)) < 1e4:
             return
-        r_K, rest_K, strength_K = _follow(a_ND.double(), b_ND.double())
+        r_K, rest_K, strength_N = _follow(a_ND.double(), b_ND.double())
+        strength_K = strength_N[: len(r_K)]
         n = min(n, len(r_K))
         if n < MIN_DIRECTIONS:
             return
@@ -99,6 +98,10 @@ class SurvivalMeter:
         self._residuals.append(float(rest_K[top].mean() / rest_K[middle].mean().clamp_min(1e-300)))
         along_K, many = (r_K[top] - 1.0) * strength_K[top], len(r_K[top])
         self._own.append(float(along_K.sum() / (many * rest_K[top].sum()).sqrt().clamp_min(1e-300)))
+        self._alike.append(float((a_ND * b_ND).sum() / (a_ND.norm() * b_ND.norm())))
+        there_R = strength_N[strength_N > ROUNDING * strength_N[0]]
+        if len(there_R) >= NEARLY_WHOLE * min(a_ND.shape):
+            self._excess.append(visible_learning(there_R, max(a_ND.shape)))
 
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough."""
@@ -108,12 +111,14 @@ class SurvivalMeter:
         middle = sum(self._middles) / n
         gap = sum(abs(t - m) for t, m in zip(self._tops, self._middles, strict=True)) / n
         residual = sorted(self._residuals)[n // 2]
-        own = sum(self._own) / n
-        return Survival(sum(self._tops) / n, middle, gap / max(abs(middle), 1e-6), n, residual, own)
+        own, alike = sum(self._own) / n, sum(self._alike) / n
+        excess = sum(self._excess) / max(1, len(self._excess))
+        return Survival(sum(self._tops) / n, middle, gap / max(abs(middle), 1e-6), n, residual, own, alike, excess)
 
 
 def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """r_k = u_k^T B v_k / s_k, |u_k^T (B - A)|^2 and s_k for the singular directions of A, strongest first.
+    """r_k = u_k^T B v_k / s_k and |u_k^T (B - A)|^2 of the singular directions of A that are followed, strongest first,
+    and s_k of all.
 
     With G = A A^T = U S^2 U^T and v_k = A^T u_k / s_k this is (u_k^T B A^T u_k) / s_k^2: the smaller Gram matrix is all
     that is decomposed. Only the upper half of the spectrum is used, where squaring loses nothing that matters.
@@ -126,31 +131,40 @@ def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     strong = int((values_K > LEAST_SQUARE * float(values_K[-1])).sum())
     r_K = (u_KK * (cross_KK @ u_KK)).sum(dim=0) / values_K.clamp_min(1e-6 * float(values_K[-1]) + 1e-300)
     rest_K = ((rest_NK @ u_KK) ** 2).sum(dim=0)
-    return r_K.flip(0)[:strong], rest_K.flip(0)[:strong], values_K.clamp_min(0.0).sqrt().flip(0)[:strong]
+    return r_K.flip(0)[:strong], rest_K.flip(0)[:strong], values_K.clamp_min(0.0).sqrt().flip(0)
 
 
-def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
-    """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
+EDGE = 1.03
+"""Factor on the edge of the random bulk that the largest singular value of a random matrix stays below."""
 
-    The direction along which the bulk lives on best decides: followed from a parent, learned directions live on as
-    the bulk does. The other direction is blurred by whatever one side learned or was disturbed by later, with one
-    exception: the minor parent of a merge lives on evenly, by the same share in every direction of every matrix.
 
-    Returns:
-        "unknown" where the answer is not clear, or no matrices could be laid side by side: agreement of units alone
-        does not tell a start from descent, since two models of one seed begin with the same numbers wherever their
-        shapes overlap.
+def visible_learning(strength_N: Tensor, m: int) -> float:
+    """Share of the energy of a matrix above the edge of the spectrum that a random matrix of its bulk has.
+
+    The bulk is sized by the middle third of the singular values, which learning of low rank leaves alone; the edge is
+    that of Marchenko and Pastur 1967. What was learned but stays below (Baik, Ben Arous, Peche 2005) is not seen.
+
+    Args:
+        strength_N: all singular values, strongest first.
+        m: the longer side of the matrix.
     """
-    both = [s for s in (forward, backward) if s is not None]
-    if not both:
-        return "unknown"
-    main = max(both, key=lambda s: s.middle)
-    if main.ratio < TWIN_RATIO:
-        return "descent" if any(s.unevenness < EVEN and s.middle > 0.05 for s in both) else "start"
-    if main.ratio >= CLEAR_RATIO or main.middle < LITTLE_LEARNED:
-        return "descent"
-    if len(both) == 2 and max(s.own for s in both) < OWN_COSINE:
-        return "start"
-    if main.ratio >= DOUBTFUL_RATIO or any(s.unevenness < EVEN and 0.05 < s.middle < MERGED_MIDDLE for s in both):
-        return "descent"
-    return "unknown"
+    n = len(strength_N)
+    middle = slice(n // 3, max(n // 3 + 1, 2 * n // 3))
+    drawn_N = torch.tensor(bulk_spectrum(n, m), dtype=strength_N.dtype)
+    variance = float((strength_N[middle] ** 2 / drawn_N[middle]).median())
+    edge2 = variance * (math.sqrt(n) + math.sqrt(m)) ** 2 * EDGE**2
+    energy = float((strength_N**2).sum())
+    return float((strength_N**2 - edge2).clamp_min(0.0).sum()) / max(energy, 1e-300)
+
+
+@lru_cache(maxsize=64)
+def bulk_spectrum(n: int, m: int) -> tuple[float, ...]:
+    """Squared singular values, largest first, of an n x m matrix of independent numbers of variance one, n <= m."""
+    ratio = n / m
+    low, high = (1.0 - math.sqrt(ratio)) ** 2, (1.0 + math.sqrt(ratio)) ** 2
+    # With x = (low + high) / 2 - cos(t) (high - low) / 2 the density is smooth in t, also where n = m.
+    t_G = np.linspace(0.0, np.pi, 4097)[1:-1]
+    x_G = (low + high) / 2 - np.cos(t_G) * (high - low) / 2
+    mass_G = np.sin(t_G) ** 2 / x_G
+    share_G = np.cumsum(mass_G) / mass_G.sum()
+    return tuple(float(v) * m for v in np.interp((np.arange(n)[::-1] + 0.5) / n, share_G, x_G))

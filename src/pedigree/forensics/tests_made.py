@@ -7,7 +7,7 @@ import math
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.findings import Findings
 from pedigree.forensics.side import Side
-from pedigree.forensics.verdict import Judgment
+from pedigree.forensics.verdict import Judgment, origin_of
 from pedigree.records.comparison import TestRecord
 
 _MATCH_NAMES = {
@@ -46,6 +46,7 @@ def list_tests(a: Side, b: Side, found: Findings) -> list[TestRecord]:
             )
         )
     out.append(_survival(found))
+    out.append(_origin(found))
     return out
 
 
@@ -74,6 +75,20 @@ def _survival(found: Findings) -> TestRecord:
         n=best.matrices if best is not None else 0,
         applicable=best is not None,
         why_not=None if best is not None else "no matched matrices",
+    )
+
+
+def _origin(found: Findings) -> TestRecord:
+    evidence = origin_of(found)
+    followed = found.forward is not None or found.backward is not None
+    return TestRecord(
+        name="start or descent, log odds",
+        null="both began at one random start and were trained apart",
+        assumes="weights of the evidence fitted on small models of known descent",
+        statistic=evidence.log_odds if followed else None,
+        n=max((s.matrices for s in (found.forward, found.backward) if s is not None), default=0),
+        applicable=followed,
+        why_not=None if followed else "no matched matrices",
     )
 
 

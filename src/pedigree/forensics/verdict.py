@@ -19,9 +19,9 @@ import math
 from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
+from pedigree.forensics.origin import OriginEvidence, weigh_origin
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import origin_of
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
 
 PARTIAL_SHARE = 0.25
@@ -37,15 +37,22 @@ QUIET_COSINE = 0.5
 """The same outside the leading directions of vocabulary rows, where shared usage explains little: independent pairs of
 the calibration split stay below 0.35, tuned tables of a parent above 0.54. Both have to be reached."""
 
+LITTLE_LEARNED = 0.03
+"""Share of the energy of the weights, on the side that learned less, below which learning is hardly seen."""
+
 
 @dataclass
 class Judgment:
-    """A verdict with its components and the reasons, in words."""
+    """A verdict with its components and the reasons, in words.
+
+    `open_origin`: the two share numbers beyond chance, and only start or descent is left open.
+    """
 
     verdict: Verdict
     components: dict[str, Component] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     reasons_to_doubt: list[str] = field(default_factory=list)
+    open_origin: bool = False
 
 
 def judge(a: Side, b: Side, found: Findings) -> Judgment:
@@ -64,17 +71,36 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     if found.within_reach:
         why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
         return Judgment("inconclusive", components, [why])
-    origin = origin_of(found.forward, found.backward)
-    if origin == "start":
-        return Judgment("shared-initialization", components, ["learned directions of one are absent in the other"])
-    if origin == "unknown":
-        why = (
-            "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
-        )
-        return Judgment("inconclusive", components, [why])
+    origin = OriginEvidence("descent") if _is_rounding(found) else origin_of(found)
+    if origin.origin == "start":
+        why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
+        return Judgment("shared-initialization", components, [why])
+    if origin.origin == "unknown":
+        return Judgment("inconclusive", components, [_open_origin(found, origin)], open_origin=True)
     if _is_partial(a, b, found, components):
         return Judgment("partly-related", components, [])
     return Judgment("related", components, [])
+
+
+def origin_of(found: Findings) -> OriginEvidence:
+    """Start or descent, by everything that was measured."""
+    return weigh_origin(found.forward, found.backward, found.share, found.gains)
+
+
+def _is_rounding(found: Findings) -> bool:
+    """Whether no number differs but for a cast: then there is nothing that either learned alone."""
+    return found.bits is not None and bool(found.bits.equal or found.bits.equal_after_cast) and not found.bits.different
+
+
+def _open_origin(found: Findings, origin: OriginEvidence) -> str:
+    if found.forward is None and found.backward is None:
+        return (
+            "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
+        )
+    odds = f"log odds of descent {origin.log_odds:.1f}"
+    if origin.learned < LITTLE_LEARNED:
+        return f"the two share numbers; too little was learned to tell descent from a shared random start ({odds})"
+    return f"the two share numbers and part of what was learned: neither descent nor a shared start is clear ({odds})"
 
 
 def _without_layers(found: Findings, components: dict[str, Component]) -> Judgment:

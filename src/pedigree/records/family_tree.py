@@ -36,12 +36,18 @@ class TreeEdge(Record):
 
 
 class TreeResult(Record):
-    """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent."""
+    """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent.
+
+    `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
+    `open_pairs` that of two families of which it is open whether they share a start or descent.
+    """
 
     families: list[list[str]] = Field(default_factory=list)
     nodes: list[TreeNode] = Field(default_factory=list)
     edges: list[TreeEdge] = Field(default_factory=list)
     siblings: list[list[str]] = Field(default_factory=list)
+    shared_starts: list[list[str]] = Field(default_factory=list)
+    open_pairs: list[list[str]] = Field(default_factory=list)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)

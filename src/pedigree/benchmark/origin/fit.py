@@ -1,0 +1,121 @@
+"""The weights of `forensics/origin.py`: a logistic fit in which false accusations are dear.
+
+Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
+their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
+and a weight that finds it would find it in twins. Thresholds are set where no twin of a family that took no part in the
+fit is called related (a margin beyond), and where one relative in fifty is called a twin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pedigree.benchmark.origin.kinsfolk import is_one_run
+from pedigree.forensics.gains import LearnedGains
+from pedigree.forensics.origin import numbers
+from pedigree.forensics.share import Share
+from pedigree.forensics.survival import Survival
+
+Floats = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+
+PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
+MARGIN, LOST = 0.25, 0.02
+"""Log-odds between the highest twin and the threshold of descent; share of relatives below the threshold of start."""
+
+
+def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
+    """The shipped numbers: weights and thresholds with gains and without, and what they did on families left out."""
+    weighed = [(row, numbers_of(row)) for row in rows]
+    every = [(row, found) for row, found in weighed if found]
+    with_gains = [(row, found) for row, found in every if "gains" in found]
+    return {"matrices": _fitted([(r, _bare(n)) for r, n in every]), "gains": _fitted(with_gains)}
+
+
+def numbers_of(row: Row) -> dict[str, float]:
+    """What `forensics.origin` weighs, from a row of `pairs.measured`."""
+    forward, backward = (None if row[side] is None else Survival(**row[side]) for side in ("forward", "backward"))
+    share = None if row["share"] is None else Share(**row["share"])
+    gains = None if row["gains"] is None else LearnedGains(**row["gains"])
+    return numbers(forward, backward, share, gains)
+
+
+def _bare(found: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in found.items() if not name.startswith("gain")}
+
+
+def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]]) -> dict[str, Any]:
+    names = sorted(rows[0][1])
+    x_NF = np.array([[found[name] for name in names] for _, found in rows])
+    kinds = [kind_of(row) for row, _ in rows]
+    kin_N = np.array([kind not in ("twin", "one run") for kind in kinds])
+    weight_N = _weights(kinds, kin_N)
+    family_N = np.array([row["family"] for row, _ in rows])
+    odds_N = np.zeros(len(rows))
+    for family in sorted(set(family_N)):
+        held = family_N == family
+        odds_N[held] = _odds(fit(x_NF[~held], kin_N[~held], weight_N[~held]), x_NF[held])
+    descent = round(float(odds_N[~kin_N].max()) + MARGIN, 2)
+    trained_N = kin_N & np.array([kind != "of a bare one" for kind in kinds])
+    start = round(float(np.quantile(odds_N[trained_N], LOST)), 2)
+    weights = fit(x_NF, kin_N, weight_N)
+    named = {name: round(float(value), 4) for name, value in zip(["offset", *names], weights, strict=True)}
+    return {
+        "descent": descent, "start": min(start, 0.0), "weights": named,
+        "measured": {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)},
+    }  # fmt: skip
+
+
+def kind_of(row: Row) -> str:
+    """What a pair counts as in the fit."""
+    one, two = str(row["a"]), str(row["b"])
+    if row["truth"] == "twin":
+        return "one run" if is_one_run(one, two) else "twin"
+    if "bare" in one or "bare" in two:
+        return "of a bare one"
+    return "merged" if "merged" in one or "merged" in two else str(row["truth"])
+
+
+def _weights(kinds: Sequence[str], kin_N: npt.NDArray[np.bool_]) -> Floats:
+    weight_N = np.where(kin_N, 1.0 / kin_N.sum(), TWINS / (~kin_N).sum()) * len(kin_N) / (1.0 + TWINS)
+    factor_N = np.array([{"of a bare one": BARE, "merged": MERGED}.get(kind, 1.0) for kind in kinds])
+    return np.asarray(weight_N * factor_N)
+
+
+def fit(x_NF: Floats, kin_N: npt.NDArray[np.bool_], weight_N: Floats) -> Floats:
+    """Offset and weights [1 + F] of the log-odds of kin."""
+    from scipy.optimize import minimize
+
+    mean_F, spread_F = x_NF.mean(0), x_NF.std(0) + 1e-9
+    z_NF, sign_N = (x_NF - mean_F) / spread_F, np.where(kin_N, 1.0, -1.0)
+
+    def loss(p: Floats) -> tuple[float, Floats]:
+        margin_N = sign_N * (z_NF @ p[1:] + p[0])
+        value = float((weight_N * np.logaddexp(0.0, -margin_N)).mean() + PENALTY * (p[1:] ** 2).sum())
+        slope_N = -weight_N * sign_N / (1.0 + np.exp(margin_N)) / len(sign_N)
+        return value, np.concatenate([[slope_N.sum()], z_NF.T @ slope_N + 2.0 * PENALTY * p[1:]])
+
+    p = minimize(loss, np.zeros(x_NF.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    weights_F = p[1:] / spread_F
+    return np.concatenate([[p[0] - float(weights_F @ mean_F)], weights_F])
+
+
+def _odds(weights: Floats, x_NF: Floats) -> Floats:
+    return np.asarray(x_NF @ weights[1:] + weights[0])
+
+
+def _counted(kinds: Sequence[str], odds_N: Floats, descent: float, start: float) -> dict[str, dict[str, int]]:
+    """Pairs of each kind, and how many of them are called related and twins by weights fitted on other families."""
+    found: dict[str, dict[str, int]] = {}
+    for kind in sorted(Counter(kinds)):
+        mine_N = np.array([k == kind for k in kinds])
+        found[kind] = {
+            "pairs": int(mine_N.sum()), "descent": int((odds_N[mine_N] >= descent).sum()),
+            "start": int((odds_N[mine_N] <= start).sum()),
+        }  # fmt: skip
+    return found

@@ -1,0 +1,119 @@
+"""Start or descent: made-up matrices, numbers by hand, and gains that were learned together or apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from forensics.test_survival import learned, parents, start
+from torch import Tensor
+
+from pedigree.forensics.gains import LearnedGains
+from pedigree.forensics.origin import OriginEvidence, calibration, numbers, weigh_origin
+from pedigree.forensics.share import ShareMeter
+from pedigree.forensics.survival import Survival, SurvivalMeter
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def weighed(pairs: Pairs, gains: LearnedGains | None = None) -> OriginEvidence:
+    forward, backward, share = SurvivalMeter(), SurvivalMeter(), ShareMeter()
+    for a, b in pairs:
+        forward.add(a, b)
+        backward.add(b, a)
+        share.add(a, b)
+    return weigh_origin(forward.result(), backward.result(), share.result(), gains)
+
+
+def with_all(change: object) -> Pairs:
+    return [(p, change(s, p)) for s, p in enumerate(parents())]  # type: ignore[operator]
+
+
+DESCENT = {
+    "a child": with_all(lambda s, p: p + learned(200 + s, 1.5)),
+    "a child that learned little": with_all(lambda s, p: p + learned(200 + s, 0.3)),
+    "a copy under noise": with_all(lambda s, p: p + start(300 + s)),
+    "a scaled copy": with_all(lambda s, p: 3.0 * p),
+    "half of a merge": with_all(lambda s, p: 0.5 * p + 0.5 * (start(400 + s) + learned(400 + s))),
+    "siblings": [(p + learned(200 + s, 0.5), p + learned(300 + s, 0.5)) for s, p in enumerate(parents())],
+    "a child of a parent that learned little": [
+        (start(s) + learned(s, 0.35), start(s) + learned(s, 0.35) + learned(200 + s, 0.2)) for s in range(3)
+    ],
+}
+APART = {
+    "twins": with_all(lambda s, p: start(s) + learned(100 + s)),
+    "twins that learned little": [(start(s) + learned(s, 0.35), start(s) + learned(100 + s, 0.35)) for s in range(3)],
+    "twins of which nothing can be seen": [
+        (start(s) + learned(s, 0.1), start(s) + learned(100 + s, 0.1)) for s in range(3)
+    ],
+    "a twin and one that hardly left the start": [
+        (start(s) + learned(s, 0.1), start(s) + learned(100 + s)) for s in range(3)
+    ],
+    "a start and a model trained from it": [(start(s), start(s) + learned(s)) for s in range(3)],
+    "one start": [(start(s), start(s) + 1e-3 * start(100 + s)) for s in range(3)],
+}
+
+
+@pytest.mark.parametrize("name", DESCENT)
+def test_what_was_learned_and_lives_on_is_descent(name: str) -> None:
+    there, back = weighed(DESCENT[name]), weighed([(b, a) for a, b in DESCENT[name]])
+    assert there.origin == back.origin == "descent"
+    assert there.log_odds == pytest.approx(back.log_odds, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_models_of_one_start_are_never_called_descendants(name: str) -> None:
+    assert weighed(APART[name]).origin != "descent"
+
+
+def test_a_random_start_shared_and_nothing_else_is_told() -> None:
+    assert weighed(APART["twins"]).origin == "start"
+    assert weighed(APART["twins that learned little"]).origin == "start"
+
+
+def test_a_small_part_of_a_merge_is_not_called_a_shared_start() -> None:
+    small = with_all(lambda s, p: 0.2 * p + 0.8 * (start(400 + s) + learned(400 + s)))
+    assert weighed(small).origin != "start"
+
+
+def test_where_nothing_can_be_followed_nothing_is_said() -> None:
+    assert weigh_origin(None, None, None, None) == OriginEvidence("unknown")
+    assert numbers(None, None, None, None) == {}
+
+
+def test_one_side_is_enough_to_tell() -> None:
+    meter = SurvivalMeter()
+    for a, b in APART["twins"]:
+        meter.add(a, b)
+    assert weigh_origin(meter.result(), None, None, None) == weigh_origin(None, meter.result(), None, None)
+    assert weigh_origin(meter.result(), None, None, None).origin == "start"
+
+
+def test_gains_that_were_learned_apart_speak_against_descent_and_copies_for_it() -> None:
+    apart, kept = LearnedGains(0.2, 0.2, 0.2, 7), LearnedGains(0.97, 1.0, 0.94, 7)
+    pairs = DESCENT["siblings"]
+    assert weighed(pairs, kept).log_odds > weighed(pairs, apart).log_odds + 5.0
+    assert weighed(pairs, kept).origin == "descent"
+    assert weighed(pairs, apart).origin != "descent"
+    assert weighed(APART["twins"], kept).origin != "descent"
+
+
+def test_numbers_beyond_any_that_were_seen_count_as_the_last_that_was() -> None:
+    odd = Survival(1e9, -1e-9, float("inf"), 4, float("nan"), float("-inf"), float("nan"), 0.0)
+    found = numbers(odd, odd, None, LearnedGains(1.0, 1e9, -1.0, 1))
+    assert all(-10.0 < value < 10.0 for value in found.values())
+    assert weigh_origin(odd, odd, None, None).origin in ("start", "descent", "unknown")
+
+
+def test_the_shipped_numbers_accuse_no_twin_of_a_family_that_was_left_out() -> None:
+    for name in ("gains", "matrices"):
+        fitted = calibration()[name]
+        assert fitted["start"] < 0.0 < fitted["descent"]
+        assert fitted["measured"]["twin"]["descent"] == fitted["measured"]["one run"]["descent"] == 0
+        assert fitted["measured"]["twin"]["pairs"] >= 300
+
+
+def test_more_learned_on_both_sides_makes_descent_likelier_where_all_else_is_equal() -> None:
+    seen = Survival(1.0, 1.0, 0.02, 12, 4.0, -0.05, 0.97, 0.3)
+    hidden = replace(seen, excess=0.0)
+    assert weigh_origin(seen, seen, None, None).log_odds > weigh_origin(hidden, hidden, None, None).log_odds
