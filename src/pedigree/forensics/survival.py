@@ -37,6 +37,9 @@ pairs of the calibration split with a ratio below 1 the better of the two cosine
 LITTLE_LEARNED = 0.5
 """Survival of the bulk below which that much cannot be left of the start."""
 
+FOLLOWED = 0.05
+"""Survival of the bulk below which nothing was followed: the frame is not the right one, or nothing is left."""
+
 DOUBTFUL_RATIO = 0.87
 """Below this, where the difference does not decide either, nothing is said."""
 
@@ -145,6 +148,8 @@ def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
     if not both:
         return "unknown"
     main = max(both, key=lambda s: s.middle)
+    if main.middle < FOLLOWED:
+        return "unknown"
     if main.ratio < TWIN_RATIO:
         return "descent" if any(s.unevenness < EVEN and s.middle > 0.05 for s in both) else "start"
     if main.ratio >= CLEAR_RATIO or main.middle < LITTLE_LEARNED:
