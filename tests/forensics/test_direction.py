@@ -12,6 +12,7 @@ from forensics.tiny_models import Sizes, generator, llama, side
 
 from pedigree.forensics.direction import DirectionEvidence, additive_vote, weigh_direction
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.share import Share
 from pedigree.forensics.survival import Survival
 
 PLAIN: Path = [0, 1, 2, 3]
@@ -145,6 +146,25 @@ def test_a_sibling_that_drifted_less_is_not_called_the_ancestor(learned: float) 
     assert weigh_direction(FOUR, FOUR, pair, alone=False).verdict == "a-to-b"
     if learned > 1.0:
         assert any("sibling that drifted less" in words for words in alone.reasons)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_later_average_is_not_called_an_earlier_checkpoint(sign: float) -> None:
+    """A model averaged with its base, or over its last checkpoints, lies where an earlier checkpoint would."""
+    whole = Survival(1.0, 1.0, 0.02, 12, 5.0)
+    share = Share(of_a=0.5 - 0.5 * sign, error=0.01, moved=0.05, matrices=28)
+    pair = findings(survival=(whole, whole), share=share)
+    evidence = weigh_direction(FOUR, FOUR, pair)
+    assert evidence.verdict == "undetermined"
+    assert evidence.log_odds * sign > 2.0
+    assert any("average" in words for words in evidence.reasons)
+    assert weigh_direction(FOUR, FOUR, pair, alone=False).log_odds * sign > math.log(20.0)
+
+
+def test_what_late_steps_add_is_not_taken_for_noise() -> None:
+    """The mean of the last checkpoints lives on whole in the last one; what that has on top is nearly noise."""
+    mean, last = Survival(1.02, 1.04, 0.02, 28, 1.45), Survival(0.97, 0.95, 0.02, 28, 1.63)
+    assert weigh_direction(FOUR, FOUR, findings(survival=(last, mean), additive=(10, 18))).verdict == "undetermined"
 
 
 def test_structure_decides_beside_nearness() -> None:

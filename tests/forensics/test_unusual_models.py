@@ -103,3 +103,14 @@ def test_a_matrix_that_does_not_fit_its_layer_hides_no_more_than_its_part(
     broken = dict(shaken(PARENT, 1))
     broken[f"model.layers.1.{name}"] = damage(broken[f"model.layers.1.{name}"])
     assert answer(PARENT, broken).verdict in ("related", "partly-related")
+
+
+def test_a_layer_of_few_units_is_not_called_foreign() -> None:
+    """A child with one unit of eight: its score cannot pass the number of units, whatever they are."""
+    small = {}
+    for name, tensor in shaken(PARENT, 1).items():
+        axis = 1 if "down_proj" in name else 0
+        small[name] = tensor.narrow(axis, 0, 8).clone() if ".mlp." in name else tensor
+    judgment = answer(PARENT, small)
+    assert judgment.verdict == "related"
+    assert judgment.components["mlp"].verdict == "inconclusive"

@@ -45,6 +45,14 @@ def test_several_files_of_any_name_need_a_choice(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_an_adapter_alone_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(MissingInput, match="an adapter alone") as told:
+        open_checkpoint(tmp_path)
+    assert "merge the adapter into its base" in str(told.value.fix)
+
+
 def test_adapters_and_optimizer_states_are_not_taken_for_weights(tmp_path: Path) -> None:
     for name in ("model-x.safetensors", "adapter_model.safetensors", "optimizer.safetensors"):
         save_file({name: torch.ones(1)}, tmp_path / name)

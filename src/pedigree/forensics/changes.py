@@ -10,7 +10,7 @@ from collections import Counter
 
 import torch
 
-from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
+from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.side import Side
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.records.comparison import Transformation
@@ -290,7 +290,7 @@ def component_changes(a: Side, b: Side, found: Findings) -> list[Transformation]
         return out  # a sample may miss what is there
     if found.tested("ffn") and found.tested("vo", "qk") and (attn or ffn):
         only_attn, only_ffn = sorted(attn - ffn), sorted(ffn - attn)
-        if only_attn:
+        if only_attn and not has_few_units(a, b, found):
             out.append(Transformation(kind="component-reinitialized", component="mlp", layers=only_attn))
         if only_ffn and (attn or _attention_is_foreign(found)):
             out.append(Transformation(kind="component-reinitialized", component="attn", layers=only_ffn))

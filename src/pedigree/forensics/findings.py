@@ -15,7 +15,9 @@ from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.ladder import Climb
 from pedigree.forensics.share import Share
 from pedigree.forensics.shared_units import KeptUnits
+from pedigree.forensics.side import Side
 from pedigree.forensics.survival import Survival
+from pedigree.forensics.table_origin import TableOrigin
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.forensics.views import UnitKind
 
@@ -32,6 +34,10 @@ CLEAR_LOG10_P = -12.0
 """Exact tests count below this, after multiplicity: far beyond what any number of comparisons could explain."""
 
 
+FEW_UNITS = 16
+"""Units of a layer below which their standard score, which is less than their number, cannot be called foreign."""
+
+
 @dataclass(frozen=True)
 class HeadScore:
     """Pooled head-subspace agreement along the layer map: standard score, effect, number of heads."""
@@ -46,7 +52,8 @@ class Findings:
     """Measured facts of one comparison; orientation: for each layer of B, something of A.
 
     `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
-    `kept` units that live on one by one; both are looked for only where whole layers do not agree.
+    `kept` units that live on one by one; both are looked for only where whole layers do not agree. `table_origins` says
+    where vocabulary rows that agree come from, if nothing else agrees.
     """
 
     tokens: SharedTokens
@@ -61,6 +68,7 @@ class Findings:
     backward: Survival | None = None
     gains: LearnedGains | None = None
     tables: dict[str, float] = field(default_factory=dict)
+    table_origins: dict[str, TableOrigin] = field(default_factory=dict)
     reverse_map: list[int | None] = field(default_factory=list)
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)
     additive: tuple[int, int] | None = None
@@ -131,3 +139,12 @@ class Findings:
             return 0.0
         paid = self.penalty_log10 if name.startswith("body") else 0.0
         return min(0.0, outcome.log10_p + paid)
+
+
+def has_few_units(a: Side, b: Side, found: Findings) -> bool:
+    """Whether the feed-forward layers that the map lays side by side have too few units for a score (`FEW_UNITS`)."""
+    for j, i in enumerate(found.layer_map):
+        left, right = None if i is None else a.layer(i).units.get("ffn"), b.layer(j).units.get("ffn")
+        if left is not None and right is not None:
+            return min(left.total, right.total) < FEW_UNITS
+    return False

@@ -7,12 +7,17 @@ independent trainings share. A disguise makes them silent, never loud: then the 
 The layer map was chosen with the same weights; each p-value is therefore multiplied by the number of layer maps that
 could have been chosen.
 
+A start need not be drawn: matrices can begin as the identity, as Hadamard matrices, or all from one seed. Then every
+layer of either model carries one pattern, and independent models agree in place. So where layers that do not
+correspond agree as well, a test says nothing (`unless_repeated`).
+
 Shapes: U = units, D = residual width, T = tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -33,6 +38,45 @@ MAX_COORDINATES = 1024
 within a fixed subset is as free under the null as numbering all, and a thousand say more than anybody needs."""
 
 
+CONTROL_LAYERS = 4
+"""Layers that are also held against layers which do not correspond, spread over the depth."""
+
+REPEATED_SHARE = 0.5
+"""Share of the decades that layers which do not correspond may reach; beyond, the agreement is not theirs alone."""
+
+REPEATED_LOG10_P = -12.0
+"""Agreement weaker than this is not asked whether a pattern makes it: it decides nothing either."""
+
+LayerPairs = list[tuple[int, int]]
+"""(layer of A, layer of B)."""
+
+
+def unless_repeated(test: Callable[[LayerPairs], TestOutcome], pairs: LayerPairs, n_a: int) -> TestOutcome:
+    """A test of units in place, which does not apply where layers that do not correspond agree as well.
+
+    Args:
+        test: the test, over pairs of layers.
+        pairs: (layer of A, layer of B), each layer of A once.
+        n_a: layers of A.
+
+    Returns:
+        the outcome over all pairs; not applicable where every control reaches `REPEATED_SHARE` of its decades. Layers
+        that were copied inside a model do not make all controls speak, only a pattern of the whole model does.
+    """
+    outcome = test(pairs)
+    if not outcome.applicable or (outcome.log10_p or 0.0) > REPEATED_LOG10_P or n_a < 2 or not pairs:
+        return outcome
+    many = min(CONTROL_LAYERS, len(pairs))
+    some = [pairs[(2 * k + 1) * len(pairs) // (2 * many)] for k in range(many)]
+    least = REPEATED_SHARE * (test(some).log10_p or 0.0)
+    for step in sorted({1, n_a // 2}):
+        control = test([((i + step) % n_a, j) for i, j in some])
+        if not control.applicable or least >= 0.0 or (control.log10_p or 0.0) > least:
+            return outcome
+    why = "layers that do not correspond agree as well: a pattern that every layer repeats, not numbers that were drawn"
+    return TestOutcome.not_applicable(outcome.card, why, n=outcome.n, extra=outcome.extra)
+
+
 def map_choices_log10(n_a: int, layer_map: list[int | None]) -> float:
     """log10 of the number of layer maps that were open: zero for the plain one-to-one map."""
     plain = list(range(len(layer_map)))
@@ -46,8 +90,12 @@ def body_sign_test(a: Side, b: Side, layer_map: list[int | None]) -> TestOutcome
 
     Families lie on disjoint tensors. Layers of different unit counts are compared on the leading units both have.
     """
+    return unless_repeated(lambda pairs: _signs(a, b, pairs), _once(layer_map), a.n_layers)
+
+
+def _signs(a: Side, b: Side, pairs: LayerPairs) -> TestOutcome:
     products: dict[str, list[Tensor]] = {}
-    for j, i in _once(layer_map):
+    for i, j in pairs:
         for kind in ("ffn", "vo", "qk"):
             left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
             found = None if left is None or right is None else _in_place(left, right)
@@ -56,13 +104,13 @@ def body_sign_test(a: Side, b: Side, layer_map: list[int | None]) -> TestOutcome
     return sign_flip({family: torch.cat(parts) for family, parts in products.items()})
 
 
-def _once(layer_map: list[int | None]) -> list[tuple[int, int]]:
-    """(layer of B, layer of A), each layer of A once: copies of a layer are not independent of each other."""
+def _once(layer_map: list[int | None]) -> LayerPairs:
+    """(layer of A, layer of B), each layer of A once: copies of a layer are not independent of each other."""
     first: dict[int, int] = {}
     for j, i in enumerate(layer_map):
         if i is not None:
             first.setdefault(i, j)
-    return [(j, i) for i, j in first.items()]
+    return list(first.items())
 
 
 def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
@@ -100,8 +148,12 @@ def _common_units(a: UnitSet, b: UnitSet) -> int:
 
 def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitKind = "ffn") -> TestOutcome:
     """Units that are each other's nearest, found without positions, and stand at the same position."""
+    return unless_repeated(lambda pairs: _same_numbers(a, b, pairs, kind), _once(layer_map), a.n_layers)
+
+
+def _same_numbers(a: Side, b: Side, layers: LayerPairs, kind: UnitKind) -> TestOutcome:
     pairs: list[Tensor] = []
-    for j, i in _once(layer_map):
+    for i, j in layers:
         left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
         if left is None or right is None or left.names[0] != right.names[0]:
             continue

@@ -20,6 +20,7 @@ from pedigree.forensics.gauge import (
     identity_gauge,
     refit_on_units,
     round_to_permutation,
+    unit_rows,
 )
 from pedigree.forensics.matching import centered, make_table
 from pedigree.forensics.moments import MAX_WIDTH, fit_moments, stack_moments
@@ -31,6 +32,9 @@ SURE_Z = 20.0
 
 TIE = 0.95
 """A plainer frame (a permutation rather than a rotation) is kept when it scores this share of the other."""
+
+CLEARLY_BETTER = 1.2
+"""A frame fitted on units in place is taken when they agree this much better, on other layers, than as they stand."""
 
 TABLES = ("embed", "head")
 
@@ -163,6 +167,41 @@ def _unit_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[G
     Nothing else leads from one frame to the other where widths differ and vocabulary rows were drawn anew. Units that
     were reordered give a frame that means nothing, and the projections that are scored take no part.
     """
+    left, right = _units_in_place(a, b)
+    if a.sample.max_units is not None or sum(len(rows) for rows in left) < 2 * max(a.width, b.width):
+        result.skipped.append("frame from units in place: too few units were read")
+        return []
+    rows_a, rows_b = torch.cat(left), torch.cat(right)
+    gauge = refit_on_units(rows_a, rows_b, torch.ones(len(rows_a)), "units in place")
+    return [] if gauge is None else [gauge]
+
+
+def frame_of_units_in_place(a: Side, b: Side) -> Gauge | None:
+    """The frame in which units that stand at the same position agree best: coordinates as they are, or one fitted.
+
+    A fitted frame is scored on the layers that it was not fitted on, and has to agree clearly better.
+    """
+    left, right = _units_in_place(a, b)
+    if not left:
+        return None
+    plain = identity_gauge(a.width, b.width)
+    halves = [(torch.cat(left[k::2]), torch.cat(right[k::2])) for k in (0, 1) if left[k::2]]
+    fitted = [refit_on_units(x_UD, y_UD, torch.ones(len(x_UD)), "units in place") for x_UD, y_UD in halves]
+    standing = [_agreement(plain, x_UD, y_UD) for x_UD, y_UD in halves]
+    turned = [0.0 if g is None else _agreement(g, *half) for g, half in zip(fitted, reversed(halves), strict=True)]
+    if len(halves) < 2 or sum(turned) <= CLEARLY_BETTER * sum(standing):
+        return plain
+    x_UD, y_UD = torch.cat(left), torch.cat(right)
+    return refit_on_units(x_UD, y_UD, torch.ones(len(x_UD)), "units in place")
+
+
+def _agreement(gauge: Gauge, a_UD: Tensor, b_UD: Tensor) -> float:
+    """Mean cosine of rows of A, carried, with those of B in the same place."""
+    return float((unit_rows(gauge.carry(a_UD)) * unit_rows(b_UD)).sum(dim=1).mean())
+
+
+def _units_in_place(a: Side, b: Side) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows by which matches are made, of units at the same position, layer by layer."""
     left, right = [], []
     for j in range(min(a.n_layers, b.n_layers)):
         units_a, units_b = a.layer(j).units.get("ffn"), b.layer(j).units.get("ffn")
@@ -173,12 +212,7 @@ def _unit_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[G
         name = units_a.names[0]
         left.append(centered(units_a.views_UD[name])[:n][same_N])
         right.append(centered(units_b.views_UD[name])[:n][same_N])
-    if a.sample.max_units is not None or sum(len(rows) for rows in left) < 2 * max(a.width, b.width):
-        result.skipped.append("frame from units in place: too few units were read")
-        return []
-    rows_a, rows_b = torch.cat(left), torch.cat(right)
-    gauge = refit_on_units(rows_a, rows_b, torch.ones(len(rows_a)), "units in place")
-    return [] if gauge is None else [gauge]
+    return left, right
 
 
 def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:

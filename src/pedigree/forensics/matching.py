@@ -31,6 +31,11 @@ COPY_COSINE = 0.9
 """Units of one layer whose matching directions agree beyond this are copies of one unit."""
 
 
+TIED_REST = 1e-3
+"""Share of a row's length below which what it holds beside the matched direction is rounding (bf16 numbers that were
+tied are equal, and the frame turns them alike)."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Unit directions of one layer, centered and scaled to length one, ready to compare.
@@ -83,11 +88,19 @@ def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] |
     tables = {name: _see(units.views_UD[name], view) for name in names}
     match_UD = unit_rows(tables.pop(names[0]))
     # A unit's projections resemble each other; what they share with the matching one would confirm chance matches.
-    confirm_UD = {
-        name: unit_rows(rows_UD - (rows_UD * match_UD).sum(dim=1, keepdim=True) * match_UD)
-        for name, rows_UD in tables.items()
-    }
+    confirm_UD = {name: unit_rows(_beside(rows_UD, match_UD)) for name, rows_UD in tables.items()}
     return Table(units.kind, match_UD, confirm_UD, names[0], units.index_U, units.label_U, units.total)
+
+
+def _beside(rows_UD: Tensor, match_UD: Tensor) -> Tensor:
+    """What rows hold beside the direction they were matched on; nothing where that is all they hold.
+
+    Projections that are tied (queries that are keys, an up projection that began as the gate) leave rounding behind,
+    which points where the matched direction points and would confirm any match.
+    """
+    rest_UD = rows_UD - (rows_UD * match_UD).sum(dim=1, keepdim=True) * match_UD
+    rest_UD[rest_UD.norm(dim=1) < TIED_REST * rows_UD.norm(dim=1)] = 0.0
+    return rest_UD
 
 
 def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:

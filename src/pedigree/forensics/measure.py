@@ -26,13 +26,15 @@ from pedigree.forensics.index_tests import (
     body_sign_test,
     map_choices_log10,
     table_fixed_points,
+    unless_repeated,
 )
-from pedigree.forensics.ladder import TABLES, Climb, climb
+from pedigree.forensics.ladder import TABLES, Climb, climb, frame_of_units_in_place
 from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
+from pedigree.forensics.table_origin import TableOrigin, table_origin
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
 
@@ -192,9 +194,16 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
     rows_a, rows_b = UnitRows(a), UnitRows(b)
     pairs = [(j, j) for j in range(min(a.n_layers, b.n_layers))]
     if not hits:
-        found.exact["units-in-place"] = units_in_place(rows_a, rows_b, pairs)
+        found.exact["units-in-place"] = unless_repeated(
+            lambda some: units_in_place(rows_a, rows_b, some), pairs, a.n_layers
+        )
         if found.log10_p("units-in-place") <= CLEAR_LOG10_P:
             found.layer_map, found.in_place = _plain_map(a, b), [j for _, j in pairs]
+            # The frame of the ladder agreed with nothing, so directions are followed in that of the units themselves.
+            frame = frame_of_units_in_place(a, b)
+            if frame is not None:
+                frame = replace(frame, lens_BK=found.evidence.gauge.lens_BK)
+                found.evidence = replace(found.evidence, gauge=frame, tables=None)
             return
     found.kept = find_kept_units(rows_a, rows_b)
     if found.kept.outcome is not None:
@@ -399,6 +408,10 @@ def _dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
     return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE
 
 
+ALIKE, ORIGIN_ROWS = 0.3, 1024
+"""Agreement of vocabulary rows from which it is asked where they come from, and how many of them are looked at."""
+
+
 def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     """Mean cosine of held-out vocabulary rows: under the body's frame, or one fitted on every other token."""
     most = 4096 if a.sample.max_units is None else 1024
@@ -406,14 +419,23 @@ def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     body = any(i is not None for i in found.layer_map)
     frame = found.evidence.gauge if body and "rows" not in found.evidence.gauge.fitted_on else None
     lens_BK = found.climb.lens_BK
-    for cosines in map_in_order(lambda k: _cosines_of(TABLES[k], a, b, tokens, frame, lens_BK), range(len(TABLES))):
+    alone = not found.layers_hit("ffn", "vo", "qk")
+    for role, (cosines, origin) in zip(
+        TABLES,
+        map_in_order(lambda k: _cosines_of(TABLES[k], a, b, tokens, frame, lens_BK, alone), range(len(TABLES))),
+        strict=True,
+    ):
         found.tables.update(cosines)
+        if origin is not None:
+            found.table_origins[role] = origin
 
 
 def _cosines_of(
-    role: str, a: Side, b: Side, tokens: SharedTokens, frame: Gauge | None, lens_BK: Tensor | None
-) -> dict[str, float]:
+    role: str, a: Side, b: Side, tokens: SharedTokens, frame: Gauge | None, lens_BK: Tensor | None, alone: bool
+) -> tuple[dict[str, float], TableOrigin | None]:
     """Cosines of one table: in place where widths agree, and under the frame, or one fitted here if there is none.
+
+    Where nothing but tables agrees (`alone`), also where those that do come from, else None.
 
     Each of them also as `-quiet`: through the lens, outside the leading directions of vocabulary rows. Rows that began
     small are made of what training put there, and independent models of one language put the same there: held-out
@@ -421,17 +443,23 @@ def _cosines_of(
     """
     left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
     if left is None or right is None or tokens.count < 64:
-        return {}
+        return {}, None
     out: dict[str, float] = {}
+    origin: TableOrigin | None = None
     if left.shape[1] == right.shape[1]:
         plain = identity_gauge(left.shape[1], right.shape[1])
         out |= _seen_both_ways(f"{role}-in-place", center(left), center(right), plain, lens_BK)
+        if alone and out[f"{role}-in-place"] >= ALIKE:
+            origin = table_origin(center(left[:ORIGIN_ROWS]), center(right[:ORIGIN_ROWS]))
     if frame is None:
         frame = fit_rotation(left[::2], right[::2], "every other shared token")
         left, right = left[1::2], right[1::2]
     if frame is not None:
         out |= _seen_both_ways(role, center(left), center(right), frame, lens_BK)
-    return out
+        if alone and origin is None and out[role] >= ALIKE:
+            carried = frame.carry(center(left[:ORIGIN_ROWS]))
+            origin = table_origin(carried, frame.meet(center(right[:ORIGIN_ROWS])))
+    return out, origin
 
 
 def _seen_both_ways(name: str, a_TD: Tensor, b_TD: Tensor, frame: Gauge, lens_BK: Tensor | None) -> dict[str, float]:

@@ -40,6 +40,9 @@ whole."""
 
 LEAST_PART = 0.05
 
+FOLLOWED = 0.05
+"""Survival of the bulk below which nothing was followed: the frame is not the right one, or nothing is left."""
+
 EVENLY, EVERYWHERE, EVEN_PART, SEEN = 0.05, 0.08, 0.15, 0.03
 """One share throughout: in the mean, in every matrix, and of at least so much; and how much learning has to be seen."""
 
@@ -89,7 +92,7 @@ def weigh_origin(
         descent, since two models of one seed begin with the same numbers wherever their shapes overlap.
     """
     both = [s for s in (forward, backward) if s is not None]
-    if not both:
+    if not both or max(s.middle for s in both) < FOLLOWED:
         return OriginEvidence("unknown")
     name = "matrices" if gains is None else "gains"
     fitted = calibration()[name]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings
+from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.origin import OriginEvidence, weigh_origin
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
@@ -32,6 +32,9 @@ IN_PLACE_COSINE = 0.7
 
 TABLE_COSINE = 0.9
 """Held-out agreement of vocabulary rows, after a fitted frame, that a copy keeps."""
+
+OPEN_TABLE = "a table that both started from, drawn or trained, cannot be told from one that was handed down"
+"""Of vocabulary rows that agree, are no copies, and stand alone (`table_origin.py`)."""
 
 QUIET_COSINE = 0.5
 """The same outside the leading directions of vocabulary rows, where shared usage explains little: independent pairs of
@@ -129,7 +132,8 @@ def _without_place(found: Findings, components: dict[str, Component]) -> Judgmen
 
 
 def _without_body(found: Findings, components: dict[str, Component]) -> Judgment:
-    if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
+    tables = [components[name] for name in ("embed", "head") if name in components]
+    if any(table.verdict == "related" for table in tables):
         return Judgment("partly-related", components, ["vocabulary rows only"])
     if min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P:
         # Order and signs of units are free: whoever holds a model can choose them to suit another one.
@@ -139,6 +143,8 @@ def _without_body(found: Findings, components: dict[str, Component]) -> Judgment
         z, effect = grid.best
         if z >= CLEAR_Z and effect >= found.clear_effect * min(1.0, float(grid.coverage_J.max())) / 2:
             return Judgment("inconclusive", components, [f"one layer pair reaches z = {z:.1f} with a small effect"])
+    if any(table.verdict == "inconclusive" for table in tables):
+        return Judgment("inconclusive", components, [f"only vocabulary rows agree: {OPEN_TABLE}"])
     return Judgment("unrelated", components, [])
 
 
@@ -176,7 +182,7 @@ def _components(a: Side, b: Side, found: Findings) -> dict[str, Component]:
         if component is not None:
             out[role] = component
     out["attn"] = _attention(found)
-    out["experts" if has_experts else "mlp"] = _feed_forward(found)
+    out["experts" if has_experts else "mlp"] = _feed_forward(a, b, found)
     out["norm"] = Component(verdict="not-testable", note="gains of unrelated models look alike; never evidence")
     return out
 
@@ -196,6 +202,8 @@ def _table(found: Findings, role: str) -> Component | None:
         verdict, note = "related", f"held-out tokens agree at {cosine:.2f} in a frame fitted on others"
     elif found.tokens.count < 64:
         verdict, note = "not-testable", "too few shared tokens"
+    if verdict == "related" and found.table_origins.get(role) == "unknown":
+        verdict, note = "inconclusive", OPEN_TABLE
     return Component(verdict=verdict, score=cosine, n=found.tokens.count, note=note)
 
 
@@ -204,7 +212,7 @@ def _agrees(found: Findings, name: str, least: float) -> bool:
     return found.tables.get(name, 0.0) >= least and found.tables.get(f"{name}-quiet", 0.0) >= QUIET_COSINE
 
 
-def _feed_forward(found: Findings) -> Component:
+def _feed_forward(a: Side, b: Side, found: Findings) -> Component:
     layers = found.layers_hit("ffn")
     grid = found.evidence.grids.get("ffn")
     if grid is None:
@@ -217,6 +225,8 @@ def _feed_forward(found: Findings) -> Component:
         return Component(verdict="related", score=grid.best[1], n=len(found.layer_map), note=note)
     if not layers and not grid.sees(0) and any(i is not None for i in found.layer_map):
         return Component(verdict="inconclusive", score=grid.best[1], note="too few units were read to tell")
+    if not layers and found.layers_hit("vo", "qk") and has_few_units(a, b, found):
+        return Component(verdict="inconclusive", score=grid.best[1], note="a layer has too few units to tell")
     score = _mean_effect(found, "ffn", layers) if layers else grid.best[1]
     note = "held-out agreement of matched units"
     if found.in_place:

@@ -27,6 +27,7 @@ _USUAL_NAMES = (
     "pytorch_model.bin.index.json",
 )
 _NOT_WEIGHTS = re.compile(r"(^|[._-])(adapter|optimizer|scheduler|training_args|rng_state|scaler)", re.IGNORECASE)
+_ADAPTER = re.compile(r"(^|[._-])adapter[^/]*\.(safetensors|bin|pt|npz)$", re.IGNORECASE)
 _OF_SET = re.compile(r"^(?P<stem>.*?)-?(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[a-z]+)$")
 
 
@@ -102,6 +103,15 @@ def choose(source: Source) -> Choice:
         others = [name for name in names if format_of(name) == kind and not _NOT_WEIGHTS.search(name)]
         if others:
             return Choice(kind, _one_or_set(source, others))
+    adapter = next((name for name in names if _ADAPTER.search(name)), None)
+    if adapter is not None:
+        raise MissingInput(
+            "an adapter alone, without the model that it changes",
+            where=source.location,
+            got=adapter,
+            expected="the weights of a whole model",
+            fix="merge the adapter into its base model, save that, and name the result",
+        )
     raise MissingInput(
         "no weight files",
         where=source.location,

@@ -1,0 +1,74 @@
+"""Vocabulary rows agree in place: were they taken over, or only drawn from the same seed?
+
+Models of one seed begin with the same tables wherever the width is the same, whatever their depth and inner width, if
+tables are drawn first. Rows agree then although nothing that was learned was handed down. Survival as it is measured on
+matrices of the body does not tell: residual coordinates are shared by both tables, so twins learn the same directions
+in them, too (docs/LOG.md, 2026-11-30). What tells is
+
+ - copies: the rows are the same but for rounding;
+ - the difference: a table that was trained on keeps the strongest directions of the one it came from, so seen from
+   there the difference does not take them away. Twins take away, seen from either, what that one has. This says nothing
+   of a table whose strongest direction is no stronger than chance makes it.
+
+Siblings through a common table look like twins here, and stay open.
+
+Shapes: T = shared tokens, D = residual width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.survival import SurvivalMeter
+
+TableOrigin = Literal["copy", "descent", "unknown"]
+
+COPY_DISTANCE = 0.02
+"""Distance of two tables over the length of one, up to which they are copies; bf16 rounds at 0.002, fp8 at 0.02."""
+
+KEEPS = -0.15
+"""Cosine of the difference with the strongest directions above which a table was not drawn on but trained on. Twins of
+20 to 700 steps have -0.23 to -0.56 from the better side, children -0.01 to 0.52 (one of ten -0.19)."""
+
+LEARNED = 1.25
+"""The strongest direction over the median one, in units of what chance gives, from which it was learned. Tables that
+began alike pass 1.2 about where their difference begins to tell."""
+
+
+def table_origin(a_TD: Tensor, b_TD: Tensor) -> TableOrigin:
+    """Where rows that agree come from.
+
+    Args:
+        a_TD, b_TD: centered rows of shared tokens in one frame.
+
+    Returns:
+        "copy" for equal rows, "descent" where one was trained on from the other, "unknown" where a shared random start
+        is as likely.
+    """
+    if float((b_TD - a_TD).norm()) <= COPY_DISTANCE * float(a_TD.norm()):
+        return "copy"
+    for x_TD, y_TD in ((a_TD, b_TD), (b_TD, a_TD)):
+        meter = SurvivalMeter()
+        meter.add(x_TD, y_TD)
+        kept = meter.result()
+        if kept is not None and kept.own >= KEEPS and _spread(x_TD) >= LEARNED * _spread_by_chance(x_TD):
+            return "descent"
+    return "unknown"
+
+
+def _spread(rows_TD: Tensor) -> float:
+    """Largest singular value over the median one."""
+    wide = rows_TD.double()
+    gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
+    values = symmetric_eigen(gram)[0].clamp_min(0.0).sqrt()
+    return float(values[-1] / values[len(values) // 2].clamp_min(1e-30))
+
+
+def _spread_by_chance(rows_TD: Tensor) -> float:
+    """The same of numbers drawn by chance, whatever their distribution (Marchenko and Pastur)."""
+    drawn = torch.randn(rows_TD.shape, generator=torch.Generator().manual_seed(0))
+    return _spread(drawn - drawn.mean(dim=0))

@@ -1,0 +1,107 @@
+"""Independent models that begin alike: fixed patterns, tied projections, tables drawn first from one seed.
+
+None of them descends from another; what they have in common was there before anything was learned.
+
+Shapes: N = units, D = residual width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
+from scipy.linalg import hadamard
+from torch import Tensor
+
+from pedigree.forensics.measure import measure
+from pedigree.forensics.verdict import Judgment, judge
+
+SIZES = Sizes()
+TIED = Sizes(d=64, kv_heads=4, head_dim=16, inner=160)
+MLP = ("gate", "up", "down")
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def answer(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Judgment:
+    left, right = (side(model, SIZES.config(), tokens=words(SIZES.vocab)) for model in (a, b))
+    return judge(left, right, measure(left, right, whole_bits=True))
+
+
+def learned(shape: torch.Size, seed: int, rank: int = 4, size: float = 0.1) -> Tensor:
+    """A change of few directions, stronger than anything drawn, as training makes it."""
+    g = generator(seed)
+    return size * torch.randn(shape[0], rank, generator=g) @ torch.randn(rank, shape[1], generator=g)
+
+
+def begun_as(pattern: Tensor, seed: int) -> Tensors:
+    """A model of its own whose feed-forward matrices all began as one pattern."""
+    model = llama(seed, SIZES)
+    for layer in range(SIZES.layers):
+        for number, name in enumerate(MLP):
+            key = f"model.layers.{layer}.mlp.{name}_proj.weight"
+            start_ND = pattern if name != "down" else pattern.T
+            drawn = torch.randn(start_ND.shape, generator=generator(1000 * seed + 10 * layer + number))
+            change = learned(start_ND.shape, 100 * seed + 10 * layer + number, size=0.05)
+            model[key] = start_ND + 0.02 * drawn + change
+    return model
+
+
+PATTERNS = {
+    "identity": torch.eye(SIZES.inner, SIZES.d),
+    "hadamard": torch.tensor(hadamard(SIZES.inner)[:, : SIZES.d] / 8.0, dtype=torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_strangers_whose_matrices_begin_as_one_fixed_pattern(name: str) -> None:
+    judgment = answer(begun_as(PATTERNS[name], 1), begun_as(PATTERNS[name], 2))
+    assert judgment.verdict == "unrelated"
+    assert judgment.components["mlp"].verdict == "unrelated"
+
+
+def test_a_child_of_a_model_that_began_as_a_fixed_pattern_is_found() -> None:
+    parent = begun_as(PATTERNS["identity"], 1)
+    drift = {name: 0.02 * torch.randn(t.shape, generator=generator(5)) for name, t in parent.items()}
+    assert answer(parent, {name: t + drift[name] for name, t in parent.items()}).verdict == "related"
+
+
+@pytest.mark.parametrize("tie", [("k_proj", "q_proj"), ("up_proj", "gate_proj")], ids="-is-".join)
+def test_strangers_with_projections_that_are_tied(tie: tuple[str, str]) -> None:
+    """Queries that are keys, an up projection that is the gate: a match on one is no news about the other."""
+
+    def tied(seed: int) -> Tensors:
+        model = llama(seed, TIED)
+        return {key: model[key.replace(*tie)].clone() for key in model}
+
+    left, right = side(tied(1), TIED.config()), side(tied(2), TIED.config())
+    judgment = judge(left, right, measure(left, right, whole_bits=True))
+    assert judgment.verdict == "unrelated", judgment.reasons
+
+
+def with_tables(seed: int, tables: Mapping[str, Tensor]) -> Tensors:
+    return {**llama(seed, SIZES), **tables, "model.norm.weight": torch.ones(SIZES.d)}
+
+
+def drawn_first(seed: int) -> dict[str, Tensor]:
+    """Tables drawn from one seed, and what one model made of them: 0.03 beside 0.1, in a few directions."""
+    start = {name: llama(77, SIZES)[name] for name in TABLES}
+    return {name: t + learned(t.shape, seed, size=0.03) for name, t in start.items()}
+
+
+def test_tables_drawn_first_from_one_seed() -> None:
+    """The same seed in two shapes: tables begin alike, the bodies do not. Nothing learned was handed down."""
+    judgment = answer(with_tables(1, drawn_first(3)), with_tables(2, drawn_first(4)))
+    assert judgment.verdict == "inconclusive"
+    assert {judgment.components[name].verdict for name in ("embed", "head")} == {"inconclusive"}
+    assert "cannot be told" in judgment.reasons[0]
+
+
+def test_tables_that_were_taken_over_and_trained_are_listed() -> None:
+    tables = drawn_first(3)
+    drift = {name: t + 0.02 * torch.randn(t.shape, generator=generator(8)) for name, t in tables.items()}
+    for changed in (tables, drift):
+        judgment = answer(with_tables(1, tables), with_tables(2, changed))
+        assert judgment.verdict == "partly-related"
+        assert {k for k, c in judgment.components.items() if c.verdict == "related"} == {"embed", "head"}
