@@ -13,6 +13,7 @@ from forensics.tiny_models import Sizes, llama, side
 from pedigree.forensics.contents import Contents
 from pedigree.forensics.findings import CLEAR_EFFECT, CLEAR_LOG10_P, CLEAR_Z, HeadScore
 from pedigree.forensics.gauge import Gauge
+from pedigree.forensics.origin import Origin, OriginEvidence
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.verdict import Judgment, judge
@@ -142,6 +143,16 @@ def test_two_that_share_numbers_and_learned_too_little_are_not_accused() -> None
     answer = ask(Case("", PLAIN, more={"survival": (learned, learned)}))
     assert answer.verdict == "inconclusive"
     assert "neither descent nor a shared start is clear" in answer.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("origin", "word"), [("start", "inconclusive"), ("unknown", "inconclusive"), ("descent", "partly-related")]
+)
+def test_vocabulary_rows_alone_are_a_relation_only_where_what_was_learned_lives_on(origin: Origin, word: str) -> None:
+    more = {"tables": {"head": 0.97, "head-quiet": 0.9}, "table_origins": {"head": OriginEvidence(origin, 1.0)}}
+    answer = ask(Case("", NONE, SILENT, SILENT, more))
+    assert answer.verdict == word
+    assert answer.components["head"].verdict == ("related" if word == "partly-related" else "inconclusive")
 
 
 def test_a_whole_model_inside_a_larger_one_is_related_though_most_layers_are_new() -> None:

@@ -13,6 +13,7 @@ from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.ladder import Climb
+from pedigree.forensics.origin import OriginEvidence
 from pedigree.forensics.share import Share
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.survival import Survival
@@ -61,6 +62,7 @@ class Findings:
     backward: Survival | None = None
     gains: LearnedGains | None = None
     tables: dict[str, float] = field(default_factory=dict)
+    table_origins: dict[str, OriginEvidence] = field(default_factory=dict)
     reverse_map: list[int | None] = field(default_factory=list)
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)
     additive: tuple[int, int] | None = None

@@ -28,6 +28,7 @@ from pedigree.forensics.index_tests import (
     table_fixed_points,
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb
+from pedigree.forensics.origin import OriginEvidence, weigh_origin
 from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
@@ -38,6 +39,9 @@ from pedigree.forensics.views import UnitKind, UnitSet
 
 FEW_UNITS_EFFECT = 0.3
 """Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
+
+ROWS_AGREE = 0.7
+"""Mean agreement of vocabulary rows from which it is asked whether a random start is all of it."""
 
 Progress = Callable[[str, float, str], None]
 
@@ -408,6 +412,32 @@ def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     lens_BK = found.climb.lens_BK
     for cosines in map_in_order(lambda k: _cosines_of(TABLES[k], a, b, tokens, frame, lens_BK), range(len(TABLES))):
         found.tables.update(cosines)
+    if not found.layers_hit("ffn", "vo", "qk"):
+        for role in TABLES:
+            evidence = _origin_of_table(role, a, b, tokens, found)
+            if evidence is not None:
+                found.table_origins[role] = evidence
+
+
+def _origin_of_table(role: str, a: Side, b: Side, tokens: SharedTokens, found: Findings) -> OriginEvidence | None:
+    """Start or descent of vocabulary rows that agree where no layer does; None where they do not."""
+    plain, fitted = found.tables.get(f"{role}-in-place", 0.0), found.tables.get(role, 0.0)
+    if max(plain, fitted) < ROWS_AGREE:
+        return None
+    left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
+    if left is None or right is None:
+        return None
+    left, right = center(left), center(right)
+    if fitted > plain:
+        frame = fit_rotation(left, right, "shared tokens")
+        left = left if frame is None else frame.carry(left)
+    if left.shape != right.shape:
+        return None
+    forward, backward, share = SurvivalMeter(), SurvivalMeter(), ShareMeter()
+    forward.add(left, right)
+    backward.add(right, left)
+    share.add(left, right)
+    return weigh_origin(forward.result(), backward.result(), share.result(), None)
 
 
 def _cosines_of(

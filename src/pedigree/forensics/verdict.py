@@ -129,7 +129,16 @@ def _without_place(found: Findings, components: dict[str, Component]) -> Judgmen
 
 
 def _without_body(found: Findings, components: dict[str, Component]) -> Judgment:
-    if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
+    rows = [name for name in ("embed", "head") if name in components and components[name].verdict == "related"]
+    # Rows of one random start agree, too; without layers beside them, what was learned has to live on in them.
+    started = [name for name in rows if name in found.table_origins and found.table_origins[name].origin != "descent"]
+    if rows and len(started) == len(rows):
+        odds = max(found.table_origins[name].log_odds for name in rows)
+        why = f"vocabulary rows agree, and a shared random start may be all of it (log odds of descent {odds:.1f})"
+        said = {"verdict": "inconclusive", "note": "a shared random start may be all of it"}
+        parts = {name: components[name].model_copy(update=said) for name in rows}
+        return Judgment("inconclusive", {**components, **parts}, [why])
+    if rows:
         return Judgment("partly-related", components, ["vocabulary rows only"])
     if min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P:
         # Order and signs of units are free: whoever holds a model can choose them to suit another one.
