@@ -1,4 +1,5 @@
-"""Independent models that begin alike: fixed patterns, tied projections, tables drawn first from one seed.
+"""Independent models that begin alike: fixed patterns, tied projections, tables drawn first from one seed, and numbers
+that anybody computes.
 
 None of them descends from another; what they have in common was there before anything was learned.
 
@@ -16,6 +17,7 @@ from scipy.linalg import hadamard
 from torch import Tensor
 
 from pedigree.forensics.measure import measure
+from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
 
 SIZES = Sizes()
@@ -78,6 +80,47 @@ def test_strangers_with_projections_that_are_tied(tie: tuple[str, str]) -> None:
     left, right = side(tied(1), TIED.config()), side(tied(2), TIED.config())
     judgment = judge(left, right, measure(left, right, whole_bits=True))
     assert judgment.verdict == "unrelated", judgment.reasons
+
+
+def sinusoids(rows: int, width: int) -> Tensor:
+    angle = torch.arange(rows)[:, None] / 10_000 ** (torch.arange(0, width, 2) / width)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
+
+
+COMPUTED = {
+    "sinusoidal positions": sinusoids(128, 64),
+    "causal mask": torch.tril(torch.ones(64, 64)),
+    "mask of infinities": torch.triu(torch.full((64, 64), -1e9), diagonal=1),
+    "rotary frequencies": 1.0 / 10_000 ** (torch.arange(64) / 64),
+    "slopes of distance": torch.arange(128.0)[None] * 2.0 ** -torch.arange(1, 9.0)[:, None],
+    "identity": torch.eye(32),
+    "hadamard": PATTERNS["hadamard"],
+    "window": torch.hann_window(400),
+}
+
+
+def unheard_of(seed: int, **more: Tensor) -> Side:
+    """A model whose layers nobody recognizes."""
+    g = generator(seed)
+    return side({f"stage{i}.mixer": torch.randn(16, 16, 3, 3, generator=g) for i in range(3)} | more, {})
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_buffers_that_anybody_computes_in_models_that_cannot_be_read(name: str) -> None:
+    left, right = unheard_of(1, table=COMPUTED[name]), unheard_of(2, other=COMPUTED[name])
+    judgment = judge(left, right, measure(left, right, whole_bits=True))
+    assert judgment.verdict == "not-testable"
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_tensor_that_was_really_copied_is_named_beside_them(sparse: bool) -> None:
+    trained = torch.randn(64, 64, generator=generator(9))
+    trained[trained < 1.3 * sparse] = 0.0
+    buffers = {"mask": COMPUTED["causal mask"], "tower": trained}
+    left, right = unheard_of(1, **buffers), unheard_of(2, **buffers)
+    judgment = judge(left, right, measure(left, right, whole_bits=True))
+    assert judgment.verdict == "partly-related"
+    assert judgment.components["tensors"].note == "equal tensors: tower"
 
 
 def with_tables(seed: int, tables: Mapping[str, Tensor]) -> Tensors:

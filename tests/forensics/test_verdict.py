@@ -196,7 +196,8 @@ def test_a_component_that_was_sampled_thinly_is_not_called_foreign() -> None:
     [
         (None, "not-testable"),
         (Contents((), 5, 5), "not-testable"),
-        (Contents(("x",), 5, 5), "partly-related"),
+        (Contents(("x",), 5, 5, telling=("x",)), "partly-related"),
+        (Contents(("x",), 5, 5), "not-testable"),
         (Contents(("x", "y"), 2, 2), "identical"),
     ],
 )

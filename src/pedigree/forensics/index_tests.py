@@ -120,7 +120,7 @@ def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
     names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.views_UD and n in b.views_UD]
     width = min(next(iter(a.views_UD.values())).shape[1], next(iter(b.views_UD.values())).shape[1])
     n = _common_units(a, b)
-    if not names or n == 0:
+    if not names or n == 0 or any(_is_one_unit(side.views_UD[name][:n]) for side in (a, b) for name in names):
         return None
     total = torch.zeros(n, dtype=torch.float64)
     for name in names:
@@ -129,6 +129,16 @@ def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
     if a.kind == "qk":
         total = _planes(total, a.label_U[:n])
     return total
+
+
+ONE_UNIT = 0.9
+"""Share of the squares of rows in their mean from which all units of a layer are one: it has one sign, not many."""
+
+
+def _is_one_unit(rows_UD: Tensor) -> bool:
+    """Whether rows are all alike, as in a layer that one number fills."""
+    mean_D = rows_UD.double().mean(dim=0)
+    return float(mean_D.square().sum()) * len(rows_UD) > ONE_UNIT * float(rows_UD.double().square().sum()) > 0.0
 
 
 def _planes(products_U: Tensor, label_U: Tensor) -> Tensor:

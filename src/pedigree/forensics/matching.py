@@ -36,6 +36,10 @@ TIED_REST = 1e-3
 tied are equal, and the frame turns them alike)."""
 
 
+SAME_ROWS = 1e-5
+"""Share of a row's length below which what is left of it without the mean row is rounding."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Unit directions of one layer, centered and scaled to length one, ready to compare.
@@ -113,7 +117,7 @@ def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     for block_UD in blocks:
         dead_U = ~block_UD.any(dim=1)
         rest_UD = block_UD.float() - mean_1D
-        rest_UD[dead_U] = 0.0
+        rest_UD[dead_U | (rest_UD.norm(dim=1) < SAME_ROWS * block_UD.float().norm(dim=1))] = 0.0
         seen.append(view(rest_UD))
     return torch.cat(seen)
 
@@ -121,12 +125,14 @@ def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
 def centered(rows_UD: Tensor) -> Tensor:
     """Rows minus their mean, float32; rows of zeros stay zero.
 
-    The mean row is shared by all units and also by strangers of one recipe; it carries no identity.
+    The mean row is shared by all units and also by strangers of one recipe; it carries no identity. Rows that are all
+    alike (a layer that one number fills) leave rounding, which is alike in strangers and is zero, too.
     """
+    length_U = rows_UD.norm(dim=1, dtype=torch.float32)
     rows_UD = rows_UD.to(torch.float32, copy=True)
     dead_U = ~rows_UD.any(dim=1)
     rows_UD -= rows_UD.mean(dim=0, keepdim=True)
-    rows_UD[dead_U] = 0.0
+    rows_UD[dead_U | (rows_UD.norm(dim=1) < SAME_ROWS * length_U)] = 0.0
     return rows_UD
 
 

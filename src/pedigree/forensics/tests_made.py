@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pedigree.forensics.exact.card import TestOutcome
-from pedigree.forensics.findings import Findings
+from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, origin_of
 from pedigree.records.comparison import TestRecord
@@ -94,14 +94,17 @@ def _origin(found: Findings) -> TestRecord:
 
 def strength(found: Findings, judgment: Judgment) -> str:
     """How strong the answer is, in one phrase with its number and its null."""
-    exact = min((found.log10_p(n) for n in found.exact), default=0.0)
+    alone = found.kept is None or found.kept.alone
+    exact = min((found.log10_p(n) for n in found.exact if n != "kept-units" or alone), default=0.0)
     z, effect = max((grid.best for grid in found.evidence.grids.values()), default=(0.0, 0.0))
     if judgment.verdict == "identical":
         return "every number of every tensor is equal"
     if judgment.verdict in ("inconclusive", "not-testable") and judgment.reasons:
         return "; ".join(judgment.reasons)
     if judgment.verdict == "unrelated":
-        return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), exact tests silent"
+        loud = exact <= CLEAR_LOG10_P
+        words = "an exact test speaks, which alone is no relation" if loud else "exact tests silent"
+        return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), {words}"
     if found.keeps_units and found.kept is not None:
         reach = math.floor(found.log10_p("kept-units"))
         return f"{found.kept.count} units are shared beyond any choice of frame and pairs (log10 p <= {reach})"

@@ -111,13 +111,16 @@ def _without_layers(found: Findings, components: dict[str, Component]) -> Judgme
     contents = found.contents
     if contents is not None and contents.all_equal:
         return Judgment("identical", components, ["every tensor has an equal one"])
-    if contents is not None and contents.shared:
-        note = f"equal tensors: {', '.join(contents.shared[:8])}"
-        whole = Component(verdict="identical", n=len(contents.shared), note=note)
+    if contents is not None and contents.telling:
+        note = f"equal tensors: {', '.join(contents.telling[:8])}"
+        whole = Component(verdict="identical", n=len(contents.telling), note=note)
         return Judgment("partly-related", {**components, "tensors": whole}, [note])
     if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
         return Judgment("partly-related", components, ["vocabulary rows only"])
-    return Judgment("not-testable", components, ["no layer of the two could be laid side by side"])
+    reasons = ["no layer of the two could be laid side by side"]
+    if contents is not None and contents.shared:
+        reasons.append(f"equal tensors are such as anybody computes: {', '.join(contents.shared[:8])}")
+    return Judgment("not-testable", components, reasons)
 
 
 def _without_place(found: Findings, components: dict[str, Component]) -> Judgment:
