@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pedigree.forensics.additions import Additions
 from pedigree.forensics.anchors import SharedTokens
 from pedigree.forensics.bits import BitPass
 from pedigree.forensics.contents import Contents
@@ -67,6 +68,7 @@ class Findings:
     forward: Survival | None = None
     backward: Survival | None = None
     gains: LearnedGains | None = None
+    additions: Additions | None = None
     tables: dict[str, float] = field(default_factory=dict)
     table_origins: dict[str, TableOrigin] = field(default_factory=dict)
     reverse_map: list[int | None] = field(default_factory=list)

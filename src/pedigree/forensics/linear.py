@@ -33,6 +33,14 @@ def symmetric_eigen(m_CC: Tensor) -> tuple[Tensor, Tensor]:
     return values_C, vectors_CC
 
 
+def singular_values(m_RC: Tensor) -> Tensor:
+    """Singular values [K], descending, by the smaller Gram matrix: those below 1e-8 of the largest are rounding."""
+    m_RC = m_RC.double()
+    gram_KK = m_RC.T @ m_RC if m_RC.shape[0] > m_RC.shape[1] else m_RC @ m_RC.T
+    values_K: Tensor = torch.linalg.eigvalsh(gram_KK)
+    return values_K.clamp_min(0.0).sqrt().flip(0)
+
+
 LARGEST = 1e10
 """A number beyond this is damage: no trained weight is as large, and its square would overflow single precision."""
 

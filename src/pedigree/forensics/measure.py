@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pedigree.forensics.additions import AdditionsMeter
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.contents import compare_contents, same_contents
@@ -288,14 +289,16 @@ def _head_scores(a: Side, b: Side, found: Findings) -> dict[str, HeadScore]:
 
 
 def _follow_directions(a: Side, b: Side, found: Findings) -> None:
-    forward, backward, share, votes = SurvivalMeter(), SurvivalMeter(), ShareMeter(), []
+    forward, backward, share, additions = SurvivalMeter(), SurvivalMeter(), ShareMeter(), AdditionsMeter()
+    votes = []
     for _, x_ND, y_ND in matched_matrices(a, b, found):
         forward.add(x_ND, y_ND)
         backward.add(y_ND, x_ND)
         share.add(x_ND, y_ND)
+        additions.add(x_ND, y_ND)
         votes.append(additive_vote(x_ND, y_ND))
     found.forward, found.backward = forward.result(), backward.result()
-    found.share = share.result()
+    found.share, found.additions = share.result(), additions.result(a, b)
     found.additive = (votes.count(1), votes.count(-1))
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]

@@ -24,6 +24,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from pedigree.forensics.additions import Additions
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.share import Share
 from pedigree.forensics.survival import Survival
@@ -48,6 +49,10 @@ EVENLY, EVERYWHERE, EVEN_PART, SEEN = 0.05, 0.08, 0.15, 0.03
 
 APART_GAINS = 0.4
 """Cosine of gains below which they were learned apart, whatever else is even."""
+
+RAW, ALL_OF_ONE = 0.01, 0.3
+"""Learning that a start that was never trained may show, by chance; and how far from even the share of the difference
+has to be for it to be all of one side."""
 
 MINOR_MIDDLE, MINOR_EVEN = 0.3, 0.25
 """Below this share of the middle, and even to this part of it, nothing is called a shared start."""
@@ -78,7 +83,11 @@ def calibration() -> dict[str, Any]:
 
 
 def weigh_origin(
-    forward: Survival | None, backward: Survival | None, share: Share | None, gains: LearnedGains | None
+    forward: Survival | None,
+    backward: Survival | None,
+    share: Share | None,
+    gains: LearnedGains | None,
+    additions: Additions | None = None,
 ) -> OriginEvidence:
     """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
@@ -86,6 +95,7 @@ def weigh_origin(
         forward, backward: what lives on of A in B, and of B in A.
         share: whose the difference is; None where nothing differs.
         gains: agreement of learned gains; None where they cannot be laid side by side.
+        additions: what kind of difference there is between the two.
 
     Returns:
         "unknown" where no matrices could be laid side by side: agreement of units alone does not tell a start from
@@ -100,6 +110,8 @@ def weigh_origin(
     if _lives_on_evenly(both) and (gains is None or gains.cosine >= APART_GAINS):
         log_odds = max(log_odds, float(fitted["descent"]))
     learned = min(s.excess for s in both)
+    if additions is not None and _was_not_trained_apart(additions, share, learned):
+        log_odds = max(log_odds, float(fitted["descent"]))
     origin: Origin = "unknown"
     if log_odds >= float(fitted["descent"]):
         origin = "descent"
@@ -157,6 +169,16 @@ def _lives_on_evenly(both: list[Survival]) -> bool:
         return False
     gaps = [abs(s.top - s.middle) < EVENLY * s.middle and s.unevenness < EVERYWHERE for s in both]
     return any(even and EVEN_PART < s.middle < MIXED_MIDDLE for even, s in zip(gaps, both, strict=True))
+
+
+def _was_not_trained_apart(additions: Additions, share: Share | None, learned: float) -> bool:
+    """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
+    is an untrained start and all of the difference is the other's."""
+    if learned >= SEEN:
+        return False  # what was learned speaks for itself
+    if additions.is_noise:
+        return True
+    return additions.untrained and learned < RAW and (share is None or abs(share.lean) >= ALL_OF_ONE)
 
 
 def _is_minor_part(both: list[Survival]) -> bool:

@@ -87,7 +87,7 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
 
 def origin_of(found: Findings) -> OriginEvidence:
     """Start or descent, by everything that was measured."""
-    return weigh_origin(found.forward, found.backward, found.share, found.gains)
+    return weigh_origin(found.forward, found.backward, found.share, found.gains, found.additions)
 
 
 def _is_rounding(found: Findings) -> bool:

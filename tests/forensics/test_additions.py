@@ -1,0 +1,127 @@
+"""What lies between two models that share numbers: noise, another frame, and what was learned apart.
+
+Shapes: N = units, D = residual width, R = rank.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from forensics.tiny_models import Sizes, Tensors, generator, llama, side
+from torch import Tensor
+
+from pedigree.forensics.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained
+from pedigree.forensics.measure import measure
+from pedigree.forensics.origin import weigh_origin
+from pedigree.forensics.share import Share
+from pedigree.forensics.survival import Survival
+from pedigree.forensics.verdict import judge
+
+SIZES = Sizes(d=64, kv_heads=4, head_dim=16, inner=160)
+BARE = side(llama(1, SIZES), SIZES.config())
+
+
+def drawn(seed: int) -> Tensor:
+    return torch.randn(160, 64, generator=generator(seed))
+
+
+def learned(seed: int, rank: int = 3) -> Tensor:
+    g = generator(seed)
+    return torch.randn(160, rank, generator=g) @ torch.randn(rank, 64, generator=g)
+
+
+def added(difference_ND: Tensor, start_ND: Tensor | None = None) -> Additions:
+    meter = AdditionsMeter()
+    start_ND = drawn(1) if start_ND is None else start_ND
+    meter.add(start_ND, start_ND + difference_ND)
+    found = meter.result(BARE, BARE)
+    if found is None:
+        raise AssertionError("nothing was laid side by side")
+    return found
+
+
+@pytest.mark.parametrize("size", [0.001, 0.1, 1.0])
+def test_noise_has_no_structure(size: float) -> None:
+    found = added(size * drawn(2))
+    assert found.is_noise
+    assert found.structure < WHITE
+    assert found.moved == pytest.approx(size, rel=0.1)
+
+
+def test_what_two_trainings_learned_has() -> None:
+    found = added(0.1 * (learned(3) - learned(4)) + 0.05 * drawn(5))
+    assert not found.is_noise
+    assert found.structure > 0.5
+
+
+def test_a_difference_of_few_directions_is_all_structure() -> None:
+    assert added(0.1 * learned(3)).structure == 1.0
+
+
+def test_another_frame_moves_nothing() -> None:
+    found = added(1e-4 * learned(3))
+    assert found.moved < STILL
+    assert found.is_noise
+
+
+def test_gains_of_one_value_were_never_trained() -> None:
+    plain = {k: torch.ones_like(t) if "norm" in k else t for k, t in llama(1, SIZES).items()}
+    moved = {k: t + 0.01 * torch.randn(t.shape, generator=generator(7)) if "norm" in k else t for k, t in plain.items()}
+    assert is_untrained(side(plain, SIZES.config()))
+    assert not is_untrained(side(moved, SIZES.config()))
+
+
+@pytest.mark.parametrize(
+    ("additions", "share", "origin"),
+    [
+        (Additions(0.2, 0.0, False, 9), None, "descent"),
+        (Additions(0.002, 0.9, False, 9), None, "descent"),
+        (Additions(0.2, 0.6, False, 9), None, "unknown"),
+        (Additions(0.2, 0.6, True, 9), Share(0.02, 0.01, 0.2, 9), "descent"),
+        (Additions(0.2, 0.6, True, 9), Share(0.45, 0.01, 0.2, 9), "unknown"),
+    ],
+    ids=["noise", "another frame", "learned", "learned on a bare start", "both learned"],
+)
+def test_where_nothing_can_be_seen_of_learning_the_difference_speaks(
+    additions: Additions, share: Share | None, origin: str
+) -> None:
+    kept = Survival(1.0, 1.0, 0.1, 9, residual=1.5, own=-0.3, alike=0.97, excess=0.001)
+    if share is None:
+        share = Share(0.4, 0.01, 0.2, 9)
+    assert weigh_origin(kept, kept, share, None, additions).origin == origin
+
+
+def test_what_was_learned_and_is_seen_speaks_for_itself() -> None:
+    """Noise on top of a twin: the difference is noise for the most part, and what one learned is gone all the same."""
+    gone = Survival(0.1, 0.8, 0.9, 9, own=-0.6, alike=0.7, excess=0.2)
+    assert weigh_origin(gone, gone, Share(0.5, 0.1, 0.5, 9), None, Additions(0.5, 0.01, False, 9)).origin == "start"
+
+
+def started_alike(seed: int, size: float) -> Tensors:
+    """A training of the start that seed 1 draws."""
+    start = llama(1, SIZES)
+    out: Tensors = {}
+    for number, (name, tensor) in enumerate(start.items()):
+        if tensor.ndim == 2:
+            g = generator(1000 * seed + number)
+            change = torch.randn(tensor.shape[0], 3, generator=g) @ torch.randn(3, tensor.shape[1], generator=g)
+            out[name] = tensor + change * (size * float(tensor.norm()) / float(change.norm()))
+        else:
+            out[name] = 1.0 + 0.02 * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+    return out
+
+
+def word(a: Tensors, b: Tensors) -> str:
+    left, right = (side(model, SIZES.config()) for model in (a, b))
+    return judge(left, right, measure(left, right, whole_bits=True)).verdict
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3, 1.0])
+def test_trainings_of_one_start_are_never_called_related(size: float) -> None:
+    assert word(started_alike(2, size), started_alike(3, size)) in ("shared-initialization", "inconclusive")
+
+
+def test_noise_on_a_model_that_learned_nothing_visible_is_a_relation() -> None:
+    start = llama(1, SIZES)
+    noisy = {k: t + 0.3 * float(t.std()) * torch.randn(t.shape, generator=generator(9)) for k, t in start.items()}
+    assert word(start, noisy) == "related"
