@@ -128,3 +128,15 @@ def test_directions_that_a_matrix_of_low_rank_does_not_have_are_not_followed() -
     other = SurvivalMeter()
     other.add(rank_eight, rank_eight)
     assert other.result() is None
+
+
+def test_a_small_share_that_scatters_is_even_on_the_average_where_little_is_left() -> None:
+    """Followed from the minor parent of a merge in a narrow model; a twin of which as little is left stays one."""
+    merged = Survival(0.19, 0.2, 0.45, 12), Survival(0.09, 0.5, 0.8, 12)
+    assert origin_of(*merged) == "start"
+    assert origin_of(*merged, faint=True) == "descent"
+    assert origin_of(*reversed(merged), faint=True) == "descent"
+    twin = Survival(0.05, 0.22, 0.8, 12), Survival(0.04, 0.2, 0.8, 12)
+    assert origin_of(*twin, faint=True) == "start"
+    long_trained = Survival(0.13, 0.84, 0.8, 12), Survival(0.22, 0.2, 0.8, 12)
+    assert origin_of(*long_trained, faint=True) == "start"

@@ -87,6 +87,7 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
         return None
     names: tuple[str, ...] = EXACT
     names += tuple(name for name in ("units-in-place", "kept-units") if name in found.exact)
+    names += ("carried-planes",) if found.carried else ()
     # Holm over the exact tests: the smallest p-value pays for all of them.
     exact = smallest_of_all([found.log10_p(name) for name in names])
     if judgment.verdict == "unrelated" or exact < -12:

@@ -40,6 +40,9 @@ LITTLE_LEARNED = 0.5
 DOUBTFUL_RATIO = 0.87
 """Below this, where the difference does not decide either, nothing is said."""
 
+FAINT_RATIO = 1.25
+"""Ratio up to which a small share counts as even on the average."""
+
 MERGED_MIDDLE = 0.75
 """One share throughout, and clearly less than the whole, is a merge; twins that learned little live on nearly whole."""
 
@@ -129,12 +132,17 @@ def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return r_K.flip(0)[:strong], rest_K.flip(0)[:strong], values_K.clamp_min(0.0).sqrt().flip(0)[:strong]
 
 
-def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
+def origin_of(forward: Survival | None, backward: Survival | None, *, faint: bool = False) -> Origin:
     """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
     The direction along which the bulk lives on best decides: followed from a parent, learned directions live on as
     the bulk does. The other direction is blurred by whatever one side learned or was disturbed by later, with one
     exception: the minor parent of a merge lives on evenly, by the same share in every direction of every matrix.
+
+    Args:
+        forward, backward: survival of A's directions in B, and of B's in A.
+        faint: whether so little is shared that single matrices scatter; then a share that is the same on the average of
+            all matrices is even.
 
     Returns:
         "unknown" where the answer is not clear, or no matrices could be laid side by side: agreement of units alone
@@ -145,6 +153,9 @@ def origin_of(forward: Survival | None, backward: Survival | None) -> Origin:
     if not both:
         return "unknown"
     main = max(both, key=lambda s: s.middle)
+    even = [s for s in both if TWIN_RATIO <= s.ratio <= FAINT_RATIO and s.middle > 0.05]
+    if faint and even and main.middle < MERGED_MIDDLE:
+        return "descent"
     if main.ratio < TWIN_RATIO:
         return "descent" if any(s.unevenness < EVEN and s.middle > 0.05 for s in both) else "start"
     if main.ratio >= CLEAR_RATIO or main.middle < LITTLE_LEARNED:
