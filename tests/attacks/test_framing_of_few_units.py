@@ -162,6 +162,49 @@ def test_units_of_one_layer_chosen_and_turned_to_suit_the_victim(tmp_path: Path)
     assert judge(left, right, found).verdict in ("partly-related", "shared-initialization")
 
 
+ATTENTION = "model.layers.{}.self_attn.{}_proj.weight"
+
+
+def attention_framed(victim: Tensors, innocent: Tensors, layers: list[int], names: str) -> Tensors:
+    """The innocent model with the rotation that lays attention of some layers over the victim's."""
+    width = victim["model.norm.weight"].shape[0]
+    moment_DD = torch.zeros(width, width)
+    for layer in layers:
+        for name in names:
+            a, b = (tensors[ATTENTION.format(layer, name)] for tensors in (victim, innocent))
+            a, b = (a.T, b.T) if name == "o" else (a, b)
+            moment_DD += (b / b.norm(dim=1, keepdim=True)).T @ (a / a.norm(dim=1, keepdim=True))
+    u, _, vt = torch.linalg.svd(moment_DD)
+    return {name: _turned(name, tensor, u @ vt) for name, tensor in innocent.items()}
+
+
+@pytest.mark.parametrize(("layers", "names"), [([0], "qkvo"), ([1], "qk"), ([0, 1], "qkvo")])
+def test_the_rotation_spent_on_the_attention_of_one_layer_of_a_wide_model(
+    layers: list[int], names: str, tmp_path: Path
+) -> None:
+    victim, innocent = drawn(0, 192, 2, 448), drawn(1, 192, 2, 448)
+    frame = attention_framed(victim, innocent, layers, names)
+    left, right, found, judgment = measure_pair(write(tmp_path / "a", victim), write(tmp_path / "b", frame))
+    assert judgment.verdict == "inconclusive"
+    assert "vocabulary rows" in judgment.reasons[0]
+    # The frame was worth its while: without the question whether it carries over, the answer would be another one.
+    assert found.evidence.best_z() > 15.0
+    found.framed = False
+    assert judge(left, right, found).verdict in ("related", "partly-related", "shared-initialization")
+
+
+def test_attention_that_was_really_kept_is_still_told(tmp_path: Path) -> None:
+    """A body drawn anew around the victim's attention: no frame buys that much of it."""
+    victim, fresh = drawn(0, 192, 2, 448), drawn(2, 192, 2, 448)
+    kept = {
+        name: victim[name] if "self_attn" in name or "embed" in name or "lm_head" in name else t
+        for name, t in fresh.items()
+    }
+    *_, found, judgment = measure_pair(write(tmp_path / "a", victim), write(tmp_path / "b", kept))
+    assert not found.framed
+    assert judgment.verdict == "partly-related"
+
+
 @pytest.mark.parametrize("kept", [6, 20])
 def test_some_units_chosen_and_turned_to_suit_the_victim(kept: int, tmp_path: Path) -> None:
     victim, innocent = drawn(0, 64, 3, 192), drawn(1, 64, 3, 192)

@@ -134,6 +134,33 @@ def _best_pairs(score_MN: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(rows), torch.tensor(columns)
 
 
+def turn_for_planes(a: Sequence[Tensor], b: Sequence[Tensor], rounds: int = ROUNDS) -> Tensor:
+    """The rotation of A's frame in which query/key planes of both agree best, phases chosen: what a framer would
+    spend it on.
+
+    Frames and phases in turns. The frame is his choice for one thing only: vocabulary rows turn with it, so it does not
+    carry over to them (`forensics/carried_planes.py`).
+
+    Args:
+        a, b: planes of each layer as blocks of length one, [P, V, 2, D].
+        rounds: turns taken.
+    """
+    frame_DD = torch.eye(a[0].shape[-1], dtype=torch.float64)
+    for _ in range(rounds):
+        moment_DD = torch.zeros_like(frame_DD)
+        for x_PV2D, y_PV2D in zip(a, b, strict=True):
+            seen_PV2D = x_PV2D.double() @ frame_DD
+            along_P = (seen_PV2D * y_PV2D).sum((1, 2, 3))
+            turned_PV2D = torch.stack([-y_PV2D[:, :, 1], y_PV2D[:, :, 0]], dim=2)
+            across_P = (seen_PV2D * turned_PV2D).sum((1, 2, 3))
+            length_P = (along_P.square() + across_P.square()).sqrt().clamp_min(1e-30)
+            cos_P, sin_P = (part[:, None, None, None] / length_P[:, None, None, None] for part in (along_P, across_P))
+            chosen = cos_P * y_PV2D + sin_P * turned_PV2D
+            moment_DD += x_PV2D.double().flatten(0, 2).T @ chosen.double().flatten(0, 2)
+        frame_DD = polar(moment_DD).double()
+    return frame_DD
+
+
 def drawn_at_random(layers: int, units: int, width: int, seed: int) -> list[Tensor]:
     """Units of a model that was never trained, [U, 3, D] for each layer."""
     generator = torch.Generator().manual_seed(seed)

@@ -290,7 +290,8 @@ def component_changes(a: Side, b: Side, found: Findings) -> list[Transformation]
         return out  # a sample may miss what is there
     if found.tested("ffn") and found.tested("vo", "qk") and (attn or ffn):
         only_attn, only_ffn = sorted(attn - ffn), sorted(ffn - attn)
-        if only_attn and not has_few_units(a, b, found):
+        # Too little of everything may be left for units of the feed-forward to be told apart from foreign ones.
+        if only_attn and not found.carried and not has_few_units(a, b, found):
             out.append(Transformation(kind="component-reinitialized", component="mlp", layers=only_attn))
         if only_ffn and (attn or _attention_is_foreign(found)):
             out.append(Transformation(kind="component-reinitialized", component="attn", layers=only_ffn))

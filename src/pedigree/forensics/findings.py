@@ -53,8 +53,11 @@ class Findings:
     """Measured facts of one comparison; orientation: for each layer of B, something of A.
 
     `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
-    `kept` units that live on one by one; both are looked for only where whole layers do not agree. `table_origins` says
-    where vocabulary rows that agree come from, if nothing else agrees.
+    `kept` units that live on one by one; both are looked for only where whole layers do not agree. `carried` lists
+    layers whose query/key planes agree in the frame of vocabulary rows where nothing else does; `framed` tells that
+    only attention agrees, in a frame that vocabulary rows do not share, and no more than the choice of a frame could
+    bring about. `table_origins` says where vocabulary
+    rows that agree come from, if nothing else agrees.
     """
 
     tokens: SharedTokens
@@ -81,6 +84,8 @@ class Findings:
     penalty_log10: float = 0.0
     in_place: list[int] = field(default_factory=list)
     kept: KeptUnits | None = None
+    carried: list[int] = field(default_factory=list)
+    framed: bool = False
 
     @property
     def clear_effect(self) -> float:
@@ -92,7 +97,7 @@ class Findings:
         i, grid = self.layer_map[j], self.evidence.grids.get(kind)
         if i is None or grid is None:
             return False
-        if kind == "ffn" and j in self.in_place:
+        if (kind == "ffn" and j in self.in_place) or (kind == "qk" and j in self.carried):
             return True
         z, effect = grid.z_IJ[i, j], grid.effect_IJ[i, j]
         return bool(np.isfinite(z) and z >= CLEAR_Z and effect >= self.clear_effect * grid.coverage_J[j])
@@ -117,7 +122,8 @@ class Findings:
     @property
     def within_reach(self) -> bool:
         """Whether a chosen frame could have made the few units that were read agree as they do."""
-        return "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
+        chosen = "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
+        return chosen and self.log10_p("carried-planes") > CLEAR_LOG10_P
 
     @property
     def same_numbers(self) -> bool:

@@ -15,9 +15,11 @@ from torch import Tensor
 from pedigree.forensics.additions import AdditionsMeter
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
+from pedigree.forensics.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
 from pedigree.forensics.contents import compare_contents, same_contents
 from pedigree.forensics.direction import additive_vote
-from pedigree.forensics.evidence import Evidence
+from pedigree.forensics.evidence import Evidence, collect_evidence
+from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
@@ -36,6 +38,7 @@ from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened
 from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
 from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.table_origin import TableOrigin, table_origin
+from pedigree.forensics.tables import Tables
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
 
@@ -112,6 +115,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("exact", 0.5, "exact tests on units in place")
     _exact_tests(a, b, found)
     _look_for_units(a, b, found)
+    _look_for_planes(a, b, found)
     found.filled = fill_unseen(found)
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, f"{evidence_words(found)}; tracing units")
@@ -119,6 +123,8 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
+            if found.within_reach and _carry_planes(a, b, found):
+                found.unit_maps = _unit_maps(a, b, found)
         tell("heads", 0.7, f"{evidence_words(found)}; comparing heads")
         found.heads = _head_scores(a, b, found)
         found.reverse_units = _reverse_units(a, b, found)
@@ -211,6 +217,40 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
         found.exact["kept-units"] = found.kept.outcome
     if found.keeps_units:
         found.layer_map = _layers_of_units(b, found.kept)
+
+
+def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
+    """Where no feed-forward units agree: does a frame that was fitted on vocabulary rows carry over to attention?"""
+    if found.in_place or found.keeps_units or found.layers_hit("ffn"):
+        return
+    hits = found.layers_hit("vo", "qk")
+    if hits:
+        pairs = [(i, j) for j in hits if (i := found.layer_map[j]) is not None]
+        outcome = planes_agree(a, b, found.tokens, pairs, found.penalty_log10 * LN10)
+        found.exact["carried-planes"] = outcome
+        agrees = found.log10_p("carried-planes") <= CLEAR_LOG10_P
+        found.framed = not agrees and frame_spent(a, b, found.evidence.grids, pairs, tested=outcome.applicable)
+        return
+    standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
+    if a.n_layers != b.n_layers or (max(a.width, b.width) > CHEAP_WIDTH and not standing):
+        return
+    _carry_planes(a, b, found)
+
+
+def _carry_planes(a: Side, b: Side, found: Findings) -> bool:
+    """Plane agreement of layers of one number; where it speaks, these are the layer map."""
+    if a.n_layers != b.n_layers or any(i not in (None, j) for j, i in enumerate(found.layer_map)):
+        return False
+    found.exact["carried-planes"] = planes_agree(a, b, found.tokens, [(j, j) for j in range(b.n_layers)], 0.0)
+    if found.log10_p("carried-planes") > CLEAR_LOG10_P:
+        return False
+    standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
+    if standing and not found.evidence.gauge.is_trivial and a.width == b.width:
+        # Too little is left for the ladder to prefer the frame in which units stand where they stood.
+        plain = replace(identity_gauge(a.width, b.width), lens_BK=found.climb.lens_BK)
+        found.evidence = collect_evidence(a, b, Tables(a, b, plain))
+    found.layer_map, found.carried = _plain_map(a, b), list(range(b.n_layers))
+    return True
 
 
 def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:
@@ -359,7 +399,9 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
     carry = found.evidence.gauge.carry
     units = found.unit_maps.get(j) if left.kind == "ffn" else None
     same = left.count == right.count and bool((left.index_U == right.index_U).all())
-    if left.kind == "ffn":
+    if found.carried:
+        in_place = True
+    elif left.kind == "ffn":
         in_place = units is None or units.in_place_share > 0.6 or not bool(units.matched_N.any())
     else:
         in_place = (

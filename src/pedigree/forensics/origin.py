@@ -54,6 +54,9 @@ RAW, ALL_OF_ONE = 0.01, 0.3
 """Learning that a start that was never trained may show, by chance; and how far from even the share of the difference
 has to be for it to be all of one side."""
 
+FAINT, FAINT_MIDDLE = (0.8, 1.25), 0.75
+"""Top over middle between which a faint share is even on the average, and the share up to which it is faint."""
+
 MINOR_MIDDLE, MINOR_EVEN = 0.3, 0.25
 """Below this share of the middle, and even to this part of it, nothing is called a shared start."""
 
@@ -88,6 +91,8 @@ def weigh_origin(
     share: Share | None,
     gains: LearnedGains | None,
     additions: Additions | None = None,
+    *,
+    faint: bool = False,
 ) -> OriginEvidence:
     """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
@@ -96,6 +101,8 @@ def weigh_origin(
         share: whose the difference is; None where nothing differs.
         gains: agreement of learned gains; None where they cannot be laid side by side.
         additions: what kind of difference there is between the two.
+        faint: whether so little is shared that single matrices scatter; then a share that is the same on the average of
+            all matrices is even.
 
     Returns:
         "unknown" where no matrices could be laid side by side: agreement of units alone does not tell a start from
@@ -108,6 +115,8 @@ def weigh_origin(
     fitted = calibration()[name]
     log_odds = odds(fitted["weights"], numbers(forward, backward, share, gains))
     if _lives_on_evenly(both) and (gains is None or gains.cosine >= APART_GAINS):
+        log_odds = max(log_odds, float(fitted["descent"]))
+    if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
     learned = min(s.excess for s in both)
     if additions is not None and _was_not_trained_apart(additions, share, learned):
@@ -169,6 +178,12 @@ def _lives_on_evenly(both: list[Survival]) -> bool:
         return False
     gaps = [abs(s.top - s.middle) < EVENLY * s.middle and s.unevenness < EVERYWHERE for s in both]
     return any(even and EVEN_PART < s.middle < MIXED_MIDDLE for even, s in zip(gaps, both, strict=True))
+
+
+def _is_even_on_average(both: list[Survival]) -> bool:
+    """Whether one is in the other by a share that is less than whole and on the average the same in every direction."""
+    even = any(FAINT[0] <= s.ratio <= FAINT[1] and s.middle > LEAST_PART for s in both)
+    return even and max(s.middle for s in both) < FAINT_MIDDLE
 
 
 def _was_not_trained_apart(additions: Additions, share: Share | None, learned: float) -> bool:

@@ -118,11 +118,11 @@ class UnitRows:
         if layer not in self._white:
             units = self.units(layer)
             views = {} if units is None else units.views_UD
-            self._white[layer] = {name: unit_rows(_whitened(centered(rows_UD))) for name, rows_UD in views.items()}
+            self._white[layer] = {name: unit_rows(whitened(centered(rows_UD))) for name, rows_UD in views.items()}
         return self._white[layer]
 
 
-def _whitened(rows_UD: Tensor) -> Tensor:
+def whitened(rows_UD: Tensor) -> Tensor:
     """Rows in a frame where their second moment is the identity; it turns with the residual stream.
 
     Directions in which trained rows are long are shared by any two models once a frame may be chosen; after whitening

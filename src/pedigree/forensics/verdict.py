@@ -74,6 +74,9 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     if found.within_reach:
         why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
         return Judgment("inconclusive", components, [why])
+    if found.framed:
+        why = "attention agrees, but in a frame that vocabulary rows do not share, no more than a chosen one can"
+        return Judgment("inconclusive", components, [why])
     origin = OriginEvidence("descent") if _is_rounding(found) else origin_of(found)
     if origin.origin == "start":
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
@@ -87,7 +90,9 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
 
 def origin_of(found: Findings) -> OriginEvidence:
     """Start or descent, by everything that was measured."""
-    return weigh_origin(found.forward, found.backward, found.share, found.gains, found.additions)
+    return weigh_origin(
+        found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
+    )
 
 
 def _is_rounding(found: Findings) -> bool:
@@ -255,9 +260,11 @@ def _attention(found: Findings) -> Component:
     if layers:
         kinds = [k for k in ("vo", "qk") if k in found.evidence.grids]
         score = max(_mean_effect(found, k, layers) for k in kinds)
-        return Component(
-            verdict="related", score=score, n=len(found.layer_map), layers=layers, note="matched dimensions"
-        )
+        note = "matched dimensions"
+        if found.carried:
+            reach = math.floor(found.log10_p("carried-planes"))
+            note = f"query/key planes agree in the frame that vocabulary rows give, log10 p <= {reach}"
+        return Component(verdict="related", score=score, n=len(found.layer_map), layers=layers, note=note)
     exact = found.family_log10_p("vo", "planes")
     if found.layers_hit("ffn") and exact <= CLEAR_LOG10_P:
         note = f"dimensions stand where they stood, log10 p <= {exact:.0f}"

@@ -19,6 +19,7 @@ ALIASES = {
     "units-in-place": "gram-agreement",
     "units-read": "gram-agreement",
     "kept-units": "gram-agreement",
+    "carried-planes": "plane-agreement",
     "survival-of-learned-directions": "survival",
     "start-or-descent": "survival",
     "direction": "difference-share",

@@ -56,6 +56,7 @@ class Anatomy:
         tied: whether the output head is the embedding.
         unmapped: tensors without a role.
         constants: buffers that are stored but never trained.
+        rotary_dim: leading dimensions of each head that rotary positions turn, None if unknown.
     """
 
     architecture: str
@@ -80,6 +81,7 @@ class Anatomy:
     constants: tuple[str, ...]
     by_key: Mapping[Key, Part] = field(repr=False)
     expert_counts: Mapping[int, int] = field(repr=False)
+    rotary_dim: int | None = None
 
     def part(self, role: str, layer: int | None = None, expert: int | None = None) -> Part | None:
         """The part of a role, None where the model has none (a tied head has none of its own)."""
@@ -214,6 +216,7 @@ def _finish(
         constants=constants,
         by_key=dict(sorted(parts.items(), key=_order)),
         expert_counts=experts,
+        rotary_dim=assembly.heads.rotary_dim,
     )
 
 

@@ -6,8 +6,9 @@ fixed_points    matched units that bear the same number
 increasing      matched units that kept their order (pruned, widened, inserted)
 sign_flip       blocks that kept their sign
 gram_agreement  units that stand to each other as in the other model, in any frame; the choices of a framer paid for
+plane_agreement rotary planes that agree in a frame fitted on vocabulary rows, which a framer cannot choose
 tails           normal and Fisher tails in log space
 
-But for the last one they hold for weights that were not disguised. Whoever may permute units or flip signs at will can
+But for the last two they hold for weights that were not disguised. Whoever may permute units or flip signs at will can
 erase this evidence; matchings fitted to a gauge and scored on held-out views take over then.
 """
