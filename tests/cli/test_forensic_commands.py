@@ -91,7 +91,7 @@ def test_many_models_come_from_a_list_and_go_to_a_fleet(
     assert pedigree("library", "add", folder).code == 2
     monkeypatch.setenv("PEDIGREE_WORKERS", "1")
     monkeypatch.setenv("PEDIGREE_FLEET", "auto")
-    monkeypatch.setattr("pedigree.forensics.fleet.has_ray", lambda: False)
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
     ran = pedigree("library", "add", folder, where(shop, "stranger"))
     assert (ran.code, "pip install 'llm-pedigree[fleet]'" in ran.err) == (2, True)
     missing = pedigree("library", "add", folder, "--list", str(tmp_path / "none"))

@@ -11,8 +11,9 @@ from tests.forensics.merges import Shop
 
 from pedigree.errors import UsageError
 from pedigree.forensics import fleet
-from pedigree.forensics.fleet import Outcome, Task, carry_out, carry_out_all, has_ray
+from pedigree.forensics.fleet import Outcome, Task, carry_out, carry_out_all
 from pedigree.forensics.library import open_library
+from pedigree.forensics.spread import RAY_WITHOUT_REPORTS, has_ray
 
 NAMES = ("base", "A", "B", "stranger")
 
@@ -68,7 +69,7 @@ def test_a_fault_of_ours_is_said_beside_its_model(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "has_ray", lambda: False)
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
     with pytest.raises(UsageError, match="Ray is not installed") as caught:
         list(carry_out_all([Task("model")], address="local"))
     assert "llm-pedigree[fleet]" in (caught.value.fix or "")
@@ -91,7 +92,7 @@ def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes of one processor each, on this machine."""
     if not has_ray():
         pytest.skip("the extra `fleet` is not installed")
-    os.environ.update(fleet.RAY_WITHOUT_REPORTS)
+    os.environ.update(RAY_WITHOUT_REPORTS)
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}

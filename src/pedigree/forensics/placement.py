@@ -1,0 +1,125 @@
+"""The place of each model below a known first one: whether it continues a model, or stands beside it.
+
+Going from the first model downward, a model j that descends from `cur` either continues a child i of it or is another
+child. With squared distances, which add up along branches, going over i is no detour for what continues i:
+
+    gain = (d(cur, j) - d(i, j)) / d(cur, i)
+
+is one for a continuation, and minus one where i and j have nothing in common but `cur`. In small models trained on
+like texts it is neither: a later training undoes a part of the noise of the one before (0.5 and more), and a long
+training passes every short one on like texts at some distance. So the gain is weighed together with who came first and
+with the length of i's own way: the longer it is, the less of it another child shares by chance. The weights are a
+logistic fit on families of `experiments/trees.py` that are kept for development; the same fit says how sure it is.
+
+Shapes  N = models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pedigree.forensics.ways import Ways
+
+Floats = npt.NDArray[np.float64]
+
+OFFSET, PER_GAIN, PER_ODDS, PER_LENGTH = -2.5, 3.5, 0.45, 1.2
+"""Log-odds that j continues i: offset, for each unit of gain, of log-odds that i came first, and of the logarithm of
+the length of i's way over j's."""
+
+GAINS = (-1.0, 2.0)
+"""Gains outside say no more than these: distances of a model of which little was matched are off."""
+
+MOST_ODDS, LONGEST = 6.0, 3.0
+
+SHORT, PER_NOISE, BELIEVED = 0.01, 3.0, 2.5
+"""Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it: there
+the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
+
+ROUNDS = 6
+"""Times that every model is taken out and put in again, at most."""
+
+
+@dataclass
+class Placed:
+    """Parents below one first model.
+
+    Attributes:
+        root: the first model.
+        parents: of every other one.
+        sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
+    """
+
+    root: int
+    parents: dict[int, int] = field(default_factory=dict)
+    sure: dict[int, float] = field(default_factory=dict)
+
+    def children(self, of: int) -> list[int]:
+        """In order of their numbers."""
+        return sorted(j for j, parent in self.parents.items() if parent == of)
+
+    def below(self, of: int) -> set[int]:
+        """All that descends from a model, itself included."""
+        return {of}.union(*(self.below(child) for child in self.children(of)))
+
+
+def place(ways: Ways, odds_NN: Floats, root: int, fixed: Mapping[int, int] | None = None) -> Placed:
+    """Place every model below the root.
+
+    Args:
+        ways: squared distances on one scale.
+        odds_NN: log-odds that the first came before the second, without what any shallower or smaller relative would have,
+            a sibling as well as an ancestor (copies, grids).
+        root: the first model.
+        fixed: parents that are known (a merge hangs from the nearest of its parents).
+    """
+    known = dict(fixed or {})
+    out = Placed(root)
+    order = sorted((j for j in range(len(ways)) if j != root), key=lambda j: (ways.length(root, j), j))
+    for j in order:
+        _put(out, j, ways, odds_NN, known)
+    for _ in range(ROUNDS):
+        before = dict(out.parents)
+        for j in order:
+            _put(out, j, ways, odds_NN, known)
+        if out.parents == before:
+            break
+    return out
+
+
+def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, int]) -> None:
+    """Give j the parent that its way down leads to; what hangs from j comes along."""
+    mine = out.below(j) if j in out.parents else {j}
+    if j in known and known[j] not in mine and (known[j] in out.parents or known[j] == out.root):
+        out.parents[j], out.sure[j] = known[j], math.inf
+        return
+    at, sure = out.root, math.inf
+    while True:
+        steps = [(continues(at, i, j, ways, odds_NN), i) for i in out.children(at) if i not in mine]
+        best = max(steps, default=(-math.inf, -1))
+        if best[0] <= 0:
+            break
+        at, sure = best[1], best[0]
+    out.parents[j], out.sure[j] = at, sure
+
+
+def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float:
+    """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
+    d = ways.between(parent, i, j)
+    way_i, way_j = max(d[0, 1], 1e-300), max(d[0, 2], 1e-300)
+    gain = (d[0, 2] - d[1, 2]) / way_i
+    if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
+        return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
+    odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
+    length = math.log(min(LONGEST, way_i / way_j))
+    return OFFSET + PER_GAIN * float(np.clip(gain, *GAINS)) + PER_ODDS * odds + PER_LENGTH * length
+
+
+def common(parent: int, j: int, k: int, ways: Ways) -> float:
+    """Cosine of the ways from the parent to two models."""
+    d = ways.between(parent, j, k)
+    return float((d[0, 1] + d[0, 2] - d[1, 2]) / 2 / max(d[0, 1] * d[0, 2], 1e-300) ** 0.5)
