@@ -11,6 +11,7 @@ hidden ancestor. Seeds below 100 are for development; those from 100 on are look
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pages import origin, put, table
 
@@ -25,12 +27,15 @@ from pedigree.benchmark.families.sizes import SCALES, scale_of
 from pedigree.benchmark.tree_score import Line, TreeTally, score_tree
 from pedigree.benchmark.zoo.random_family import Family, parents_of, random_family
 from pedigree.benchmark.zoo.workshop import Workshop
+from pedigree.forensics.common_rows import CommonRows, common_rows
 from pedigree.forensics.family_tree import build_tree
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.records.family_tree import TreeResult
 
 ROOT = Path(__file__).resolve().parents[1]
 FRESH = 100
+KEPT_ROWS = 1
+"""Raised by hand when rows are laid side by side in another way."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,34 @@ def models_of(family: Family, size: str, place: Path, workers: int) -> dict[tupl
 
 
 def look(
-    family: Family, size: str, seed: int, pairs: Mapping[tuple[str, str], Kinship], left_out: tuple[str, ...]
+    family: Family,
+    size: str,
+    seed: int,
+    pairs: Mapping[tuple[str, str], Kinship],
+    left_out: tuple[str, ...],
+    place: Path,
 ) -> Looked:
     """Draw the tree of the models that are not left out, and count what is right."""
     shown = [name for name in family.order if name not in left_out]
     numbered = {(i, j): pairs[a, b] for i, a in enumerate(shown) for j, b in enumerate(shown) if i < j}
-    result = build_tree(shown, numbered)
+    result = build_tree(shown, numbered, lambda hub, members: _rows(place / family.name, shown, hub, members))
     same = {name: family.recipes[name].parents[0] for name in family.same}
     tally = score_tree(lines_of(result), parents_of(family, shown), shown, same)
     return Looked(family, size, seed, left_out, tally, result)
+
+
+def _rows(folder: Path, shown: Sequence[str], hub: int, members: Sequence[int]) -> CommonRows | None:
+    """Common rows of some models of a family, kept in its folder."""
+    names = [shown[k] for k in members]
+    key = hashlib.sha256(f"{shown[hub]}\n{names}\n{KEPT_ROWS}".encode()).hexdigest()[:16]
+    path = folder / f"rows-{key}.npz"
+    if not path.is_file():
+        found = common_rows(members.index(hub), [folder / name for name in names])
+        if found is None:
+            return None
+        np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN)
+    with np.load(path) as kept:
+        return CommonRows(kept["gram"], kept["there"], members.index(hub))
 
 
 def lines_of(result: TreeResult) -> list[Line]:
@@ -94,9 +118,9 @@ def looks(told: argparse.Namespace) -> Iterator[Looked]:
             if told.draw and not (folder / "pairs.jsonl").is_file():
                 continue
             pairs = models_of(family, size, told.place / "trees", told.workers)
-            yield look(family, size, seed, pairs, ())
+            yield look(family, size, seed, pairs, (), told.place / "trees")
             if family.left_out:
-                yield look(family, size, seed, pairs, family.left_out)
+                yield look(family, size, seed, pairs, family.left_out, told.place / "trees")
 
 
 HEAD = (

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.forensics.common_rows import CommonRows, common_rows
 from pedigree.forensics.direction import ABSTAIN_BELOW
 from pedigree.forensics.joining import Graph, collapse, neighbor_joining
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
@@ -64,7 +65,14 @@ def grow_tree(
     pairs = compare_all(
         locations, allow_pickle=allow_pickle, progress=progress, workers=workers, fleet=fleet, kept=kept
     )
-    result = build_tree(names, pairs)
+
+    def lay_out(hub: int, members: Sequence[int]) -> CommonRows | None:
+        tell("laying side by side", 0.0, f"{len(members)} models beside {names[hub]}")
+        places = [names[k] for k in members]
+        return common_rows(members.index(hub), places, allow_pickle=allow_pickle, workers=workers, fleet=fleet)
+
+    tell = progress or (lambda stage, fraction, message: None)
+    result = build_tree(names, pairs, lay_out)
     result = result.model_copy(update={"seconds": round(time.monotonic() - start, 3)})
     return FamilyTree(
         producer=producer(),
@@ -75,10 +83,20 @@ def grow_tree(
     )
 
 
-def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
-    """The tree of models whose pairs have been compared."""
+LayOut = Callable[[int, Sequence[int]], CommonRows | None]
+"""(hub, members, the hub among them) -> their common rows, numbered as in `members`."""
+
+
+def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None) -> TreeResult:
+    """The tree of models whose pairs have been compared.
+
+    Args:
+        names: of the models.
+        pairs: of every two of them.
+        lay_out: lays the members of a family beside one of them; without it distances are those of pairs.
+    """
     strains = split(len(names), pairs)
-    drawn = _Drawn(names, pairs)
+    drawn = _Drawn(names, pairs, lay_out)
     for number, members in enumerate(strains.families):
         drawn.family(number, members)
     for number, members in enumerate(strains.hybrids, start=len(strains.families)):
@@ -103,6 +121,7 @@ class _Drawn:
 
     names: Sequence[str]
     pairs: Pairs
+    lay_out: LayOut | None = None
     nodes: list[TreeNode] = field(default_factory=list)
     edges: list[TreeEdge] = field(default_factory=list)
 
@@ -111,11 +130,11 @@ class _Drawn:
         groups, heads = self._places(number, members)
         if len(heads) < 2:
             return
-        ways = ways_of(heads, self.pairs)
+        odds, drift = all_odds(groups, self.pairs), drift_odds(heads, self.pairs)
+        ways = self._ways(heads, odds)
         merges = find_merges(ways)
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio, heads, x)
-        odds, drift = all_odds(groups, self.pairs), drift_odds(heads, self.pairs)
         rooted = rooted_tree(ways, odds, drift, {x: _nearest_source(ways, x, merge) for x, merge in merges.items()})
         if rooted is not None:
             self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
@@ -126,7 +145,8 @@ class _Drawn:
     def hybrids(self, number: int, members: Sequence[int], families: Sequence[Sequence[int]]) -> None:
         """Merges of strangers, each below a model of either family, and what descends from them."""
         groups, heads = self._places(number, members)
-        ways, odds = ways_of(heads, self.pairs), all_odds(groups, self.pairs)
+        odds = all_odds(groups, self.pairs)
+        ways = self._ways(heads, odds)
         pure = [k for family in families for k in family]
         firsts = first_hand(heads, pure, ways, odds, self.pairs)
         for x in firsts:
@@ -144,6 +164,15 @@ class _Drawn:
             own_heads = [heads[x] for x in mine]
             told = told_odds(own_heads, odds[np.ix_(mine, mine)], drift, part)
             self._rooted(below, number, own_heads, told, set())
+
+    def _ways(self, heads: Sequence[int], odds: Floats) -> Ways:
+        """Distances of a family; the model that most odds name as the first is the one beside which all are laid."""
+        ways = ways_of(heads, self.pairs)
+        if self.lay_out is not None and len(heads) > 2:
+            hub = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))
+            ways.rows = self.lay_out(heads[hub], heads)
+            ways.numbers = tuple(range(len(heads)))
+        return ways
 
     def _places(self, number: int, members: Sequence[int]) -> tuple[list[list[int]], list[int]]:
         """Groups of equal weights, and the first of each; their nodes and lines are drawn."""
@@ -342,18 +371,18 @@ def find_merges(ways: Ways) -> dict[int, Merge]:
 
 def _between_two(ways: Ways, x: int, others: Sequence[int]) -> tuple[float, tuple[int, int]]:
     """Branch ratio of the two models between which x lies most nearly in a straight line; infinite where none are."""
-    d = ways.between(x, *others)
-    near_N = d[0, 1:]
-    apart_NN = np.maximum(d[1:, 1:], 1e-300)
-    weight_NN = (near_N[:, None] - near_N[None, :] + apart_NN) / (2 * apart_NN)  # of the second
-    rest_NN = near_N[:, None] - weight_NN**2 * apart_NN
-    inside_NN = np.triu((weight_NN >= LEAST_WEIGHT) & (weight_NN <= 1 - LEAST_WEIGHT), 1)
-    inside_NN &= np.minimum(near_N[:, None], near_N[None, :]) >= LEAST_WEIGHT**2 * apart_NN
-    if not inside_NN.any():
-        return math.inf, (-1, -1)
-    ratio_NN = np.where(inside_NN, np.maximum(rest_NN, 0.0) / (weight_NN * (1 - weight_NN) * apart_NN), np.inf)
-    y, z = np.unravel_index(int(np.argmin(ratio_NN)), ratio_NN.shape)
-    return float(ratio_NN[y, z]), (others[int(y)], others[int(z)])
+    best: tuple[float, tuple[int, int]] = (math.inf, (-1, -1))
+    for y in others:
+        for z in others:
+            if y < z:
+                d = ways.between(x, y, z)
+                apart = max(float(d[1, 2]), 1e-300)
+                weight = (d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
+                inside = LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT
+                if inside and min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart:
+                    ratio = max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
+                    best = min(best, (ratio, (y, z)))
+    return best
 
 
 def _nearest_source(ways: Ways, x: int, merge: Merge) -> int:

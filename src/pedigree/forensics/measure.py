@@ -305,7 +305,7 @@ def matched_matrices(
         a, b, found: the pair.
         most_moved: share of matched units in other places up to which all units are taken where they stand.
     """
-    layers = _layers_once(found)
+    layers = layers_once(found)
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     if len(layers) > most:
         layers = [layers[(k * len(layers)) // most] for k in range(most)]
@@ -322,7 +322,7 @@ def matched_matrices(
                     yield kind, x_ND, y_ND
 
 
-def _layers_once(found: Findings) -> list[int]:
+def layers_once(found: Findings) -> list[int]:
     """Layers of B with an origin; of copies of one layer the one that agrees most with it."""
 
     def agreement(j: int, i: int) -> float:
@@ -356,7 +356,7 @@ def _aligned_rows(
         in_place = (
             same
             and bool(names)
-            and _dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
+            and dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
         )
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
     if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
@@ -396,7 +396,7 @@ STANDING_SHARE = 0.3
 """Share of dimensions of attention whose nearest is the one in its place, above which heads were not moved."""
 
 
-def _dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
+def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
     """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
     nearest_U = (unit_rows(a_UD) @ unit_rows(b_UD).T).abs().argmax(dim=1)
     return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE

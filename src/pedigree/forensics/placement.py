@@ -7,9 +7,8 @@ child. With squared distances, which add up along branches, going over i is no d
 
 is one for a continuation, and minus one where i and j have nothing in common but `cur`. In small models trained on
 like texts it is neither: a later training undoes a part of the noise of the one before (0.5 and more), and a long
-training passes every short one on like texts at some distance. So the gain is weighed together with who came first and
-with the length of i's own way: the longer it is, the less of it another child shares by chance. The weights are a
-logistic fit on families of `experiments/trees.py` that are kept for development; the same fit says how sure it is.
+training passes every short one on like texts at some distance. So the gain is weighed together with who came first, and
+the less, the shorter i's own way is: more of it may be shared by chance. The weights are a logistic fit on families of `experiments/trees.py` that are kept for development; the same fit says how sure it is.
 
 Shapes  N = models.
 """
@@ -23,19 +22,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.forensics.direction import ABSTAIN_BELOW
 from pedigree.forensics.ways import Ways
 
 Floats = npt.NDArray[np.float64]
 
-OFFSET, PER_GAIN, PER_ODDS, PER_LENGTH = -2.5, 3.5, 0.45, 1.2
-"""Log-odds that j continues i: offset, for each unit of gain, of log-odds that i came first, and of the logarithm of
-the length of i's way over j's."""
+OFFSET, PER_GAIN, PER_ODDS = -2.4, 5.1, 0.2
+"""Log-odds that j continues i: offset, for each unit of gain, and of log-odds that i came first."""
+
+BLUR = 0.1
+"""Distances of pairs of which not quite the same rows match are off by this part of the longer way."""
 
 GAINS = (-1.0, 2.0)
 """Gains outside say no more than these: distances of a model of which little was matched are off."""
 
-MOST_ODDS, LONGEST = 6.0, 3.0
-
+MOST_ODDS = 6.0
 SHORT, PER_NOISE, BELIEVED = 0.01, 3.0, 2.5
 """Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it: there
 the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
@@ -115,8 +116,10 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
         return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
     odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
-    length = math.log(min(LONGEST, way_i / way_j))
-    return OFFSET + PER_GAIN * float(np.clip(gain, *GAINS)) + PER_ODDS * odds + PER_LENGTH * length
+    if odds <= -ABSTAIN_BELOW:
+        return -MOST_ODDS
+    blurred = gain * way_i / (way_i + BLUR * way_j)
+    return OFFSET + PER_GAIN * float(np.clip(blurred, *GAINS)) + PER_ODDS * odds
 
 
 def common(parent: int, j: int, k: int, ways: Ways) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.forensics.common_rows import CommonRows
 from pedigree.forensics.strains import Pairs, kinship
 
 ROUNDED = 6.0
@@ -35,12 +36,16 @@ class Ways:
         units_NN: of feed-forward units alone; equal to `all_NN` where a pair has none.
         whole_NN: whether heads were matched as well.
         rounded_NN: whether the second is the first one rounded to a coarser grid.
+        rows: the same rows of all models, where they could be laid beside one of them.
+        numbers: the models' numbers among those.
     """
 
     all_NN: Floats
     units_NN: Floats
     whole_NN: npt.NDArray[np.bool_]
     rounded_NN: npt.NDArray[np.bool_]
+    rows: CommonRows | None = None
+    numbers: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.all_NN)
@@ -53,6 +58,10 @@ class Ways:
 
     def between(self, *models: int) -> Floats:
         """Distances of some models [n, n], by one measure."""
+        if self.rows is not None:
+            found = self.rows.distances([self.numbers[k] for k in models])
+            if found is not None:
+                return found
         at = np.ix_(models, models)
         return self.all_NN[at] if bool(self.whole_NN[at].all()) else self.units_NN[at]
 
@@ -63,7 +72,7 @@ class Ways:
     def part(self, models: Sequence[int]) -> Ways:
         """Those of some models, renumbered."""
         at = np.ix_(models, models)
-        return Ways(self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at])
+        return Ways(self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at], self.rows, tuple(self.numbers[k] for k in models) if self.rows is not None else ())
 
 
 def ways_of(heads: Sequence[int], pairs: Pairs) -> Ways:
