@@ -41,6 +41,9 @@ copies of a unit share what it wrote."""
 LEAST = 0.05
 """Share of the rows that several models have to have in common."""
 
+MIN_ROWS = 64
+"""Fewer rows than this are fitted by nothing."""
+
 Key = tuple[str, int, str]
 Floats = npt.NDArray[np.float64]
 
@@ -172,6 +175,22 @@ class CommonRows:
         gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
         square = np.diag(gram)
         return np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / common_R.sum()
+
+    def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
+        """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.
+
+        With the ways from the parent, row by row, their inner products are fitted by |i|^2 and by |i||j|.
+        """
+        models = [parent, i, j]
+        common_R = self.there_RN[:, models].all(1)
+        if common_R.sum() < max(MIN_ROWS, LEAST * len(common_R)):
+            return None
+        gram = self.gram_RNN[:, models][:, :, models][common_R]
+        of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])
+        of_j_R = np.maximum(0.0, gram[:, 2, 2] - 2 * gram[:, 0, 2] + gram[:, 0, 0])
+        both_R = gram[:, 1, 2] - gram[:, 0, 1] - gram[:, 0, 2] + gram[:, 0, 0]
+        kept, joint = np.linalg.lstsq(np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1), both_R, rcond=None)[0]
+        return float(kept), float(joint)
 
 
 def common_rows(

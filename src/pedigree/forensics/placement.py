@@ -27,11 +27,15 @@ from pedigree.forensics.ways import Ways
 
 Floats = npt.NDArray[np.float64]
 
-OFFSET, PER_GAIN, PER_ODDS = -2.4, 5.1, 0.2
-"""Log-odds that j continues i: offset, for each unit of gain, and of log-odds that i came first."""
+OFFSET, PER_GAIN, PER_ODDS, PER_KEPT, PER_JOINT = -3.2, 4.4, 0.2, 2.7, 1.6
+"""Log-odds that j continues i: offset, for each unit of gain, of log-odds that i came first, and of what is kept and
+joint row by row."""
 
-BLUR = 0.1
-"""Distances of pairs of which not quite the same rows match are off by this part of the longer way."""
+PAIRS_OFFSET, PAIRS_PER_GAIN = -2.3, 4.0
+"""The same where models could not be laid side by side and only distances of pairs are known."""
+
+BLUR = 0.15
+"""Part of j's way by which the gain over a short way is uncertain."""
 
 GAINS = (-1.0, 2.0)
 """Gains outside say no more than these: distances of a model of which little was matched are off."""
@@ -118,8 +122,12 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
     if odds <= -ABSTAIN_BELOW:
         return -MOST_ODDS
-    blurred = gain * way_i / (way_i + BLUR * way_j)
-    return OFFSET + PER_GAIN * float(np.clip(blurred, *GAINS)) + PER_ODDS * odds
+    blurred = float(np.clip(gain * way_i / (way_i + BLUR * way_j), *GAINS))
+    rows = ways.kept_and_joint(parent, i, j)
+    if rows is None:
+        return PAIRS_OFFSET + PAIRS_PER_GAIN * blurred + PER_ODDS * odds
+    kept, joint = (float(np.clip(value, *GAINS)) for value in rows)
+    return OFFSET + PER_GAIN * blurred + PER_ODDS * odds + PER_KEPT * kept + PER_JOINT * joint
 
 
 def common(parent: int, j: int, k: int, ways: Ways) -> float:

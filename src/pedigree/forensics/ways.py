@@ -65,6 +65,12 @@ class Ways:
         at = np.ix_(models, models)
         return self.all_NN[at] if bool(self.whole_NN[at].all()) else self.units_NN[at]
 
+    def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
+        """As `CommonRows.kept_and_joint`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.kept_and_joint(*(self.numbers[k] for k in (parent, i, j)))
+
     def length(self, i: int, j: int) -> float:
         """One distance."""
         return float(self.between(i, j)[0, 1])
