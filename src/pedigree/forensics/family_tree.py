@@ -135,7 +135,7 @@ class _Drawn:
         merges = find_merges(ways)
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio, heads, x)
-        rooted = rooted_tree(ways, odds, drift, {x: _nearest_source(ways, x, merge) for x, merge in merges.items()})
+        rooted = rooted_tree(ways, odds, drift, {x: _nearest_first(ways, x, merge) for x, merge in merges.items()})
         if rooted is not None:
             self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
             return
@@ -177,7 +177,7 @@ class _Drawn:
     def _places(self, number: int, members: Sequence[int]) -> tuple[list[list[int]], list[int]]:
         """Groups of equal weights, and the first of each; their nodes and lines are drawn."""
         groups = _same_weights(members, self.pairs)
-        heads = [_head(group, self.pairs) for group in groups]
+        heads = [_head(group, len(self.names), self.pairs) for group in groups]
         for group, head in zip(groups, heads, strict=True):
             self.nodes += [TreeNode(id=f"m{k}", locations=[self.names[k]], family=number) for k in group]
             for k in group:
@@ -334,6 +334,10 @@ LEAST_WEIGHT = 0.1
 """Weight of a source below which a model is not said to lie between it and another."""
 
 
+TRIANGLE = 0.95
+"""Squared way over a third model, against the direct one, below which three distances do not belong together."""
+
+
 @dataclass(frozen=True)
 class Merge:
     """A model between two others.
@@ -379,14 +383,16 @@ def _between_two(ways: Ways, x: int, others: Sequence[int]) -> tuple[float, tupl
                 apart = max(float(d[1, 2]), 1e-300)
                 weight = (d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
                 inside = LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT
-                if inside and min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart:
+                # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
+                fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
+                if inside and fits and min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart:
                     ratio = max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
                     best = min(best, (ratio, (y, z)))
     return best
 
 
-def _nearest_source(ways: Ways, x: int, merge: Merge) -> int:
-    return min(merge.sources, key=lambda s: ways.length(s, x))
+def _nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
+    return tuple(sorted(merge.sources, key=lambda s: ways.length(s, x)))
 
 
 def _between_edge(source: str, child: str, pair: Kinship) -> TreeEdge:
@@ -416,9 +422,15 @@ def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
     return groups
 
 
-def _head(group: Sequence[int], pairs: Pairs) -> int:
-    """The member that most directions name as the first."""
-    return max(group, key=lambda k: sum(kinship(pairs, k, other).log_odds for other in group if other != k))
+def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
+    """The member that stands for equal weights: the one that matches widest with all others, since a disguise that was
+    undone is never undone to the last digit; of those, the one that most directions name as the first."""
+
+    def worth(k: int) -> tuple[int, float]:
+        matched = sum(kinship(pairs, k, other).matched for other in range(n) if other not in group)
+        return matched, sum(kinship(pairs, k, other).log_odds for other in group if other != k)
+
+    return max(group, key=worth)
 
 
 def oriented_edges(

@@ -72,7 +72,7 @@ class Placed:
         return {of}.union(*(self.below(child) for child in self.children(of)))
 
 
-def place(ways: Ways, odds_NN: Floats, root: int, fixed: Mapping[int, int] | None = None) -> Placed:
+def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int, ...]] | None = None) -> Placed:
     """Place every model below the root.
 
     Args:
@@ -80,9 +80,10 @@ def place(ways: Ways, odds_NN: Floats, root: int, fixed: Mapping[int, int] | Non
         odds_NN: log-odds that the first came before the second, without what any shallower or smaller relative would have,
             a sibling as well as an ancestor (copies, grids).
         root: the first model.
-        fixed: parents that are known (a merge hangs from the nearest of its parents).
+        merges: models that lie between others, the nearest of those first: it hangs from that one, and none of them
+            is below it.
     """
-    known = dict(fixed or {})
+    known = dict(merges or {})
     out = Placed(root)
     order = sorted((j for j in range(len(ways)) if j != root), key=lambda j: (ways.length(root, j), j))
     for j in order:
@@ -96,15 +97,16 @@ def place(ways: Ways, odds_NN: Floats, root: int, fixed: Mapping[int, int] | Non
     return out
 
 
-def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, int]) -> None:
+def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, tuple[int, ...]]) -> None:
     """Give j the parent that its way down leads to; what hangs from j comes along."""
     mine = out.below(j) if j in out.parents else {j}
-    if j in known and known[j] not in mine and (known[j] in out.parents or known[j] == out.root):
-        out.parents[j], out.sure[j] = known[j], math.inf
+    if j in known and known[j][0] not in mine and (known[j][0] in out.parents or known[j][0] == out.root):
+        out.parents[j], out.sure[j] = known[j][0], math.inf
         return
+    made_of_j = {x for x, sources in known.items() if not mine.isdisjoint(sources)}
     at, sure = out.root, math.inf
     while True:
-        steps = [(continues(at, i, j, ways, odds_NN), i) for i in out.children(at) if i not in mine]
+        steps = [(continues(at, i, j, ways, odds_NN), i) for i in out.children(at) if i not in mine | made_of_j]
         best = max(steps, default=(-math.inf, -1))
         if best[0] <= 0:
             break

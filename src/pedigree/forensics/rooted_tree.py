@@ -23,7 +23,7 @@ from pedigree.forensics.ways import Ways
 AGAINST = -1.0
 """The first model has no pair that says more than this against it, and a decision over most others."""
 
-IN_COMMON = 0.75
+IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
 
 ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
@@ -55,7 +55,7 @@ class Rooted:
 
 
 def rooted_tree(
-    ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, fixed: Mapping[int, int] | None = None
+    ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, merges: Mapping[int, tuple[int, ...]] | None = None
 ) -> Rooted | None:
     """The tree, or None where no model came before all others.
 
@@ -63,33 +63,31 @@ def rooted_tree(
         ways: squared distances on one scale.
         odds_NN: log-odds that the first came before the second, if one descends from the other.
         drift_NN: the same without structural evidence, see `placement.place`; None where there is none of that.
-        fixed: parents that are known.
+        merges: models that lie between others, see `placement.place`.
     """
-    root = first_model(odds_NN)
+    root = first_model(odds_NN, merges or {})
     if root is None:
         return None
-    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, fixed)
-    # A first model from which all others part on one and the same way is a branch of its own.
-    below = [v for u, v, _ in tree.edges if u == root]
-    return None if len(below) == 1 and below[0] >= len(ways) else tree
+    return tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
 
 
-def tree_below(root: int, ways: Ways, drift_NN: Floats, fixed: Mapping[int, int] | None = None) -> Rooted:
+def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
     """The tree below a first model that is known; see `rooted_tree`."""
-    placed = place(ways, drift_NN, root, fixed)
+    placed = place(ways, drift_NN, root, merges)
     tree = Rooted(root, sure=placed.sure)
     for parent in range(len(ways)):
-        _hang(tree, placed, parent, ways, set(fixed or ()))
+        _hang(tree, placed, parent, ways, set(merges or ()))
     return tree
 
 
-def first_model(odds_NN: Floats) -> int | None:
-    """The model that came before the others by clear odds; None where there is none."""
-    n = len(odds_NN)
+def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
+    """The model that came before the others by clear odds; None where there is none. Merges come after their parents,
+    whatever a pair says."""
+    own = [k for k in range(len(odds_NN)) if k not in merges]
     told = []
-    for i in range(n):
-        odds = odds_NN[i, [j for j in range(n) if j != i]]
-        if odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
+    for i in own:
+        odds = odds_NN[i, [j for j in own if j != i]]
+        if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
             told.append((float(odds.sum()), i))
     return max(told)[1] if told else None
 
