@@ -111,6 +111,30 @@ def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_pa
     assert pedigree("tree", models[0]).code == 2
 
 
+def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
+    pedigree: Pedigree, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\xff" * 100)
+    kept = tmp_path / "pairs.jsonl"
+    monkeypatch.setenv("PEDIGREE_KEEP", str(kept))
+    models = [where(shop, "base"), where(shop, "A"), str(bad)]
+    first = pedigree("tree", *models, "--workers", "1")
+    assert (first.code, "base -> A " in first.out) == (0, True)
+    assert first.err.count("not compared: ") == 2
+    assert len(kept.read_text().splitlines()) == 1
+    kept.write_text(kept.read_text() + "cut off {\n")
+    monkeypatch.setattr("pedigree.forensics.kinship.measure_pair", lambda *a, **k: {}["compared again"])
+    again = pedigree("tree", *models)
+    assert "base -> A " in again.out
+    monkeypatch.setenv("PEDIGREE_FLEET", "auto")
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
+    ran = pedigree("tree", *models)
+    assert (ran.code, "pip install 'llm-pedigree[fleet]'" in ran.err) == (2, True)
+    monkeypatch.setenv("PEDIGREE_WORKERS", "none")
+    assert pedigree("tree", *models).code == 2
+
+
 def test_unmerge_listens_to_the_environment(pedigree: Pedigree, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEDIGREE_PARENTS", f"{where(shop, 'A')} {where(shop, 'B')}")
     monkeypatch.setenv("PEDIGREE_BASE", where(shop, "base"))
