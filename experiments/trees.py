@@ -125,7 +125,8 @@ def looks(told: argparse.Namespace) -> Iterator[Looked]:
 
 HEAD = (
     "families", "width", "trees", "lines right", "arrows right", "wrong", "open", "skip a model", "join relatives",
-    "join strangers", "hidden found", "invented", "merges whole", "ancestors told", "told wrongly", "trees without a fault",
+    "join strangers", "hidden found", "invented", "merges whole", "ancestors told",
+    "told wrongly", "trees without a fault",
 )  # fmt: skip
 
 
@@ -162,9 +163,7 @@ def faults(one: Looked) -> list[str]:
     truth = {(p, c) for c, above in parents.items() for p in above}
     drawn = {(u, v): arrow for u, v, arrow in lines_of(one.result)}
     kinds = one.family.kinds
-    out = [
-        f"missing {p} > {c} ({kinds[c]})" for p, c in sorted(truth) if (p, c) not in drawn and (c, p) not in drawn
-    ]
+    out = [f"missing {p} > {c} ({kinds[c]})" for p, c in sorted(truth) if (p, c) not in drawn and (c, p) not in drawn]
     for (u, v), arrow in drawn.items():
         if (u, v) not in truth and ((v, u) not in truth or arrow):
             out.append(f"drawn {u} {'>' if arrow else '-'} {v} ({kinds.get(v, 'hidden')})")
@@ -188,7 +187,9 @@ def main() -> None:
     found: list[Looked] = []
     for one in looks(told):
         found.append(one)
-        print(" | ".join(map(str, row(one.family.name + (" -" if one.left_out else ""), one.size, one.tally))), flush=True)
+        print(
+            " | ".join(map(str, row(one.family.name + (" -" if one.left_out else ""), one.size, one.tally))), flush=True
+        )
         for fault in faults(one) if told.faults else ():
             print("    " + fault)
     measured = table(HEAD, summed(found))

@@ -81,7 +81,7 @@ def test_a_family_has_starts_parents_before_children_and_names_that_tell_nothing
             assert set(recipe.parents) <= seen, (family.name, name)
             seen.add(name)
         assert list(family.order) == sorted(family.order)
-    assert any(list(family.recipes)[0] != family.order[0] for family in families)
+    assert any(next(iter(family.recipes)) != family.order[0] for family in families)
 
 
 def test_what_is_left_out_stays_a_branch_point(families: list[Family]) -> None:

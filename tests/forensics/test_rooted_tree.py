@@ -54,7 +54,7 @@ def test_children_of_one_model_that_learned_alike_hang_from_it(far: float) -> No
 def test_children_that_share_one_way_have_an_ancestor_that_is_not_among_them() -> None:
     root = change(0, 1.0)
     unseen = root + change(1, 0.4)
-    points = [root, *(unseen + change(2 + k, size) for k, size in enumerate((0.2, 0.3, 0.4)))]
+    points = [root, *(unseen + change(2 + k, size) for k, size in enumerate((0.32, 0.35, 0.45)))]
     tree = rooted_tree(Ways.of(distances(points)), odds([None, 0, 0, 0]))
     assert tree is not None
     assert tree.hidden == 1

@@ -19,8 +19,8 @@ from pedigree.benchmark.families.split import SplitScores
 from pedigree.benchmark.methods.interface import Answer, Described, Method, TreeGrower, Unmerger
 from pedigree.benchmark.methods.model import Model
 from pedigree.benchmark.runs import Line, latest
-from pedigree.benchmark.tree_score import TreeTally, score_tree
 from pedigree.benchmark.statistics import Scored, above_all, area, by_families, curve, numbers, upper_95
+from pedigree.benchmark.tree_score import TreeTally, score_tree
 from pedigree.records.benchmark import (
     Benchmark,
     BenchmarkResult,

@@ -80,7 +80,7 @@ def score_tree(
     drawn = [(place.get(u, u), place.get(v, v), arrow) for u, v, arrow in found]
     truth = {(place[p], place[c]) for c, above in parents.items() for p in above if place[p] != place[c]}
     hidden = [name for name in parents if name not in shown]
-    names = _named(drawn, truth, hidden, set(place[name] for name in shown))
+    names = _named(drawn, truth, hidden, {place[name] for name in shown})
     drawn = [(names.get(u, u), names.get(v, v), arrow) for u, v, arrow in drawn]
     up = _ancestors(truth)
     counts = dict.fromkeys((f.name for f in fields(TreeTally)), 0)
@@ -159,9 +159,7 @@ def _count_line(
         counts["arrows_false"] += arrow
 
 
-def _count_same(
-    found: Iterable[Line], place: Mapping[str, str], shown: Sequence[str], counts: dict[str, int]
-) -> None:
+def _count_same(found: Iterable[Line], place: Mapping[str, str], shown: Sequence[str], counts: dict[str, int]) -> None:
     """Models of one place are as many lines as it takes to join them; what joins them has no arrow that is right."""
     groups: dict[str, list[set[str]]] = {}
     for name in shown:

@@ -1,8 +1,8 @@
 """All models of a family beside one of them: the same rows of everybody, in one frame and one order.
 
-Pairs are matched pair by pair, and what matches differs: a widened model beside a cut one has other units in common than
-either has with their parent. Distances that are to add up need the same rows. So every model is laid beside one of the
-family, the hub; three models are then compared on those rows of the hub that all three have. Rows are projected to
+Pairs are matched one by one, and what matches differs: a widened model beside a cut one has other units in common
+than either has with their parent. Distances that are to add up need the same rows. So every model is laid beside one of
+the family, the hub; three models are then compared on those rows of the hub that all three have. Rows are projected to
 `KEPT` dimensions by random signs, which keeps differences, and mixtures exactly: memory does not grow with the width.
 
 Source  random projections (Johnson and Lindenstrauss 1984), by signs (Achlioptas 2003).
@@ -43,6 +43,9 @@ LEAST = 0.05
 
 MIN_ROWS = 64
 """Fewer rows than this are fitted by nothing."""
+
+TOUCH = 1e-6
+"""What is added to the diagonal of a fit, as a part of its trace."""
 
 Key = tuple[str, int, str]
 Floats = npt.NDArray[np.float64]
@@ -189,8 +192,11 @@ class CommonRows:
         of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])
         of_j_R = np.maximum(0.0, gram[:, 2, 2] - 2 * gram[:, 0, 2] + gram[:, 0, 0])
         both_R = gram[:, 1, 2] - gram[:, 0, 1] - gram[:, 0, 2] + gram[:, 0, 0]
-        kept, joint = np.linalg.lstsq(np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1), both_R, rcond=None)[0]
-        return float(kept), float(joint)
+        same = np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1)
+        normal, toward = same.T @ same, same.T @ both_R
+        # A way without length says nothing; a touch of the diagonal keeps two like columns from blowing up.
+        kept, joint = np.linalg.solve(normal + (TOUCH * np.trace(normal) + 1e-300) * np.eye(2), toward)
+        return (float(kept), float(joint)) if np.isfinite(kept + joint) else None
 
 
 def common_rows(
@@ -204,9 +210,7 @@ def common_rows(
         allow_pickle: read torch files (weights only).
         workers, fleet: as `spread.spread_out` takes them.
     """
-    tasks = [
-        Laying(k, str(locations[hub]), str(place), allow_pickle) for k, place in enumerate(locations) if k != hub
-    ]
+    tasks = [Laying(k, str(locations[hub]), str(place), allow_pickle) for k, place in enumerate(locations) if k != hub]
     laid: dict[int, Beside] = {}
     for done in spread_out(lay_beside, tasks, workers=workers, address=fleet):
         if done.result is not None:
@@ -231,7 +235,8 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
             # Another sample of the hub's units (a partner of another size class) is left out.
             if key in one.other and one.hub[key].shape == own_UK.shape and torch.equal(one.hub[key], own_UK):
                 rows_NUK[k], there_NU[k] = one.other[key].double(), one.there[key]
-        rows_NUK *= there_NU[:, :, None]
+        there_NU &= torch.isfinite(rows_NUK).all(2)
+        rows_NUK = torch.where(there_NU[:, :, None], rows_NUK, 0.0)
         grams.append(torch.einsum("nuk,muk->unm", rows_NUK, rows_NUK).numpy())
         there.append(there_NU.T.numpy())
     return CommonRows(np.concatenate(grams), np.concatenate(there), hub)

@@ -3,7 +3,7 @@
 1. Families and hybrids are told apart (`strains`): a hybrid is a merge of strangers, or descends from one.
 2. In a family, models that lie between two others in a straight line are merges of them (`find_merges`).
 3. Where one model came before all others, everyone else is placed below it (`placement`, `rooted_tree`): third models
-   decide between ancestor and sibling where a pair alone cannot, since the pair test names the sibling that drifted less.
+   decide between ancestor and sibling where a pair alone cannot: it names the sibling that drifted less.
 4. Elsewhere relatives are joined by squared distances (`joining`); a model on a branch of (nearly) no length is the
    branch point itself. The root is weighed by the directions of pairs that are neighbors in the tree; across a hidden
    branch point only structural evidence counts (copies, grids).
@@ -213,9 +213,7 @@ class _Drawn:
             reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
             self.edges.append(_edge(ids[u], ids[v], max(0.0, min(value, sure)), length, "descent", reasons))
 
-    def _unrooted(
-        self, number: int, heads: Sequence[int], groups: Sequence[Sequence[int]], ways: Ways
-    ) -> None:
+    def _unrooted(self, number: int, heads: Sequence[int], groups: Sequence[Sequence[int]], ways: Ways) -> None:
         """The lines of a family of which no model came first."""
         if len(heads) < 2:
             return
@@ -228,9 +226,7 @@ class _Drawn:
             self.edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
 
 
-def first_hand(
-    heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs
-) -> list[int]:
+def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
     """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
     other hybrid that came before them."""
     first = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))

@@ -7,8 +7,15 @@ child. With squared distances, which add up along branches, going over i is no d
 
 is one for a continuation, and minus one where i and j have nothing in common but `cur`. In small models trained on
 like texts it is neither: a later training undoes a part of the noise of the one before (0.5 and more), and a long
-training passes every short one on like texts at some distance. So the gain is weighed together with who came first, and
-the less, the shorter i's own way is: more of it may be shared by chance. The weights are a logistic fit on families of `experiments/trees.py` that are kept for development; the same fit says how sure it is.
+training passes every short one on like texts at some distance. So the gain is weighed together with
+
+- who came first, and how short i's own way is: the shorter, the more of it may be shared by chance;
+- the rows of weights, where models could be laid side by side: what continues i has moved by as much as i wherever i
+  moved, another child moves in the same rows but by its own amounts (`CommonRows.kept_and_joint`);
+- the cosine of both ways, where it is larger than children of one model were ever seen to have.
+
+The weights are a logistic fit on the families of `experiments/trees.py` that are kept for development; the same fit
+says how sure it is.
 
 Shapes  N = models.
 """
@@ -16,7 +23,7 @@ Shapes  N = models.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,9 +34,13 @@ from pedigree.forensics.ways import Ways
 
 Floats = npt.NDArray[np.float64]
 
-OFFSET, PER_GAIN, PER_ODDS, PER_KEPT, PER_JOINT = -3.2, 4.4, 0.2, 2.7, 1.6
+OFFSET, PER_GAIN, PER_ODDS, PER_KEPT, PER_JOINT = -2.9, 4.0, 0.25, 2.4, 1.0
 """Log-odds that j continues i: offset, for each unit of gain, of log-odds that i came first, and of what is kept and
 joint row by row."""
+
+CHILDREN_SHARE, PER_MORE, WHOLE_GAIN = 0.6, 17.0, (0.5, 0.8)
+"""Cosine of their ways up to which two children of one model were seen to learn alike, and log-odds for each unit above
+it, where the gain is whole: two with an ancestor in common that is not among the models may share more, but not all."""
 
 PAIRS_OFFSET, PAIRS_PER_GAIN = -2.3, 4.0
 """The same where models could not be laid side by side and only distances of pairs are known."""
@@ -42,8 +53,8 @@ GAINS = (-1.0, 2.0)
 
 MOST_ODDS = 6.0
 SHORT, PER_NOISE, BELIEVED = 0.01, 3.0, 2.5
-"""Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it: there
-the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
+"""Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it:
+there the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
 
 ROUNDS = 6
 """Times that every model is taken out and put in again, at most."""
@@ -77,8 +88,8 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
 
     Args:
         ways: squared distances on one scale.
-        odds_NN: log-odds that the first came before the second, without what any shallower or smaller relative would have,
-            a sibling as well as an ancestor (copies, grids).
+        odds_NN: log-odds that the first came before the second, without what any shallower or smaller relative would
+            have, a sibling as well as an ancestor (copies, grids).
         root: the first model.
         merges: models that lie between others, the nearest of those first: it hangs from that one, and none of them
             is below it.
@@ -125,11 +136,14 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     if odds <= -ABSTAIN_BELOW:
         return -MOST_ODDS
     blurred = float(np.clip(gain * way_i / (way_i + BLUR * way_j), *GAINS))
+    cosine = min(1.0, (gain + 1.0) / 2.0 * (way_i / way_j) ** 0.5)
+    whole = float(np.clip((gain - WHOLE_GAIN[0]) / (WHOLE_GAIN[1] - WHOLE_GAIN[0]), 0.0, 1.0))
+    more = PER_MORE * max(0.0, cosine - CHILDREN_SHARE) * whole
     rows = ways.kept_and_joint(parent, i, j)
     if rows is None:
-        return PAIRS_OFFSET + PAIRS_PER_GAIN * blurred + PER_ODDS * odds
+        return PAIRS_OFFSET + PAIRS_PER_GAIN * blurred + PER_ODDS * odds + more
     kept, joint = (float(np.clip(value, *GAINS)) for value in rows)
-    return OFFSET + PER_GAIN * blurred + PER_ODDS * odds + PER_KEPT * kept + PER_JOINT * joint
+    return OFFSET + PER_GAIN * blurred + PER_ODDS * odds + PER_KEPT * kept + PER_JOINT * joint + more
 
 
 def common(parent: int, j: int, k: int, ways: Ways) -> float:

@@ -78,7 +78,10 @@ class Ways:
     def part(self, models: Sequence[int]) -> Ways:
         """Those of some models, renumbered."""
         at = np.ix_(models, models)
-        return Ways(self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at], self.rows, tuple(self.numbers[k] for k in models) if self.rows is not None else ())
+        numbers = () if self.rows is None else tuple(self.numbers[k] for k in models)
+        return Ways(
+            self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at], self.rows, numbers
+        )  # fmt: skip
 
 
 def ways_of(heads: Sequence[int], pairs: Pairs) -> Ways:

@@ -97,7 +97,7 @@ def parents_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> l
 
 
 def depth_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> list[LineageNode]:
-    """The nodes in an order in which each is followed by what descends from it, as far as no other parent forbids it."""
+    """The nodes in an order in which each is followed by what descends from it, as far as other parents allow it."""
     named = {node.name: node for node in nodes}
     parents: dict[str, set[str]] = {name: set() for name in named}
     children: dict[str, list[str]] = {name: [] for name in named}
