@@ -6,6 +6,7 @@ hidden ancestor. Seeds below 100 are for development; those from 100 on are look
 
     python experiments/trees.py --seeds 6              # development
     python experiments/trees.py --first 100 --seeds 6  # fresh
+    python experiments/trees.py --draw --out docs/experiments
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Looked:
         family, size, seed: which.
         left_out: models kept back.
         tally: what was right.
-        seconds_made, seconds_compared: for the whole family, as measured when it was done.
+        result: the tree.
     """
 
     family: Family
@@ -60,15 +61,17 @@ class Looked:
 def models_of(family: Family, size: str, place: Path, workers: int) -> dict[tuple[str, str], Kinship]:
     """Make the models that are not there, compare the pairs that were not, and give all pairs by name."""
     folder = place / family.name
-    begun = time.monotonic()
+    begun = time.process_time()
     workshop = Workshop(folder, family.recipes, max_chars=scale_of(size).max_chars)
     fresh = [name for name in family.order if not workshop.is_made(name)]
     places = workshop.make(family.order)
-    made = time.monotonic()
-    pairs = compare_all(places, workers=workers, kept=KeptPairs(folder / "pairs.jsonl"))
-    if fresh:
-        took = {"made": round(made - begun, 1), "compared": round(time.monotonic() - made, 1), "models": len(fresh)}
-        (folder / "seconds.json").write_text(json.dumps(took) + "\n", encoding="utf-8")
+    made = time.process_time()
+    kept = folder / "pairs.jsonl"
+    alone = workers == 1 and not kept.is_file()
+    pairs = compare_all(places, workers=workers, kept=KeptPairs(kept))
+    if fresh and alone:
+        each = {"made": (made - begun) / len(fresh), "compared": (time.process_time() - made) / len(pairs)}
+        (folder / "seconds.json").write_text(json.dumps({k: round(v, 2) for k, v in each.items()}) + "\n")
     return {(family.order[i], family.order[j]): pair for (i, j), pair in pairs.items()}
 
 
@@ -110,17 +113,19 @@ def lines_of(result: TreeResult) -> list[Line]:
 
 
 def looks(told: argparse.Namespace) -> Iterator[Looked]:
-    """Both looks at every family that is asked for, and that is made where nothing but drawing is wanted."""
+    """Both looks at every family that is asked for; where nothing but drawing is wanted, at every one that is there."""
+    place = told.place / "trees"
     for size in told.sizes.split(","):
-        for seed in range(told.first, told.first + told.seeds):
+        seeds = list(range(told.first, told.first + told.seeds))
+        if told.draw:
+            made = place.glob(f"random-{size}-*/pairs.jsonl")
+            seeds = sorted(int(path.parent.name.rsplit("-", 1)[1]) for path in made)
+        for seed in seeds:
             family = random_family(scale_of(size), seed)
-            folder = told.place / "trees" / family.name
-            if told.draw and not (folder / "pairs.jsonl").is_file():
-                continue
-            pairs = models_of(family, size, told.place / "trees", told.workers)
-            yield look(family, size, seed, pairs, (), told.place / "trees")
+            pairs = models_of(family, size, place, told.workers)
+            yield look(family, size, seed, pairs, (), place)
             if family.left_out:
-                yield look(family, size, seed, pairs, family.left_out, told.place / "trees")
+                yield look(family, size, seed, pairs, family.left_out, place)
 
 
 HEAD = (
@@ -197,7 +202,19 @@ def main() -> None:
     if told.json is not None:
         told.json.write_text(json.dumps([record(one) for one in found], indent=1) + "\n", encoding="utf-8")
     if told.out is not None:
-        put(told.out / "trees.md", "Family trees", f"{origin('python experiments/trees.py')}\n\n{measured}")
+        told_by = "\n\n".join([origin("python experiments/trees.py"), seconds(told.place / "trees"), measured])
+        put(told.out / "trees.md", "Family trees that nobody tuned on", told_by)
+
+
+def seconds(place: Path) -> str:
+    """Processor time for a model and for a pair, mean over the families where it was measured."""
+    words = []
+    for size, scale in SCALES.items():
+        took = [json.loads(path.read_text()) for path in place.glob(f"random-{size}-*/seconds.json")]
+        if took:
+            made, compared = (sum(one[key] for one in took) / len(took) for key in ("made", "compared"))
+            words.append(f"width {scale.sizes.d_model}: {made:.1f} s a model, {compared:.2f} s a pair")
+    return f"Processor time, one core: {'; '.join(words) or 'not measured'}."
 
 
 def record(one: Looked) -> dict[str, Any]:
