@@ -28,7 +28,7 @@ from pedigree.benchmark.families.sizes import SCALES, scale_of
 from pedigree.benchmark.tree_score import Line, TreeTally, score_tree
 from pedigree.benchmark.zoo.random_family import Family, parents_of, random_family
 from pedigree.benchmark.zoo.workshop import Workshop
-from pedigree.forensics.common_rows import CommonRows, common_rows
+from pedigree.forensics.family_rows import CommonRows, common_rows
 from pedigree.forensics.family_tree import build_tree
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.records.family_tree import TreeResult

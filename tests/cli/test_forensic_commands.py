@@ -70,6 +70,23 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     assert pedigree("scan", where(shop, "child"), "--quiet").out == where(shop, "A") + "\n"
     ran = pedigree("scan", where(shop, "child"), "--json", "--fail-on", "relatives-found")
     assert (ran.code, json.loads(ran.out)["result"]["multiplicity"]["tried"]) == (1, 2)
+    kept = tmp_path / "scan.jsonl"
+    whole = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--workers", "1", "--json")
+    assert len(kept.read_text().splitlines()) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr("pedigree.forensics.scan.compare", lambda *a, **k: {}["compared again"])
+        again = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--json")
+        broken = pedigree("scan", where(shop, "child"), "--confirm", "2")
+    first, second = (json.loads(ran.out)["result"] for ran in (whole, again))
+    assert first["relatives"] == second["relatives"]
+    assert [candidate["compared"] for candidate in first["relatives"]] == ["weights"]
+    assert broken.err.count("was not compared: could not be compared: KeyError") == 2
+    monkeypatch.setenv("PEDIGREE_CONFIRM", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr("pedigree.forensics.spread.has_ray", lambda: False)
+        away = pedigree("scan", where(shop, "child"), "--fleet", "auto")
+    assert (away.code, "pip install 'llm-pedigree[fleet]'" in away.err) == (2, True)
+    monkeypatch.setenv("PEDIGREE_CONFIRM", "0")
     shared = tmp_path / "shared"
     assert pedigree("library", "export", folder, "-o", str(shared)).code == 0
     other = str(tmp_path / "other")

@@ -12,7 +12,7 @@ from pedigree.benchmark.zoo import Zoo
 from pedigree.benchmark.zoo.catalog import recipes_of
 from pedigree.benchmark.zoo.catalog_tree import MAX_CHARS
 from pedigree.benchmark.zoo.workshop import Workshop
-from pedigree.forensics.common_rows import CommonRows
+from pedigree.forensics.family_rows import CommonRows
 from pedigree.forensics.family_tree import LayOut, build_tree, grow_tree
 from pedigree.forensics.joining import neighbor_joining
 from pedigree.forensics.kinship import Kinship

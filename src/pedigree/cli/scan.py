@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
+from pedigree.cli.files import GO_ON
 from pedigree.cli.options import (
     COMPUTE,
     INPUT,
@@ -55,6 +57,28 @@ def scan(
             envvar="PEDIGREE_CONFIRM", rich_help_panel=COMPUTE,
         ),
     ] = 3,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Processes that compare models on weights at the same time.", envvar="PEDIGREE_WORKERS",
+            min=1, max=1024, rich_help_panel=COMPUTE,
+        ),
+    ] = 1,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Compare them on a Ray cluster: auto, HOST:PORT, or local for one with --workers processors here.",
+            envvar="PEDIGREE_FLEET", rich_help_panel=COMPUTE, show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep comparisons on weights in FILE; the same command goes on from there.",
+            envvar="PEDIGREE_KEEP", rich_help_panel=COMPUTE, show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     fail_on: Annotated[
         list[str] | None,
@@ -74,6 +98,8 @@ def scan(
     pedigree scan path/to/MODEL --against my-library
 
     pedigree scan path/to/MODEL --against my-library --json --fail-on relatives-found
+
+    pedigree scan path/to/MODEL --against my-library --candidates 500 --confirm 500 --fleet auto --keep scan.jsonl
     """
     out = Output(json=json, quiet=quiet, color=color)
     words = [check_word(word, WORDS, option="--fail-on") for word in fail_on or ()]
@@ -82,10 +108,13 @@ def scan(
     from pedigree.forensics.library import open_library
     from pedigree.forensics.scan import scan as scan_library
 
+    if keep is not None:
+        GO_ON.append(f"comparisons on weights are in {keep}; the same command goes on from there")
     with open_library(against, salt=salt) as library:
         record = scan_library(
-            model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle, progress=out.progress()
-        )
+            model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle,
+            progress=out.progress(), workers=workers, fleet=fleet, keep=keep,
+        )  # fmt: skip
     out.clear_status()
     if out.mode == "json":
         out.result(record.to_json())

@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.common_rows import CommonRows, common_rows
 from pedigree.forensics.direction import ABSTAIN_BELOW
+from pedigree.forensics.family_rows import CommonRows, common_rows
 from pedigree.forensics.joining import Graph, collapse, neighbor_joining
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.forensics.measure import Progress
@@ -82,6 +82,9 @@ def grow_tree(
         result=result,
     )
 
+
+LEANS = ABSTAIN_BELOW / 2
+"""Log-odds of a pair from which its places in the tree may make up the rest of an arrow."""
 
 LayOut = Callable[[int, Sequence[int]], CommonRows | None]
 """(hub, members, the hub among them) -> their common rows, numbered as in `members`."""
@@ -208,7 +211,7 @@ class _Drawn:
             if v in merged:
                 continue
             first = above.get(u, u)
-            value = min(float(odds[first, w]) for w in below.get(v, [v]))
+            value = min(_order(rooted, odds, first, w) for w in below.get(v, [v]))
             sure = min(rooted.sure.get(w, math.inf) for w in below.get(v, [v]))
             reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
             self.edges.append(_edge(ids[u], ids[v], max(0.0, min(value, sure)), length, "descent", reasons))
@@ -224,6 +227,17 @@ class _Drawn:
         for u, v, odds in oriented_edges(graph, heads, groups, self.pairs):
             reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
             self.edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
+
+
+def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
+    """Log-odds that a model came before one below it: by their pair, or, where that leans the same way, by their places
+    below a root that came before both. Places alone would name the sibling that stayed near to a parent that is not
+    among the models."""
+    pair = float(odds[parent, child])
+    if parent == rooted.root or pair < LEANS or child not in rooted.order:
+        return pair
+    root = rooted.root
+    return max(pair, min(rooted.order[child], float(odds[root, parent]), float(odds[root, child])))
 
 
 def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:

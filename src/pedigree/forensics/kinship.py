@@ -148,6 +148,16 @@ def compare_pair(task: PairTask) -> Kinship:
         return Kinship("inconclusive", error=f"could not be compared: {type(error).__name__}: {error}"[:500])
 
 
+def mark_of(place: str | Path, allow_pickle: bool) -> str:
+    """What a model is known by: version of the program, headers and stamp; empty where it cannot be opened."""
+    try:
+        with open_checkpoint(place, allow_pickle=allow_pickle) as checkpoint:
+            told = f"{producer().version}\n{checkpoint.header_digest()}\n{checkpoint.stamp()}"
+            return hashlib.sha256(told.encode()).hexdigest()[:32]
+    except PedigreeError:
+        return ""
+
+
 class KeptPairs:
     """Pairs that were compared before, in a file of JSON lines that is only added to.
 
@@ -170,16 +180,8 @@ class KeptPairs:
                 self._take(line)
 
     def marks(self, locations: Sequence[str | Path], allow_pickle: bool) -> list[str]:
-        """What each model is known by; empty where it cannot be opened, which its pairs will say."""
-        out = []
-        for place in locations:
-            try:
-                with open_checkpoint(place, allow_pickle=allow_pickle) as checkpoint:
-                    told = f"{producer().version}\n{checkpoint.header_digest()}\n{checkpoint.stamp()}"
-                    out.append(hashlib.sha256(told.encode()).hexdigest()[:32])
-            except PedigreeError:
-                out.append("")
-        return out
+        """What each model is known by."""
+        return [mark_of(place, allow_pickle) for place in locations]
 
     def get(self, first: str, second: str) -> Kinship | None:
         """The pair of two marks, in this order; None where it is not known."""

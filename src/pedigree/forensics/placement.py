@@ -68,11 +68,14 @@ class Placed:
         root: the first model.
         parents: of every other one.
         sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
+        order: how much more that is than log-odds that the parent is below it: seen from the parent's parent, the one
+            on the way to the other came first. Of models that are not below the root itself.
     """
 
     root: int
     parents: dict[int, int] = field(default_factory=dict)
     sure: dict[int, float] = field(default_factory=dict)
+    order: dict[int, float] = field(default_factory=dict)
 
     def children(self, of: int) -> list[int]:
         """In order of their numbers."""
@@ -105,6 +108,11 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
             _put(out, j, ways, odds_NN, known)
         if out.parents == before:
             break
+    for j, parent in out.parents.items():
+        if parent != root:
+            above = out.parents[parent]
+            there, back = (continues(above, *pair, ways, odds_NN) for pair in ((parent, j), (j, parent)))
+            out.order[j] = there - back
     return out
 
 

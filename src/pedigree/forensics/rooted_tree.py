@@ -45,13 +45,14 @@ class Rooted:
         root: the model that came first.
         edges: (parent, child, length).
         hidden: how many hidden vertices there are.
-        sure: log-odds that a model is below its parent and not beside it.
+        sure, order: log-odds that a model is below its parent and not beside it, and not above it; see `Placed`.
     """
 
     root: int
     edges: list[tuple[int, int, float]] = field(default_factory=list)
     hidden: int = 0
     sure: dict[int, float] = field(default_factory=dict)
+    order: dict[int, float] = field(default_factory=dict)
 
 
 def rooted_tree(
@@ -74,7 +75,7 @@ def rooted_tree(
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
     """The tree below a first model that is known; see `rooted_tree`."""
     placed = place(ways, drift_NN, root, merges)
-    tree = Rooted(root, sure=placed.sure)
+    tree = Rooted(root, sure=placed.sure, order=placed.order)
     for parent in range(len(ways)):
         _hang(tree, placed, parent, ways, set(merges or ()))
     return tree

@@ -65,6 +65,8 @@ def spread_out(
     Raises:
         UsageError: Ray is not installed, or the cluster does not answer.
     """
+    if not tasks:
+        return
     if address is not None:
         yield from _on_cluster(function, tasks, address, workers)
     elif workers > 1 and len(tasks) > 1:

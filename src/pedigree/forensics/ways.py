@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.common_rows import CommonRows
+from pedigree.forensics.family_rows import CommonRows
 from pedigree.forensics.strains import Pairs, kinship
 
 ROUNDED = 6.0
