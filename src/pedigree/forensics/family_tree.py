@@ -13,9 +13,9 @@ What stays open is drawn without an arrow.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.forensics.measure import Progress
 from pedigree.forensics.record import producer
 from pedigree.forensics.rooted_tree import Rooted, rooted_tree, tree_below
-from pedigree.forensics.strains import Pairs, kinship, split
+from pedigree.forensics.strains import WHOLE, Pairs, kinship, split
 from pedigree.forensics.ways import FAR, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
@@ -137,7 +137,7 @@ class _Drawn:
         ways = self._ways(heads, odds)
         merges = find_merges(ways)
         for x, merge in merges.items():
-            self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio, heads, x)
+            self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio)
         rooted = rooted_tree(ways, odds, drift, {x: _nearest_first(ways, x, merge) for x, merge in merges.items()})
         if rooted is not None:
             self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
@@ -172,7 +172,7 @@ class _Drawn:
         """Distances of a family; the model that most odds name as the first is the one beside which all are laid."""
         ways = ways_of(heads, self.pairs)
         if self.lay_out is not None and len(heads) > 2:
-            hub = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))
+            hub = max(range(len(odds)), key=lambda x: (float(odds[x].sum()), -x))
             ways.rows = self.lay_out(heads[hub], heads)
             ways.numbers = tuple(range(len(heads)))
         return ways
@@ -189,7 +189,7 @@ class _Drawn:
                     self.edges.append(_edge(f"m{head}", f"m{k}", pair.log_odds, 0.0, "same-weights", pair.reasons))
         return groups, heads
 
-    def _merge(self, child: int, sources: Sequence[int], ratio: float, heads: Sequence[int], x: int) -> None:
+    def _merge(self, child: int, sources: Sequence[int], ratio: float) -> None:
         """Lines from the models between which another lies, with arrows where it does so exactly."""
         for source in sources:
             pair = kinship(self.pairs, source, child)
@@ -261,11 +261,10 @@ def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floa
 def likest(near: Sequence[int], child: int, pairs: Pairs) -> int:
     """The parent of a merge among relatives of one family: a merge has the largest cosine with what went into it.
 
-    Among those of the usual shape: of others only the parts that are nearest match.
+    Among those that match most widely: of others only the parts that are nearest match.
     """
-    counts = Counter(kinship(pairs, k, child).matched for k in near)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    alike = [k for k in near if kinship(pairs, k, child).matched == usual]
+    most = max(kinship(pairs, k, child).matched for k in near)
+    alike = [k for k in near if kinship(pairs, k, child).matched >= WHOLE * most]
     return max(alike, key=lambda k: (kinship(pairs, k, child).cosine or -1.0, -k))
 
 
@@ -385,20 +384,21 @@ def find_merges(ways: Ways) -> dict[int, Merge]:
 
 def _between_two(ways: Ways, x: int, others: Sequence[int]) -> tuple[float, tuple[int, int]]:
     """Branch ratio of the two models between which x lies most nearly in a straight line; infinite where none are."""
-    best: tuple[float, tuple[int, int]] = (math.inf, (-1, -1))
-    for y in others:
-        for z in others:
-            if y < z:
-                d = ways.between(x, y, z)
-                apart = max(float(d[1, 2]), 1e-300)
-                weight = (d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
-                inside = LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT
-                # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
-                fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
-                if inside and fits and min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart:
-                    ratio = max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
-                    best = min(best, (ratio, (y, z)))
-    return best
+    pairs = itertools.combinations(others, 2)
+    return min(((_straightness(ways, x, *pair), pair) for pair in pairs), default=(math.inf, (-1, -1)))
+
+
+def _straightness(ways: Ways, x: int, y: int, z: int) -> float:
+    """What is left of the way from x to the line between y and z, over what descent would leave; infinite beside it."""
+    d = ways.between(x, y, z)
+    apart = max(float(d[1, 2]), 1e-300)
+    weight = float(d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
+    # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
+    fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
+    far = min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart
+    if not (LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT and fits and far):
+        return math.inf
+    return max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
 
 
 def _nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
