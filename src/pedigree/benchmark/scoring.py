@@ -308,10 +308,10 @@ def _tree(method: Method, exam: Exam, lines: dict[str, Line]) -> TreeScore | Non
     total = TreeTally()
     told = 0
     for one, line in asked:
-        lines = [(str(edge[0]), str(edge[1]), len(edge) < 3 or bool(edge[2])) for edge in line.values or ()]
+        drawn = [(str(edge[0]), str(edge[1]), len(edge) < 3 or bool(edge[2])) for edge in line.values or ()]
         shown = [str(k) for k in range(len(one.task.models))]
         parents = {name: [str(p) for p, c in one.edges if str(c) == name] for name in shown}
-        total, told = total + score_tree(lines, parents, shown, {}), told + len(lines)
+        total, told = total + score_tree(drawn, parents, shown, {}), told + len(drawn)
     return TreeScore(
         right=total.right, told=told, there=total.lines, arrows_right=total.arrows_right,
         arrows_wrong=total.arrows_wrong + total.arrows_false, open=total.open, skipping=total.skipping,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,10 +14,13 @@ from pedigree.cli.options import (
     INPUT,
     OUTPUT,
     ColorOption,
+    FleetOption,
     JsonOption,
+    KeepOption,
     PickleOption,
     QuietOption,
     SaltOption,
+    WorkersOption,
     check_word,
 )
 from pedigree.cli.output import Line, Output, Span, shorten
@@ -57,28 +59,9 @@ def scan(
             envvar="PEDIGREE_CONFIRM", rich_help_panel=COMPUTE,
         ),
     ] = 3,
-    workers: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Processes that compare models on weights at the same time.", envvar="PEDIGREE_WORKERS",
-            min=1, max=1024, rich_help_panel=COMPUTE,
-        ),
-    ] = 1,
-    fleet: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Compare them on a Ray cluster: auto, HOST:PORT, or local for one with --workers processors here.",
-            envvar="PEDIGREE_FLEET", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Keep comparisons on weights in FILE; the same command goes on from there.",
-            envvar="PEDIGREE_KEEP", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
+    workers: WorkersOption = 1,
+    fleet: FleetOption = None,
+    keep: KeepOption = None,
     json: JsonOption = False,
     fail_on: Annotated[
         list[str] | None,

@@ -9,7 +9,17 @@ import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
 from pedigree.cli.files import GO_ON, check_free, check_there, write_file
-from pedigree.cli.options import COMPUTE, OUTPUT, ColorOption, ForceOption, JsonOption, PickleOption, QuietOption
+from pedigree.cli.options import (
+    OUTPUT,
+    ColorOption,
+    FleetOption,
+    ForceOption,
+    JsonOption,
+    KeepOption,
+    PickleOption,
+    QuietOption,
+    WorkersOption,
+)
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
 
@@ -28,28 +38,9 @@ def tree(
             rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Processes that compare pairs at the same time.", envvar="PEDIGREE_WORKERS", min=1,
-            max=1024, rich_help_panel=COMPUTE,
-        ),
-    ] = 1,
-    fleet: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Compare pairs on a Ray cluster: auto, HOST:PORT, or local for one with --workers processors here.",
-            envvar="PEDIGREE_FLEET", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Keep compared pairs in FILE; the same command goes on from there.",
-            envvar="PEDIGREE_KEEP", rich_help_panel=COMPUTE, show_default=False,
-        ),
-    ] = None,
+    workers: WorkersOption = 1,
+    fleet: FleetOption = None,
+    keep: KeepOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,

@@ -138,15 +138,16 @@ def _alike(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
         return there_U
     cosine_U = torch.nn.functional.cosine_similarity(x_UD, y_UD, dim=1)
     length_U = (y_UD.norm(dim=1) / x_UD.norm(dim=1).clamp_min(1e-30)).clamp_min(1e-30).log()
-    usual = cosine_U > cosine_U[there_U].median() - FOREIGN
-    return usual & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
+    usual_U: Tensor = cosine_U > cosine_U[there_U].median() - FOREIGN
+    return usual_U & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
 
 
 def _signs(width: int) -> Tensor:
     if width <= KEPT:
         return torch.eye(width)
     drawn_DK = torch.randint(0, 2, (width, KEPT), generator=torch.Generator().manual_seed(width))
-    return (2.0 * drawn_DK - 1.0) / KEPT**0.5
+    signs_DK: Tensor = (2.0 * drawn_DK - 1.0) / KEPT**0.5
+    return signs_DK
 
 
 @dataclass
@@ -172,12 +173,14 @@ class CommonRows:
         return self._known[key]
 
     def _distances(self, models: list[int]) -> Floats | None:
-        common_R = self.there_RN[:, models].all(1)
-        if common_R.sum() < LEAST * len(common_R):
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        count = int(common_R.sum())
+        if count < LEAST * len(self.there_RN):
             return None
         gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
         square = np.diag(gram)
-        return np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / common_R.sum()
+        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / count
+        return out
 
     def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
         """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.
@@ -185,8 +188,8 @@ class CommonRows:
         With the ways from the parent, row by row, their inner products are fitted by |i|^2 and by |i||j|.
         """
         models = [parent, i, j]
-        common_R = self.there_RN[:, models].all(1)
-        if common_R.sum() < max(MIN_ROWS, LEAST * len(common_R)):
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        if int(common_R.sum()) < max(MIN_ROWS, LEAST * len(self.there_RN)):
             return None
         gram = self.gram_RNN[:, models][:, :, models][common_R]
         of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])

@@ -74,7 +74,7 @@ class Kinship:
         """Cosine of what was matched; None where nothing was."""
         if self.distance2 is None or min(self.lengths) <= 0:
             return None if self.distance2 is None else 1.0 - self.distance2 / 2
-        ratio = (self.lengths[0] / self.lengths[1]) ** 0.5
+        ratio = float((self.lengths[0] / self.lengths[1]) ** 0.5)
         return (ratio + 1.0 / ratio - self.distance2) / 2
 
     def turned(self) -> Kinship:

@@ -136,15 +136,15 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
 def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float:
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
     d = ways.between(parent, i, j)
-    way_i, way_j = max(d[0, 1], 1e-300), max(d[0, 2], 1e-300)
-    gain = (d[0, 2] - d[1, 2]) / way_i
+    way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
+    gain = float(d[0, 2] - d[1, 2]) / way_i
     if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
         return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
     odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
     if odds <= -ABSTAIN_BELOW:
         return -MOST_ODDS
     blurred = float(np.clip(gain * way_i / (way_i + BLUR * way_j), *GAINS))
-    cosine = min(1.0, (gain + 1.0) / 2.0 * (way_i / way_j) ** 0.5)
+    cosine = float(min(1.0, (gain + 1.0) / 2.0 * (way_i / way_j) ** 0.5))
     whole = float(np.clip((gain - WHOLE_GAIN[0]) / (WHOLE_GAIN[1] - WHOLE_GAIN[0]), 0.0, 1.0))
     more = PER_MORE * max(0.0, cosine - CHILDREN_SHARE) * whole
     rows = ways.kept_and_joint(parent, i, j)
