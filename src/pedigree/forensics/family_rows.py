@@ -139,7 +139,8 @@ def _alike(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
     cosine_U = torch.nn.functional.cosine_similarity(x_UD, y_UD, dim=1)
     length_U = (y_UD.norm(dim=1) / x_UD.norm(dim=1).clamp_min(1e-30)).clamp_min(1e-30).log()
     usual_U: Tensor = cosine_U > cosine_U[there_U].median() - FOREIGN
-    return usual_U & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
+    alike_U: Tensor = usual_U & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
+    return alike_U
 
 
 def _signs(width: int) -> Tensor:
