@@ -71,6 +71,23 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     assert pedigree("scan", where(shop, "child"), "--quiet").out == where(shop, "A") + "\n"
     ran = pedigree("scan", where(shop, "child"), "--json", "--fail-on", "relatives-found")
     assert (ran.code, json.loads(ran.out)["result"]["multiplicity"]["tried"]) == (1, 2)
+    kept = tmp_path / "scan.jsonl"
+    whole = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--workers", "1", "--json")
+    assert len(kept.read_text().splitlines()) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr("pedigree.forensics.scan.compare", lambda *a, **k: {}["compared again"])
+        again = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--json")
+        broken = pedigree("scan", where(shop, "child"), "--confirm", "2")
+    first, second = (json.loads(ran.out)["result"] for ran in (whole, again))
+    assert first["relatives"] == second["relatives"]
+    assert [candidate["compared"] for candidate in first["relatives"]] == ["weights"]
+    assert broken.err.count("was not compared: could not be compared: KeyError") == 2
+    monkeypatch.setenv("PEDIGREE_CONFIRM", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr("pedigree.forensics.spread.has_ray", lambda: False)
+        away = pedigree("scan", where(shop, "child"), "--fleet", "auto")
+    assert (away.code, "pip install 'llm-pedigree[fleet]'" in away.err) == (2, True)
+    monkeypatch.setenv("PEDIGREE_CONFIRM", "0")
     shared = tmp_path / "shared"
     assert pedigree("library", "export", folder, "-o", str(shared)).code == 0
     other = str(tmp_path / "other")
@@ -92,7 +109,7 @@ def test_many_models_come_from_a_list_and_go_to_a_fleet(
     assert pedigree("library", "add", folder).code == 2
     monkeypatch.setenv("PEDIGREE_WORKERS", "1")
     monkeypatch.setenv("PEDIGREE_FLEET", "auto")
-    monkeypatch.setattr("pedigree.forensics.fleet.has_ray", lambda: False)
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
     ran = pedigree("library", "add", folder, where(shop, "stranger"))
     assert (ran.code, "pip install 'llm-pedigree[fleet]'" in ran.err) == (2, True)
     missing = pedigree("library", "add", folder, "--list", str(tmp_path / "none"))
@@ -110,6 +127,30 @@ def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_pa
     root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
     assert {element.text for element in root.iter() if element.tag.endswith("}text")} >= {"A", "base", "child"}
     assert pedigree("tree", models[0]).code == 2
+
+
+def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
+    pedigree: Pedigree, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"\xff" * 100)
+    kept = tmp_path / "pairs.jsonl"
+    monkeypatch.setenv("PEDIGREE_KEEP", str(kept))
+    models = [where(shop, "base"), where(shop, "A"), str(bad)]
+    first = pedigree("tree", *models, "--workers", "1")
+    assert (first.code, "base -> A " in first.out) == (0, True)
+    assert first.err.count("not compared: ") == 2
+    assert len(kept.read_text().splitlines()) == 1
+    kept.write_text(kept.read_text() + "cut off {\n")
+    monkeypatch.setattr("pedigree.forensics.kinship.measure_pair", lambda *a, **k: {}["compared again"])
+    again = pedigree("tree", *models)
+    assert "base -> A " in again.out
+    monkeypatch.setenv("PEDIGREE_FLEET", "auto")
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
+    ran = pedigree("tree", *models)
+    assert (ran.code, "pip install 'llm-pedigree[fleet]'" in ran.err) == (2, True)
+    monkeypatch.setenv("PEDIGREE_WORKERS", "none")
+    assert pedigree("tree", *models).code == 2
 
 
 def test_unmerge_listens_to_the_environment(pedigree: Pedigree, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,11 @@ from tests.forensics.merges import Shop
 
 from pedigree.errors import UsageError
 from pedigree.forensics import fleet
-from pedigree.forensics.fleet import Outcome, Task, carry_out, carry_out_all, has_ray
+from pedigree.forensics.family_tree import grow_tree
+from pedigree.forensics.fleet import Outcome, Task, carry_out, carry_out_all
 from pedigree.forensics.library import open_library
+from pedigree.forensics.scan import scan
+from pedigree.forensics.spread import RAY_WITHOUT_REPORTS, has_ray
 
 NAMES = ("base", "A", "B", "stranger")
 
@@ -68,7 +71,7 @@ def test_a_fault_of_ours_is_said_beside_its_model(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "has_ray", lambda: False)
+    monkeypatch.setattr("pedigree.forensics.spread.has_ray", lambda: False)
     with pytest.raises(UsageError, match="Ray is not installed") as caught:
         list(carry_out_all([Task("model")], address="local"))
     assert "llm-pedigree[fleet]" in (caught.value.fix or "")
@@ -91,7 +94,7 @@ def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes of one processor each, on this machine."""
     if not has_ray():
         pytest.skip("the extra `fleet` is not installed")
-    os.environ.update(fleet.RAY_WITHOUT_REPORTS)
+    os.environ.update(RAY_WITHOUT_REPORTS)
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
@@ -118,6 +121,28 @@ def test_two_nodes_share_the_work_and_a_second_run_reads_nothing(
     assert told[0] == (0.0, "0 of 6 models are there")
     assert told[-1][0] == 1.0
     assert told[-1][1].startswith("6 of 6 models; ")
+
+
+@pytest.mark.slow
+def test_a_tree_and_a_scan_on_two_nodes_are_those_of_one_process(
+    cluster: str, places: list[str], tmp_path: Path
+) -> None:
+    """Both go on from what was kept, and a file that is no model stops neither."""
+    kept = tmp_path / "pairs.jsonl"
+    here, there = grow_tree(places[:5]), grow_tree(places[:5], fleet=cluster, keep=kept)
+    assert there.result.model_copy(update={"seconds": 0.0}) == here.result.model_copy(update={"seconds": 0.0})
+    assert len(there.result.not_compared) == 4
+    assert len(kept.read_text().splitlines()) == 6
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add(places[:4])
+        alone = scan(places[1], library, candidates=4, confirm=4)
+        comparisons = tmp_path / "scan.jsonl"
+        fleet_scan = scan(places[1], library, candidates=4, confirm=4, fleet=cluster, keep=comparisons)
+        again = scan(places[1], library, candidates=4, confirm=4, fleet="nowhere:1", keep=comparisons)
+    assert len(comparisons.read_text().splitlines()) == 4
+    for one in (fleet_scan, again):
+        assert one.result.relatives == alone.result.relatives
+        assert one.result.others == alone.result.others
 
 
 def test_an_address_where_no_cluster_is_ends_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

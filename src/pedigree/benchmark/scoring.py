@@ -20,6 +20,7 @@ from pedigree.benchmark.methods.interface import Answer, Described, Method, Tree
 from pedigree.benchmark.methods.model import Model
 from pedigree.benchmark.runs import Line, latest
 from pedigree.benchmark.statistics import Scored, above_all, area, by_families, curve, numbers, upper_95
+from pedigree.benchmark.tree_score import TreeTally, score_tree
 from pedigree.records.benchmark import (
     Benchmark,
     BenchmarkResult,
@@ -304,11 +305,18 @@ def _tree(method: Method, exam: Exam, lines: dict[str, Line]) -> TreeScore | Non
     asked = [(t, lines[t.task.address]) for t in exam.trees if t.task.address in lines and t.task.split == "test"]
     if not isinstance(method, TreeGrower) or not asked:
         return None
-    right = told = there = 0
+    total = TreeTally()
+    told = 0
     for one, line in asked:
-        edges = {tuple(edge) for edge in line.values or ()}
-        right, told, there = right + len(edges & set(one.edges)), told + len(edges), there + len(one.edges)
-    return TreeScore(right=right, told=told, there=there)
+        drawn = [(str(edge[0]), str(edge[1]), len(edge) < 3 or bool(edge[2])) for edge in line.values or ()]
+        shown = [str(k) for k in range(len(one.task.models))]
+        parents = {name: [str(p) for p, c in one.edges if str(c) == name] for name in shown}
+        total, told = total + score_tree(drawn, parents, shown, {}), told + len(drawn)
+    return TreeScore(
+        right=total.right, told=told, there=total.lines, arrows_right=total.arrows_right,
+        arrows_wrong=total.arrows_wrong + total.arrows_false, open=total.open, skipping=total.skipping,
+        relatives=total.relatives, strangers=total.strangers, hidden_invented=total.hidden_invented,
+    )  # fmt: skip
 
 
 def _costs(test: Sequence[Asked]) -> dict[str, float | int | None]:

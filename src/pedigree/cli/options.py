@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -111,3 +112,27 @@ def check_word(word: str, known: Iterable[str], *, option: str) -> str:
         expected="one of " + ", ".join(words),
         fix=f"did you mean {option} {near}?" if near else None,
     )
+
+
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", help="Processes that compare models at the same time.", envvar="PEDIGREE_WORKERS",
+        min=1, max=1024, rich_help_panel=COMPUTE,
+    ),
+]  # fmt: skip
+FleetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fleet", metavar="ADDRESS",
+        help="Compare them on a Ray cluster: auto, HOST:PORT, or local for one with --workers processors here.",
+        envvar="PEDIGREE_FLEET", rich_help_panel=COMPUTE, show_default=False,
+    ),
+]  # fmt: skip
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep", metavar="FILE", help="Keep comparisons in FILE; the same command goes on from there.",
+        envvar="PEDIGREE_KEEP", rich_help_panel=COMPUTE, show_default=False,
+    ),
+]  # fmt: skip

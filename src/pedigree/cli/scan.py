@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
+from pedigree.cli.files import GO_ON
 from pedigree.cli.options import (
     COMPUTE,
     INPUT,
     OUTPUT,
     ColorOption,
+    FleetOption,
     JsonOption,
+    KeepOption,
     PickleOption,
     QuietOption,
     SaltOption,
+    WorkersOption,
     check_word,
 )
 from pedigree.cli.output import Line, Output, Span, shorten
@@ -55,6 +59,9 @@ def scan(
             envvar="PEDIGREE_CONFIRM", rich_help_panel=COMPUTE,
         ),
     ] = 3,
+    workers: WorkersOption = 1,
+    fleet: FleetOption = None,
+    keep: KeepOption = None,
     json: JsonOption = False,
     fail_on: Annotated[
         list[str] | None,
@@ -74,6 +81,8 @@ def scan(
     pedigree scan path/to/MODEL --against my-library
 
     pedigree scan path/to/MODEL --against my-library --json --fail-on relatives-found
+
+    pedigree scan path/to/MODEL --against my-library --candidates 500 --confirm 500 --fleet auto --keep scan.jsonl
     """
     out = Output(json=json, quiet=quiet, color=color)
     words = [check_word(word, WORDS, option="--fail-on") for word in fail_on or ()]
@@ -82,10 +91,13 @@ def scan(
     from pedigree.forensics.library import open_library
     from pedigree.forensics.scan import scan as scan_library
 
+    if keep is not None:
+        GO_ON.append(f"comparisons on weights are in {keep}; the same command goes on from there")
     with open_library(against, salt=salt) as library:
         record = scan_library(
-            model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle, progress=out.progress()
-        )
+            model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle,
+            progress=out.progress(), workers=workers, fleet=fleet, keep=keep,
+        )  # fmt: skip
     out.clear_status()
     if out.mode == "json":
         out.result(record.to_json())

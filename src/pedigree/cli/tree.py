@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
-from pedigree.cli.files import check_free, check_there, write_file
-from pedigree.cli.options import OUTPUT, ColorOption, ForceOption, JsonOption, PickleOption, QuietOption
+from pedigree.cli.files import GO_ON, check_free, check_there, write_file
+from pedigree.cli.options import (
+    OUTPUT,
+    ColorOption,
+    FleetOption,
+    ForceOption,
+    JsonOption,
+    KeepOption,
+    PickleOption,
+    QuietOption,
+    WorkersOption,
+)
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
 
@@ -28,6 +38,9 @@ def tree(
             rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
+    workers: WorkersOption = 1,
+    fleet: FleetOption = None,
+    keep: KeepOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
@@ -41,6 +54,10 @@ def tree(
     pedigree tree path/to/A path/to/B path/to/C
 
     pedigree tree models/* -o tree.svg --json
+
+    pedigree tree models/* --workers 8 --keep pairs.jsonl
+
+    Every two models are compared. A pair that cannot be is said in the answer and stops nothing.
     """
     out = Output(json=json, quiet=quiet, color=color)
     places = list(dict.fromkeys(models or ()))
@@ -52,7 +69,11 @@ def tree(
         check_free(output, force=force)
     from pedigree.forensics.family_tree import grow_tree
 
-    record = grow_tree(places, allow_pickle=allow_pickle, progress=out.progress())
+    if keep is not None:
+        GO_ON.append(f"compared pairs are in {keep}; the same command goes on from there")
+    record = grow_tree(
+        places, allow_pickle=allow_pickle, progress=out.progress(), workers=workers, fleet=fleet, keep=keep
+    )
     out.clear_status()
     if out.mode == "json":
         out.result(record.to_json())

@@ -253,6 +253,9 @@ def _is_midpoint(from_whole: Survival, from_part: Survival) -> bool:
 
 
 def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
+    if found.rounded is not None:
+        who, sign = ("B", 1.0) if found.rounded == "b" else ("A", -1.0)
+        out.add(sign * 6.0, f"{who} is the other rounded to a grid of few-bit integers")
     bits = found.bits
     if bits is None or not bits.equal_after_cast:
         return

@@ -1,51 +1,54 @@
 """A family tree of several models: who descends from whom, who are siblings, which ancestor is not among them.
 
-Relatives are joined by squared distances, which add along branches; a model on a branch of (nearly) no length is the
-branch point itself, so third models decide between ancestor and sibling where a pair alone cannot: between two siblings
-the pair test names the one that drifted less. The root is weighed by the directions of pairs that are neighbors in the
-tree; across a hidden branch point only structural evidence counts (copies, grids). What stays open is drawn without an
-arrow. A model related to two strangers is taken for a merge of their families. Models that share a random start and
-nothing learned are joined by no line: they are named beside the tree, as are pairs of which it is open.
+1. Families and hybrids are told apart (`strains`): a hybrid is a merge of strangers, or descends from one.
+2. In a family, models that lie between two others in a straight line are merges of them (`find_merges`).
+3. Where one model came before all others, everyone else is placed below it (`placement`, `rooted_tree`): third models
+   decide between ancestor and sibling where a pair alone cannot: it names the sibling that drifted less.
+4. Elsewhere relatives are joined by squared distances (`joining`); a model on a branch of (nearly) no length is the
+   branch point itself. The root is weighed by the directions of pairs that are neighbors in the tree; across a hidden
+   branch point only structural evidence counts (copies, grids).
+
+What stays open is drawn without an arrow.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
+from pedigree.forensics.family_rows import CommonRows, common_rows
 from pedigree.forensics.joining import Graph, collapse, neighbor_joining
-from pedigree.forensics.kinship import Kinship, compare_all
+from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.forensics.measure import Progress
-from pedigree.forensics.mixture import select_sources
 from pedigree.forensics.record import producer
-from pedigree.forensics.rooted_tree import Rooted, rooted_tree
+from pedigree.forensics.rooted_tree import Rooted, rooted_tree, tree_below
+from pedigree.forensics.strains import WHOLE, Pairs, kinship, split
+from pedigree.forensics.ways import FAR, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
+
+Floats = npt.NDArray[np.float64]
 
 SAME = 1e-6
 """Squared distance below which two models have the same weights but for rounding and disguise."""
 
-FAR = 2.0
-"""Squared distance of relatives of which nothing could be matched row by row: that of strangers."""
-
-Pairs = Mapping[tuple[int, int], Kinship]
-
-
-def kinship(pairs: Pairs, i: int, j: int) -> Kinship:
-    """Kinship of i and j, in that order."""
-    return pairs[i, j] if i < j else pairs[j, i].turned()
-
 
 def grow_tree(
-    locations: Sequence[str | Path], *, allow_pickle: bool = False, progress: Progress | None = None
+    locations: Sequence[str | Path],
+    *,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+    workers: int = 1,
+    fleet: str | None = None,
+    keep: Path | None = None,
 ) -> FamilyTree:
     """Compare all pairs of models and draw their tree.
 
@@ -53,11 +56,23 @@ def grow_tree(
         locations: two or more models.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
+        workers, fleet: processes here, or the address of a Ray cluster, that compare pairs.
+        keep: file of pairs that were compared before, to which those of this run are added.
     """
     start = time.monotonic()
     names = [str(place) for place in locations]
-    pairs = compare_all(locations, allow_pickle=allow_pickle, progress=progress)
-    result = build_tree(names, pairs)
+    kept = None if keep is None else KeptPairs(keep)
+    pairs = compare_all(
+        locations, allow_pickle=allow_pickle, progress=progress, workers=workers, fleet=fleet, kept=kept
+    )
+
+    def lay_out(hub: int, members: Sequence[int]) -> CommonRows | None:
+        tell("laying side by side", 0.0, f"{len(members)} models beside {names[hub]}")
+        places = [names[k] for k in members]
+        return common_rows(members.index(hub), places, allow_pickle=allow_pickle, workers=workers, fleet=fleet)
+
+    tell = progress or (lambda stage, fraction, message: None)
+    result = build_tree(names, pairs, lay_out)
     result = result.model_copy(update={"seconds": round(time.monotonic() - start, 3)})
     return FamilyTree(
         producer=producer(),
@@ -68,196 +83,226 @@ def grow_tree(
     )
 
 
-def build_tree(names: Sequence[str], pairs: Pairs) -> TreeResult:
-    """The tree of models whose pairs have been compared."""
-    merges = find_merges(len(names), pairs)
-    families = _families([k for k in range(len(names)) if k not in merges], pairs)
-    nodes: list[TreeNode] = []
-    edges: list[TreeEdge] = []
-    place: dict[int, str] = {}
-    for number, members in enumerate(families):
-        _add_family(number, members, names, pairs, nodes, edges, place)
-    for child in sorted(merges):
-        place[child] = f"m{child}"
-        nodes.append(TreeNode(id=place[child], locations=[names[child]], family=len(families)))
-        for members in families:
-            near = [k for k in members if kinship(pairs, k, child).descends]
-            if near:
-                parent = _nearest(near, child, pairs)
-                edges.append(_merge_edge(place[parent], place[child], kinship(pairs, parent, child)))
-    siblings = _siblings(nodes, edges)
+LEANS = ABSTAIN_BELOW / 2
+"""Log-odds of a pair from which its places in the tree may make up the rest of an arrow."""
+
+LayOut = Callable[[int, Sequence[int]], CommonRows | None]
+"""(hub, members, the hub among them) -> their common rows, numbered as in `members`."""
+
+
+def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None) -> TreeResult:
+    """The tree of models whose pairs have been compared.
+
+    Args:
+        names: of the models.
+        pairs: of every two of them.
+        lay_out: lays the members of a family beside one of them; without it distances are those of pairs.
+    """
+    strains = split(len(names), pairs)
+    drawn = _Drawn(names, pairs, lay_out)
+    for number, members in enumerate(strains.families):
+        drawn.family(number, members)
+    for number, members in enumerate(strains.hybrids, start=len(strains.families)):
+        drawn.hybrids(number, members, strains.families)
+    is_open = [_is_open(edge, pairs) for edge in drawn.edges]
+    # Who came first is no question where it is open whether one descends from the other at all.
+    edges = [e.model_copy(update={"directed": False}) if o else e for e, o in zip(drawn.edges, is_open, strict=True)]
     return TreeResult(
-        families=[[names[k] for k in members] for members in families],
-        nodes=nodes,
+        families=[[names[k] for k in members] for members in strains.families],
+        nodes=drawn.nodes,
         edges=edges,
-        siblings=siblings,
-        shared_starts=_joined(families, names, pairs, lambda pair: pair.verdict == "shared-initialization"),
-        open_pairs=_joined(families, names, pairs, lambda pair: pair.open_origin),
+        siblings=_siblings(drawn.nodes, edges),
+        shared_starts=_shared_starts([*strains.families, *strains.hybrids], names, pairs),
+        open_pairs=[_ends(e, names) for e, o in zip(edges, is_open, strict=True) if o],
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
         not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
         not_checked=[
             "ancestors of the roots, and models that are not among the given ones but for the branch points they leave",
-            "whether a model between others is their merge; pedigree unmerge MODEL --parents A B tells",
+            "weights of the parents of merges; pedigree unmerge MODEL --parents A B tells",
         ],
     )
 
 
-def _joined(
-    families: Sequence[Sequence[int]], names: Sequence[str], pairs: Pairs, joins: Callable[[Kinship], bool]
-) -> list[list[str]]:
-    """For every two families that a pair joins, the names of the nearest such pair."""
+def _is_open(edge: TreeEdge, pairs: Pairs) -> bool:
+    """Whether a line joins two models that share numbers, a common start or descent not told."""
+    if edge.source[0] != "m" or edge.target[0] != "m":
+        return False
+    return kinship(pairs, int(edge.source[1:]), int(edge.target[1:])).open_origin
+
+
+def _ends(edge: TreeEdge, names: Sequence[str]) -> list[str]:
+    return [names[int(end[1:])] for end in (edge.source, edge.target)]
+
+
+def _shared_starts(groups: Sequence[Sequence[int]], names: Sequence[str], pairs: Pairs) -> list[list[str]]:
+    """For every two families that a random start joins, the names of the nearest such pair."""
     found = []
-    for x, one in enumerate(families):
-        for other in families[x + 1 :]:
-            hits = [(_distance(pairs, i, j), i, j) for i in one for j in other if joins(kinship(pairs, i, j))]
-            if hits:
-                _, i, j = min(hits)
-                found.append([names[i], names[j]])
+    for one, other in itertools.combinations(groups, 2):
+        alike = [(i, j) for i in one for j in other if kinship(pairs, i, j).verdict == "shared-initialization"]
+        if alike:
+            i, j = min(alike, key=lambda pair: (kinship(pairs, *pair).distance2 or 0.0, pair))
+            found.append([names[i], names[j]])
     return found
 
 
-def _nearest(near: Sequence[int], child: int, pairs: Pairs) -> int:
-    """The model nearest to a merge, among those of the usual shape: of others only the parts that are nearest match."""
-    counts = Counter(kinship(pairs, k, child).matched for k in near)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    alike = [k for k in near if kinship(pairs, k, child).matched == usual]
-    return min(alike, key=lambda k: _distance(pairs, k, child))
+@dataclass
+class _Drawn:
+    """A tree that is being drawn."""
+
+    names: Sequence[str]
+    pairs: Pairs
+    lay_out: LayOut | None = None
+    nodes: list[TreeNode] = field(default_factory=list)
+    edges: list[TreeEdge] = field(default_factory=list)
+
+    def family(self, number: int, members: Sequence[int]) -> None:
+        """A family of its own: one first model, known or not."""
+        groups, heads = self._places(number, members)
+        if len(heads) < 2:
+            return
+        odds, drift = all_odds(groups, self.pairs), drift_odds(heads, self.pairs)
+        ways = self._ways(heads, odds)
+        merges = find_merges(ways)
+        for x, merge in merges.items():
+            self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio)
+        rooted = rooted_tree(ways, odds, drift, {x: _nearest_first(ways, x, merge) for x, merge in merges.items()})
+        if rooted is not None:
+            self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
+            return
+        stay = [x for x in range(len(heads)) if x not in merges]
+        self._unrooted(number, [heads[x] for x in stay], [groups[x] for x in stay], ways.part(stay))
+
+    def hybrids(self, number: int, members: Sequence[int], families: Sequence[Sequence[int]]) -> None:
+        """Merges of strangers, each below a model of either family, and what descends from them."""
+        groups, heads = self._places(number, members)
+        odds = all_odds(groups, self.pairs)
+        ways = self._ways(heads, odds)
+        pure = [k for family in families for k in family]
+        firsts = first_hand(heads, pure, ways, odds, self.pairs)
+        for x in firsts:
+            for family in families:
+                near = [k for k in family if kinship(self.pairs, k, heads[x]).related]
+                if near:
+                    parent = likest(near, heads[x], self.pairs)
+                    self.edges.append(_merge_edge(parent, heads[x], kinship(self.pairs, parent, heads[x])))
+        own = {x: min(firsts, key=lambda f: ways.length(f, x)) for x in range(len(heads))}
+        for first in firsts:
+            mine = [x for x in range(len(heads)) if own[x] == first or x == first]
+            part = ways.part(mine)
+            drift = drift_odds([heads[x] for x in mine], self.pairs)
+            below = tree_below(mine.index(first), part, drift)
+            own_heads = [heads[x] for x in mine]
+            told = told_odds(own_heads, odds[np.ix_(mine, mine)], drift, part)
+            self._rooted(below, number, own_heads, told, set())
+
+    def _ways(self, heads: Sequence[int], odds: Floats) -> Ways:
+        """Distances of a family; the model that most odds name as the first is the one beside which all are laid."""
+        ways = ways_of(heads, self.pairs)
+        if self.lay_out is not None and len(heads) > 2:
+            hub = max(range(len(odds)), key=lambda x: (float(odds[x].sum()), -x))
+            ways.rows = self.lay_out(heads[hub], heads)
+            ways.numbers = tuple(range(len(heads)))
+        return ways
+
+    def _places(self, number: int, members: Sequence[int]) -> tuple[list[list[int]], list[int]]:
+        """Groups of equal weights, and the first of each; their nodes and lines are drawn."""
+        groups = _same_weights(members, self.pairs)
+        heads = [_head(group, len(self.names), self.pairs) for group in groups]
+        for group, head in zip(groups, heads, strict=True):
+            self.nodes += [TreeNode(id=f"m{k}", locations=[self.names[k]], family=number) for k in group]
+            for k in group:
+                if k != head:
+                    pair = kinship(self.pairs, head, k)
+                    self.edges.append(_edge(f"m{head}", f"m{k}", pair.log_odds, 0.0, "same-weights", pair.reasons))
+        return groups, heads
+
+    def _merge(self, child: int, sources: Sequence[int], ratio: float) -> None:
+        """Lines from the models between which another lies, with arrows where it does so exactly."""
+        for source in sources:
+            pair = kinship(self.pairs, source, child)
+            if ratio <= EXACT:
+                reasons = ["it is a mixture of its two parents, and nothing else"]
+                self.edges.append(_merge_edge(source, child, pair, reasons))
+            else:
+                self.edges.append(_between_edge(f"m{source}", f"m{child}", pair))
+
+    def _rooted(self, rooted: Rooted, number: int, heads: Sequence[int], odds: Floats, merged: set[int]) -> None:
+        """The lines of a family whose first model is known. A hidden point stands between a model and those below it,
+        and its lines have the odds of the model before them."""
+        n, before = len(heads), sum(node.kind == "hidden" for node in self.nodes)
+        ids = {v: f"m{heads[v]}" if v < n else f"h{number}.{before + v - n}" for v in range(n + rooted.hidden)}
+        self.nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in ids if v >= n]
+        above = {v: u for u, v, _ in rooted.edges if v >= n}
+        below = {v: [w for u, w, _ in rooted.edges if u == v] for v in above}
+        for u, v, length in rooted.edges:
+            if v in merged:
+                continue
+            first = above.get(u, u)
+            value = min(_order(rooted, odds, first, w) for w in below.get(v, [v]))
+            sure = min(rooted.sure.get(w, math.inf) for w in below.get(v, [v]))
+            reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
+            self.edges.append(_edge(ids[u], ids[v], max(0.0, min(value, sure)), length, "descent", reasons))
+
+    def _unrooted(self, number: int, heads: Sequence[int], groups: Sequence[Sequence[int]], ways: Ways) -> None:
+        """The lines of a family of which no model came first."""
+        if len(heads) < 2:
+            return
+        graph = neighbor_joining(ways.all_NN if bool(ways.whole_NN.all()) else ways.units_NN)
+        collapse(graph, lambda v, hidden: _came_before(graph, v, hidden, heads, self.pairs))
+        ids = {v: f"m{heads[v]}" if v < graph.n else f"h{number}.{v - graph.n}" for v in graph.edges}
+        self.nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in graph.edges if v >= graph.n]
+        for u, v, odds in oriented_edges(graph, heads, groups, self.pairs):
+            reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
+            self.edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
 
 
-def _merge_edge(parent: str, child: str, pair: Kinship) -> TreeEdge:
+def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
+    """Log-odds that a model came before one below it: by their pair, or, where that leans the same way, by their places
+    below a root that came before both. Places alone would name the sibling that stayed near to a parent that is not
+    among the models."""
+    pair = float(odds[parent, child])
+    if parent == rooted.root or pair < LEANS or child not in rooted.order:
+        return pair
+    root = rooted.root
+    return max(pair, min(rooted.order[child], float(odds[root, parent]), float(odds[root, child])))
+
+
+def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
+    """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
+    other hybrid that came before them."""
+    first = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))
+    found = [first]
+    for x in range(len(heads)):
+        if x == first:
+            continue
+        there = [pair.cosine for k in pure if (pair := kinship(pairs, k, heads[x])).related]
+        here = [kinship(pairs, heads[y], heads[x]).cosine for y in range(len(heads)) if y != x and odds[y, x] > 0]
+        here.append(kinship(pairs, heads[first], heads[x]).cosine)
+        if there and max((c for c in there if c is not None), default=-1.0) > max(
+            (c for c in here if c is not None), default=-1.0
+        ):
+            found.append(x)
+    return found
+
+
+def likest(near: Sequence[int], child: int, pairs: Pairs) -> int:
+    """The parent of a merge among relatives of one family: a merge has the largest cosine with what went into it.
+
+    Among those that match most widely: of others only the parts that are nearest match.
+    """
+    most = max(kinship(pairs, k, child).matched for k in near)
+    alike = [k for k in near if kinship(pairs, k, child).matched >= WHOLE * most]
+    return max(alike, key=lambda k: (kinship(pairs, k, child).cosine or -1.0, -k))
+
+
+def _merge_edge(parent: int, child: int, pair: Kinship, reasons: Sequence[str] = ()) -> TreeEdge:
     return TreeEdge(
-        **{"from": parent, "to": child}, kind="merge", directed=True, length=pair.distance2,
-        reasons=["related to models that are strangers to each other"],
+        **{"from": f"m{parent}", "to": f"m{child}"}, kind="merge", directed=True, length=pair.distance2,
+        reasons=list(reasons) or ["related to models that are strangers to each other"],
     )  # fmt: skip
 
 
-def find_merges(n: int, pairs: Pairs) -> dict[int, int]:
-    """Models related to strangers, those with most of them first; value: how many pairs of strangers."""
-    found: dict[int, int] = {}
-    while True:
-        counts = {}
-        for x in range(n):
-            if x in found:
-                continue
-            near = [k for k in range(n) if k != x and k not in found and kinship(pairs, x, k).descends]
-            apart = sum(kinship(pairs, y, z).verdict == "unrelated" for y in near for z in near if y < z)
-            if apart:
-                counts[x] = apart
-        if not counts:
-            return found
-        most = max(counts, key=lambda x: counts[x])
-        found[most] = counts[most]
-
-
-def _families(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
-    """Models that lines of descent join. Trainings of one random start are families of their own."""
-    families: list[list[int]] = []
-    for k in members:
-        mine = [f for f in families if any(kinship(pairs, k, other).descends for other in f)]
-        families = [f for f in families if f not in mine] + [sorted([k, *(m for f in mine for m in f)])]
-    return sorted(families)
-
-
-def _distance(pairs: Pairs, i: int, j: int) -> float:
-    if i == j:
-        return 0.0
-    pair = kinship(pairs, i, j)
-    return FAR if pair.distance2 is None or not pair.related else pair.distance2
-
-
-def _distances(pairs: Pairs, heads: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Squared distances of a family on one scale, since lengths grow along branches and only differences add up.
-
-    Of feed-forward units alone where every pair has them: heads that were moved cannot be laid side by side, and what
-    is matched has to be the same in all pairs.
-    """
-    both = [kinship(pairs, i, j) for i in heads for j in heads if i < j]
-    by_units = bool(both) and all(pair.units is not None for pair in both if pair.related)
-    scale = float(np.median([_length(pair, by_units)[1] for pair in both] or [1.0])) or 1.0
-    out = np.zeros((len(heads), len(heads)))
-    for x, i in enumerate(heads):
-        for y, j in enumerate(heads):
-            if x != y:
-                pair = kinship(pairs, i, j)
-                known = pair.distance2 is not None and pair.related
-                distance, length = _length(pair, by_units)
-                out[x, y] = distance * length / scale if known else _distance(pairs, i, j)
-    return out
-
-
-def _length(pair: Kinship, by_units: bool) -> tuple[float, float]:
-    """Squared distance and scale of a pair, of units alone or of all that was matched."""
-    if by_units and pair.units is not None:
-        return pair.units
-    return (FAR if pair.distance2 is None else pair.distance2), pair.mean_square
-
-
-def _add_family(
-    number: int,
-    members: list[int],
-    names: Sequence[str],
-    pairs: Pairs,
-    nodes: list[TreeNode],
-    edges: list[TreeEdge],
-    place: dict[int, str],
-) -> None:
-    groups = _same_weights(members, pairs)
-    heads = [_head(group, pairs) for group in groups]
-    for group, head in zip(groups, heads, strict=True):
-        for k in group:
-            place[k] = f"m{k}"
-            nodes.append(TreeNode(id=place[k], locations=[names[k]], family=number))
-        for k in group:
-            if k != head:
-                odds = kinship(pairs, head, k).log_odds
-                edges.append(_edge(place[head], place[k], odds, 0.0, "same-weights", kinship(pairs, head, k).reasons))
-    distances = _distances(pairs, heads)
-    between = {x: sources for x, sources in find_between(distances).items() if not _is_step(x, sources, heads, pairs)}
-    for x, sources in between.items():
-        edges += [_between_edge(place[heads[s]], place[heads[x]], kinship(pairs, heads[s], heads[x])) for s in sources]
-    stay = [x for x in range(len(heads)) if x not in between]
-    heads, groups = [heads[x] for x in stay], [groups[x] for x in stay]
-    if len(heads) < 2:
-        return
-    before_NN = _all_odds(groups, pairs)
-    rooted = rooted_tree(distances[np.ix_(stay, stay)], before_NN)
-    if rooted is not None:
-        _add_rooted(rooted, number, heads, before_NN, pairs, nodes, edges, place)
-        return
-    graph = neighbor_joining(distances[np.ix_(stay, stay)])
-    collapse(graph, lambda v, hidden: _came_before(graph, v, hidden, heads, pairs))
-    ids = {v: place[heads[v]] if v < graph.n else f"h{number}.{v - graph.n}" for v in graph.edges}
-    nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in graph.edges if v >= graph.n]
-    for u, v, odds in oriented_edges(graph, heads, groups, pairs):
-        reasons = kinship(pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
-        edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
-
-
-def _add_rooted(
-    rooted: Rooted,
-    number: int,
-    heads: Sequence[int],
-    odds: npt.NDArray[np.float64],
-    pairs: Pairs,
-    nodes: list[TreeNode],
-    edges: list[TreeEdge],
-    place: dict[int, str],
-) -> None:
-    """The lines of a family whose first model is among the given ones. A hidden point stands between a model and those
-    below it, and its lines have the odds of the model before them."""
-    n = len(heads)
-    ids = {v: place[heads[v]] if v < n else f"h{number}.{v - n}" for v in range(n + rooted.hidden)}
-    nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in ids if v >= n]
-    above = {v: u for u, v, _ in rooted.edges if v >= n}
-    below = {v: [w for u, w, _ in rooted.edges if u == v] for v in above}
-    for u, v, length in rooted.edges:
-        first = above.get(u, u)
-        value = min(float(odds[first, w]) for w in below.get(v, [v]))
-        reasons = kinship(pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
-        edges.append(_edge(ids[u], ids[v], value, length, "descent", reasons))
-
-
-def _all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> npt.NDArray[np.float64]:
+def all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
     """Log-odds of every two groups that the first came before the second, if one descends from the other."""
     out = np.zeros((len(groups), len(groups)))
     for x in range(len(groups)):
@@ -267,12 +312,30 @@ def _all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> npt.NDArray[np.f
     return out
 
 
-def _is_step(x: int, sources: Sequence[int], heads: Sequence[int], pairs: Pairs) -> bool:
-    """Whether a model between others is a step from one to the rest, by who came first, and not their merge."""
-    odds = [kinship(pairs, heads[x], heads[s]).log_odds for s in sources]
-    before = [value <= -ABSTAIN_BELOW for value in odds]
-    after = [value >= ABSTAIN_BELOW for value in odds]
-    return sum(before) == 1 and sum(after) == len(odds) - 1
+def drift_odds(heads: Sequence[int], pairs: Pairs) -> Floats:
+    """The same of single models, without structural evidence in favor, which a sibling would have as well."""
+    out = np.zeros((len(heads), len(heads)))
+    for x, i in enumerate(heads):
+        for y, j in enumerate(heads):
+            if x != y:
+                pair = kinship(pairs, i, j)
+                out[x, y] = pair.log_odds - max(0.0, pair.structural)
+    return out
+
+
+def told_odds(heads: Sequence[int], odds: Floats, drift: Floats, ways: Ways) -> Floats:
+    """What an arrow may rest on: evidence of who came first that a sibling would not have as well.
+
+    A rounded copy is one of the model that it was rounded from and of no sibling of it.
+    """
+    return np.where(ways.rounded_NN, odds, np.minimum(odds, drift))
+
+
+def _distance(pairs: Pairs, i: int, j: int) -> float:
+    if i == j:
+        return 0.0
+    pair = kinship(pairs, i, j)
+    return FAR if pair.distance2 is None or not pair.related else pair.distance2
 
 
 def _came_before(graph: Graph, leaf: int, hidden: int, heads: Sequence[int], pairs: Pairs) -> bool:
@@ -297,61 +360,76 @@ def _next_models(graph: Graph, start: int, origin: int) -> list[int]:
     return [v for w in graph.edges[start] if w != origin for v in _next_models(graph, w, start)]
 
 
-STRAIGHT = 0.25
-"""Branch ratio (see `mixture`) below which a model lies between relatives rather than on branches of a tree."""
+STRAIGHT = 0.05
+"""Branch ratio (see `mixture`) below which a model lies between two others rather than on a branch of a tree."""
 
-
-EXACTLY = 0.05
-"""The same for a model between two others of which no mixture of all models knows."""
+EXACT = 0.02
+"""The same below which nothing but an average of the two explains it: training leaves the line."""
 
 LEAST_WEIGHT = 0.1
-"""Weight of a source below which a model is not said to lie between it and others."""
+"""Weight of a source below which a model is not said to lie between it and another."""
 
 
-def find_between(distance_NN: npt.NDArray[np.float64]) -> dict[int, list[int]]:
-    """Models that lie between others in a straight line, with those others; what a merge inside a family looks like.
+TRIANGLE = 0.95
+"""Squared way over a third model, against the direct one, below which three distances do not belong together."""
 
-    A tree has no place for them, and would turn them into ancestors of what they were merged from.
+
+@dataclass(frozen=True)
+class Merge:
+    """A model between two others.
+
+    Attributes:
+        sources: the two.
+        ratio: what is left of the way to the line between them, over what descent would leave.
     """
-    found: dict[int, list[int]] = {}
+
+    sources: tuple[int, int]
+    ratio: float
+
+
+def find_merges(ways: Ways) -> dict[int, Merge]:
+    """Models that lie between two others in a straight line; what a merge inside a family looks like.
+
+    A tree has no place for them, and would turn them into ancestors of what they were merged from. The straightest is
+    taken out first: of three models in one line only the middle one is a merge, and with that out no model is taken for
+    a merge of it.
+    """
+    found: dict[int, Merge] = {}
     while True:
-        best: tuple[float, int, list[int]] | None = None
-        for x in range(len(distance_NN)):
-            others = [k for k in range(len(distance_NN)) if k != x and k not in found]
+        best: tuple[float, int, tuple[int, int]] | None = None
+        for x in range(len(ways)):
+            others = [k for k in range(len(ways)) if k != x and k not in found]
             if x in found or len(others) < 2:
                 continue
-            several, two = _straightness(distance_NN, x, others), _between_two(distance_NN, x, others)
-            for most, (ratio, sources) in ((STRAIGHT, several), (EXACTLY, two)):
-                if ratio < most and (best is None or ratio < best[0]):
-                    best = (ratio, x, sources)
+            ratio, sources = _between_two(ways, x, others)
+            if ratio < STRAIGHT and (best is None or ratio < best[0]):
+                best = (ratio, x, sources)
         if best is None:
             return found
-        found[best[1]] = best[2]
+        found[best[1]] = Merge(best[2], best[0])
 
 
-def _straightness(distance_NN: npt.NDArray[np.float64], x: int, others: Sequence[int]) -> tuple[float, list[int]]:
-    """Branch ratio of the best mixture of some models, infinite where there is none, and those that take part."""
-    d = torch.from_numpy(distance_NN[np.ix_([x, *others], [x, *others])])
-    gram = 0.5 * (d[0, :, None] + d[0, None, :] - d)  # inner products, counted from x
-    mixture = select_sources([gram, gram, gram], list(range(1, len(others) + 1)))
-    if len(mixture.sources) < 2 or min(mixture.weights) < LEAST_WEIGHT:
-        return math.inf, []
-    return max(mixture.branch_ratios), [others[s - 1] for s in mixture.sources]
+def _between_two(ways: Ways, x: int, others: Sequence[int]) -> tuple[float, tuple[int, int]]:
+    """Branch ratio of the two models between which x lies most nearly in a straight line; infinite where none are."""
+    pairs = itertools.combinations(others, 2)
+    return min(((_straightness(ways, x, *pair), pair) for pair in pairs), default=(math.inf, (-1, -1)))
 
 
-def _between_two(distance_NN: npt.NDArray[np.float64], x: int, others: Sequence[int]) -> tuple[float, list[int]]:
-    """The same for the two models between which x lies most nearly in a straight line."""
-    near_N = distance_NN[x, others]
-    apart_NN = np.maximum(distance_NN[np.ix_(others, others)], 1e-300)
-    weight_NN = (near_N[:, None] - near_N[None, :] + apart_NN) / (2 * apart_NN)  # of the second
-    rest_NN = near_N[:, None] - weight_NN**2 * apart_NN
-    inside_NN = np.triu((weight_NN >= LEAST_WEIGHT) & (weight_NN <= 1 - LEAST_WEIGHT), 1)
-    inside_NN &= np.minimum(near_N[:, None], near_N[None, :]) >= LEAST_WEIGHT**2 * apart_NN
-    if not inside_NN.any():
-        return math.inf, []
-    ratio_NN = np.where(inside_NN, np.maximum(rest_NN, 0.0) / (weight_NN * (1 - weight_NN) * apart_NN), np.inf)
-    y, z = np.unravel_index(int(np.argmin(ratio_NN)), ratio_NN.shape)
-    return float(ratio_NN[y, z]), [others[int(y)], others[int(z)]]
+def _straightness(ways: Ways, x: int, y: int, z: int) -> float:
+    """What is left of the way from x to the line between y and z, over what descent would leave; infinite beside it."""
+    d = ways.between(x, y, z)
+    apart = max(float(d[1, 2]), 1e-300)
+    weight = float(d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
+    # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
+    fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
+    far = min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart
+    if not (LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT and fits and far):
+        return math.inf
+    return max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
+
+
+def _nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
+    return tuple(sorted(merge.sources, key=lambda s: ways.length(s, x)))
 
 
 def _between_edge(source: str, child: str, pair: Kinship) -> TreeEdge:
@@ -381,9 +459,15 @@ def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
     return groups
 
 
-def _head(group: Sequence[int], pairs: Pairs) -> int:
-    """The member that most directions name as the first."""
-    return max(group, key=lambda k: sum(kinship(pairs, k, other).log_odds for other in group if other != k))
+def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
+    """The member that stands for equal weights: the one that matches widest with all others, since a disguise that was
+    undone is never undone to the last digit; of those, the one that most directions name as the first."""
+
+    def worth(k: int) -> tuple[int, float]:
+        matched = sum(kinship(pairs, k, other).matched for other in range(n) if other not in group)
+        return matched, sum(kinship(pairs, k, other).log_odds for other in group if other != k)
+
+    return max(group, key=worth)
 
 
 def oriented_edges(

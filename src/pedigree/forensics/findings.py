@@ -65,6 +65,7 @@ class Findings:
     evidence: Evidence
     layer_map: list[int | None]
     bits: BitPass | None = None
+    rounded: str | None = None
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)
     exact: dict[str, TestOutcome] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
+from pedigree.forensics.grids import rounded_side
 from pedigree.forensics.heads import pooled_score
 from pedigree.forensics.index_tests import (
     body_fixed_points,
@@ -134,6 +135,8 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
+    if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
+        found.rounded = rounded_side(a, b, found.layer_map)
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
     if whole_bits and found.bits.equal and a.anatomy.architecture != b.anatomy.architecture:
         found.renamed = same_contents(a.checkpoint, b.checkpoint)
@@ -345,12 +348,18 @@ def _follow_directions(a: Side, b: Side, found: Findings) -> None:
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
 
 
-def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
+def matched_matrices(
+    a: Side, b: Side, found: Findings, most_moved: float = 0.4
+) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
     """Projections of both models in one frame with rows in the same order, with their kind, one pair after the other.
 
     Where units stand in place all of them are taken: keeping only those that match would hide what has died.
     Where they were moved, the matched ones are taken, each with A's sign, and with A's length where theirs was changed
     by more than training does. Of several layers of B that came from one layer of A the most alike is taken.
+
+    Args:
+        a, b, found: the pair.
+        most_moved: share of matched units in other places up to which all units are taken where they stand.
     """
     layers = _layers_followed(a, found)
     # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
@@ -362,18 +371,18 @@ def matched_matrices(a: Side, b: Side, found: Findings) -> Iterator[tuple[UnitKi
             left = None if i is None else a.layer(i).units.get(kind)
             right = b.layer(j).units.get(kind)
             if left is not None and right is not None:
-                for x_ND, y_ND in _aligned_rows(left, right, found, j):
+                for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
                     yield kind, x_ND, y_ND
 
 
 def _layers_followed(a: Side, found: Findings) -> list[int]:
     """Layers of B that are laid beside A's, spread over the depth."""
-    layers = _layers_once(found)
+    layers = layers_once(found)
     most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
     return layers if len(layers) <= most else [layers[(k * len(layers)) // most] for k in range(most)]
 
 
-def _layers_once(found: Findings) -> list[int]:
+def layers_once(found: Findings) -> list[int]:
     """Layers of B with an origin; of copies of one layer the one that agrees most with it."""
 
     def agreement(j: int, i: int) -> float:
@@ -394,7 +403,9 @@ UNEVEN = 0.08
 """Deviation of that logarithm from which all units of a layer count as rescaled; training moves it less."""
 
 
-def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _aligned_rows(
+    left: UnitSet, right: UnitSet, found: Findings, j: int, most_moved: float
+) -> Iterator[tuple[Tensor, Tensor]]:
     names = [n for n in left.names if n in right.views_UD]
     carry = found.evidence.gauge.carry
     units = found.unit_maps.get(j) if left.kind == "ffn" else None
@@ -402,12 +413,12 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
     if found.carried:
         in_place = True
     elif left.kind == "ffn":
-        in_place = units is None or units.in_place_share > 0.6 or not bool(units.matched_N.any())
+        in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
     else:
         in_place = (
             same
             and bool(names)
-            and _dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
+            and dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
         )
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
     if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
@@ -447,7 +458,7 @@ STANDING_SHARE = 0.3
 """Share of dimensions of attention whose nearest is the one in its place, above which heads were not moved."""
 
 
-def _dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
+def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
     """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
     nearest_U = (unit_rows(a_UD) @ unit_rows(b_UD).T).abs().argmax(dim=1)
     return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE

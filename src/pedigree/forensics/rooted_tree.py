@@ -1,47 +1,35 @@
-"""The tree of a family whose first model is among the given ones: for each other model, which one it continues.
+"""The tree of a family whose first model is among the given ones.
 
-Pairs say who came first if one descends from the other (`forensics.direction`), distances say who lies on the way.
-Model i lies on the way from the root r to j if going over i is hardly a detour. With squared distances, which add up
-along branches, that is the *gain*
-
-    gain = (d(r, j) - d(i, j)) / d(r, i)
-
-one where i is an ancestor of j, above one where training went on in the same direction, minus one where i and j parted
-at r and have nothing in common. Children of one model that are trained on like texts change alike, which lifts the
-gain of the one that drifted less; below `ON_THE_WAY` it counts as that and as nothing more.
-
-For the same reason children of one model go a part of their way together, (d(r, j) + d(r, k) - d(j, k)) / 2: by the
-cosine of their ways, 0.2 to 0.7 in small models trained on like texts. Only above `IN_COMMON`, or where many share
-one and the same way, does an ancestor that is not among the models stand between them and their parent.
+Pairs say who came first if one descends from the other (`forensics.direction`), `placement` who continues whom. What is
+left is who the first one is, and where an ancestor is missing: children of one model go a part of their way together,
+by a cosine of up to 0.6 in small models trained on like texts. Only above `IN_COMMON`, or where many share one and the
+same way, does an ancestor that is not among the models stand between them and their parent.
 
 Shapes  N = models of the family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
+from pedigree.forensics.placement import Placed, common, place
+from pedigree.forensics.ways import Ways
 
-ON_THE_WAY = 0.8
-"""Gain from which a model is taken for an ancestor."""
+AGAINST = -1.0
+"""The first model has no pair that says more than this against it, and a decision over most others."""
 
-PART_OF_THE_WAY, EXACT = 0.3, 0.1
-"""A long training passes every short one on like texts at some distance: where going over a model saves less than the
-first part of the way from the root, the gain has to be one to within the second."""
-
-LIKELY = 1.0
-"""Log-odds that an ancestor has at the least; of the first model over most others they are a decision."""
-
-IN_COMMON = 0.75
+IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
 
-ALIKE, MEAN = 0.1, 0.5
-"""Three or more children with such an ancestor share one and the same way, to this part of it, however far each went
-on; then a mean cosine of the second is enough. What like texts teach grows with the length of both ways."""
+ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
+"""Three or more children with such an ancestor share one and the same way however far each went on: its standard
+deviation over pairs is at most the first part of it, and at most the last part of what it is if cosines are compared
+(like texts teach the longer the more); then a mean cosine of the second is enough."""
 
 AT_POINT = 0.1
 """A child is the ancestor of the others where its own way is at most this part of the way that all share."""
@@ -57,97 +45,118 @@ class Rooted:
         root: the model that came first.
         edges: (parent, child, length).
         hidden: how many hidden vertices there are.
+        sure, order: log-odds that a model is below its parent and not beside it, and not above it; see `Placed`.
     """
 
     root: int
     edges: list[tuple[int, int, float]] = field(default_factory=list)
     hidden: int = 0
+    sure: dict[int, float] = field(default_factory=dict)
+    order: dict[int, float] = field(default_factory=dict)
 
 
-def rooted_tree(distance_NN: Floats, odds_NN: Floats) -> Rooted | None:
+def rooted_tree(
+    ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, merges: Mapping[int, tuple[int, ...]] | None = None
+) -> Rooted | None:
     """The tree, or None where no model came before all others.
 
     Args:
-        distance_NN: squared distances on one scale.
+        ways: squared distances on one scale.
         odds_NN: log-odds that the first came before the second, if one descends from the other.
+        drift_NN: the same without structural evidence, see `placement.place`; None where there is none of that.
+        merges: models that lie between others, see `placement.place`.
     """
-    root = _first(distance_NN, odds_NN)
+    root = first_model(odds_NN, merges or {})
     if root is None:
         return None
-    n = len(distance_NN)
-    parents = {j: _parent(root, j, distance_NN, odds_NN) for j in range(n) if j != root}
-    tree = Rooted(root)
-    for parent in range(n):
-        children = [j for j in parents if parents[j] == parent]
-        _hang(tree, n, parent, children, distance_NN)
+    return tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+
+
+def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
+    """The tree below a first model that is known; see `rooted_tree`."""
+    placed = place(ways, drift_NN, root, merges)
+    tree = Rooted(root, sure=placed.sure, order=placed.order)
+    for parent in range(len(ways)):
+        _hang(tree, placed, parent, ways, set(merges or ()))
     return tree
 
 
-def _first(distance_NN: Floats, odds_NN: Floats) -> int | None:
-    """The model that came before every other one by clear odds, and is not itself a branch of its own."""
-    n = len(odds_NN)
-    for i in range(n):
-        others = [j for j in range(n) if j != i]
-        odds = odds_NN[i, others]
-        if odds.min() >= LIKELY and float(np.median(odds)) >= ABSTAIN_BELOW:
-            shared = [_common(i, j, k, distance_NN) for j in others for k in others if j < k]
-            return i if not shared or float(np.median(shared)) < IN_COMMON else None
-    return None
+def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
+    """The model that came before the others by clear odds; None where there is none. Merges come after their parents,
+    whatever a pair says."""
+    own = [k for k in range(len(odds_NN)) if k not in merges]
+    told = []
+    for i in own:
+        odds = odds_NN[i, [j for j in own if j != i]]
+        if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
+            told.append((float(odds.sum()), i))
+    return max(told)[1] if told else None
 
 
-def _common(parent: int, j: int, k: int, distance_NN: Floats) -> float:
-    """Cosine of the ways from the parent to two models."""
-    shared = (distance_NN[parent, j] + distance_NN[parent, k] - distance_NN[j, k]) / 2
-    return float(shared / max(distance_NN[parent, j] * distance_NN[parent, k], 1e-300) ** 0.5)
+def _groups(parent: int, children: list[int], ways: Ways) -> list[list[int]]:
+    """Children by the hidden ancestor that they have in common; most stand alone."""
+    left, out = list(children), []
+    while left:
+        group = _one_way(parent, left, ways) or _near(parent, left, ways)
+        out.append(group)
+        left = [j for j in left if j not in group]
+    return out
 
 
-def _parent(root: int, j: int, distance_NN: Floats, odds_NN: Floats) -> int:
-    """The nearest of those that came before j and lie on its way; the root where there is none."""
-    found = root
-    for i in range(len(distance_NN)):
-        if i in (root, j) or odds_NN[i, j] < LIKELY or distance_NN[i, j] >= distance_NN[found, j]:
-            continue
-        saved = distance_NN[root, j] - distance_NN[i, j]
-        gain = saved / max(distance_NN[root, i], 1e-300)
-        is_long = saved >= PART_OF_THE_WAY * distance_NN[root, j]
-        if gain >= ON_THE_WAY if is_long else abs(gain - 1.0) <= EXACT:
-            found = i
-    return found
+def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
+    """The first of the children, with those that share most of its way."""
+    group = [children[0]]
+    for j in children[1:]:
+        if all(common(parent, j, k, ways) >= IN_COMMON for k in group):
+            group.append(j)
+    return group
 
 
-def _is_one_way(parent: int, children: list[int], distance_NN: Floats) -> bool:
-    """Whether three or more children share a way of one length."""
-    pairs = [(j, k) for j in children for k in children if j < k]
-    if len(children) < 3:
+def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:
+    """Three or more children that share one and the same way, grown from the pair with the largest cosine."""
+    pairs = [(common(parent, j, k, ways), j, k) for j in children for k in children if j < k]
+    best: list[int] = []
+    for _, j, k in sorted(pairs, reverse=True)[: len(children)]:
+        group = [j, k]
+        for x in sorted((x for x in children if x not in group), key=lambda x: -common(parent, j, x, ways)):
+            if _is_one_way(parent, [*group, x], ways):
+                group.append(x)
+        if len(group) > max(2, len(best)):
+            best = group
+    return sorted(best)
+
+
+def _is_one_way(parent: int, group: list[int], ways: Ways) -> bool:
+    pairs = [(j, k) for j in group for k in group if j < k]
+    cosines = np.array([common(parent, j, k, ways) for j, k in pairs])
+    lengths = np.array([(ways.length(parent, j) * ways.length(parent, k)) ** 0.5 for j, k in pairs])
+    shared = cosines * lengths
+    if cosines.mean() < MEAN or shared.mean() <= 0:
         return False
-    shared = [distance_NN[parent, j] + distance_NN[parent, k] - distance_NN[j, k] for j, k in pairs]
-    even = float(np.ptp(shared)) <= ALIKE * float(np.mean(shared))
-    return even and float(np.mean([_common(parent, j, k, distance_NN) for j, k in pairs])) >= MEAN
+    uneven = float(shared.std() / shared.mean())
+    return uneven <= ALIKE and uneven <= EVENER * float(cosines.std() / cosines.mean())
 
 
-def _hang(tree: Rooted, n: int, parent: int, children: list[int], distance_NN: Floats) -> None:
+def _hang(tree: Rooted, placed: Placed, parent: int, ways: Ways, known: set[int]) -> None:
     """Children below their parent; those that share most of their way, below a hidden vertex between."""
-    groups: list[list[int]] = [children] if _is_one_way(parent, children, distance_NN) else []
-    for j in children if not groups else ():
-        near = [g for g in groups if all(_common(parent, j, k, distance_NN) >= IN_COMMON for k in g)]
-        if near:
-            near[0].append(j)
-        else:
-            groups.append([j])
-    for group in groups:
+    n, everyone = len(ways), placed.children(parent)
+    tree.edges += [(parent, j, ways.length(parent, j)) for j in everyone if j in known]
+    children = [j for j in everyone if j not in known]
+    for group in _groups(parent, children, ways):
         if len(group) == 1:
-            tree.edges.append((parent, group[0], float(distance_NN[parent, group[0]])))
+            tree.edges.append((parent, group[0], ways.length(parent, group[0])))
             continue
-        ways = [
-            distance_NN[parent, j] + distance_NN[parent, k] - distance_NN[j, k] for j in group for k in group if j < k
-        ]
-        shared = min(float(np.mean(ways)) / 2, *(float(distance_NN[parent, j]) for j in group))
-        nearest = min(group, key=lambda j: distance_NN[parent, j])
-        if distance_NN[parent, nearest] - shared <= AT_POINT * shared:
-            tree.edges.append((parent, nearest, float(distance_NN[parent, nearest])))
-            tree.edges += [(nearest, j, float(distance_NN[nearest, j])) for j in group if j != nearest]
+        pairs = [(j, k) for j in group for k in group if j < k]
+        mean = sum((ways.length(parent, j) + ways.length(parent, k) - ways.length(j, k)) / 2 for j, k in pairs) / len(
+            pairs
+        )
+        shared = min(mean, *(ways.length(parent, j) for j in group))
+        nearest = min(group, key=lambda j: ways.length(parent, j))
+        if ways.length(parent, nearest) - shared <= AT_POINT * shared:
+            tree.edges.append((parent, nearest, ways.length(parent, nearest)))
+            tree.edges += [(nearest, j, ways.length(nearest, j)) for j in group if j != nearest]
             continue
         hidden = n + tree.hidden
         tree.hidden += 1
         tree.edges.append((parent, hidden, shared))
-        tree.edges += [(hidden, j, float(distance_NN[parent, j]) - shared) for j in group]
+        tree.edges += [(hidden, j, ways.length(parent, j) - shared) for j in group]

@@ -10,20 +10,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from pedigree.errors import PedigreeError
+from pedigree.errors import MalformedFile, PedigreeError
 from pedigree.forensics.bank import error_rate, fingerprint_error_rate
 from pedigree.forensics.compare import compare
 from pedigree.forensics.fingerprint import Fingerprint, is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_fingerprints, describe_fingerprint, load
+from pedigree.forensics.kinship import mark_of
 from pedigree.forensics.library import Entry, Library
 from pedigree.forensics.measure import Progress
 from pedigree.forensics.record import producer
 from pedigree.forensics.sketch import sketch
+from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Comparison
 from pedigree.records.scan import Candidate, Multiplicity, Scan, ScanResult
 
@@ -39,6 +42,9 @@ def scan(
     confirm: int = 3,
     allow_pickle: bool = False,
     progress: Progress | None = None,
+    workers: int = 1,
+    fleet: str | None = None,
+    keep: Path | None = None,
 ) -> Scan:
     """Find the relatives of a model in a library.
 
@@ -49,6 +55,11 @@ def scan(
         confirm: how many of the first of them are compared on weights, where their files are on this machine.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
+        workers, fleet: where models are compared on weights, see `spread.spread_out`.
+        keep: file of comparisons on weights, to which those of this run are added; what is there is not made again.
+
+    Raises:
+        UsageError: the cluster cannot be used.
     """
     start = time.monotonic()
     tell = progress or (lambda stage, fraction, message: None)
@@ -57,10 +68,12 @@ def scan(
     tried, failed = library.counts()
     tell("searching", 0.0, f"{tried} models")
     ranked = library.nearest(sketch(mine), candidates)
+    whole = [entry for entry, _ in ranked[:confirm] if _is_local(entry.location) and not is_fingerprint(model)]
+    on_weights = _on_weights([entry.location for entry in whole], str(model), allow_pickle, tell, workers, fleet, keep)
     found: list[Candidate] = []
     for rank, (entry, similarity) in enumerate(ranked, start=1):
         tell("comparing", (rank - 1) / len(ranked), entry.location)
-        candidate = _compare(mine, model, entry, library, rank, tried, rank <= confirm, allow_pickle)
+        candidate = _candidate(mine, entry, library, rank, tried, on_weights.get(entry.location))
         found.append(candidate.model_copy(update={"similarity": similarity}))
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
     return Scan(
@@ -79,26 +92,99 @@ def scan(
     )
 
 
-def _compare(
-    mine: Fingerprint,
-    model: str | Path,
-    entry: Entry,
-    library: Library,
-    rank: int,
-    tried: int,
-    whole: bool,
-    allow_pickle: bool,
-) -> Candidate:
-    """One candidate; what goes wrong with it is said in its place."""
-    blank = Candidate(location=entry.location, rank=rank)
-    on = "weights" if whole and _is_local(entry.location) and not is_fingerprint(model) else "fingerprint"
+@dataclass(frozen=True)
+class Confirming:
+    """A model of the library to compare on weights, and the one that is scanned."""
+
+    location: str
+    model: str
+    allow_pickle: bool = False
+
+
+def confirm_one(task: Confirming) -> Comparison | str:
+    """The comparison, or in one sentence why there is none."""
     try:
-        if on == "weights":
-            record = compare(entry.location, model, allow_pickle=allow_pickle)
-        else:
-            record = compare_fingerprints(library.fingerprint(entry), mine)
+        return compare(task.location, task.model, allow_pickle=task.allow_pickle)
     except PedigreeError as error:
-        return blank.model_copy(update={"compared": "", "error": error.sentence()})
+        return error.sentence()
+    except ANY_FAULT as error:
+        return f"could not be compared: {type(error).__name__}: {error}"[:500]
+
+
+def _on_weights(
+    locations: Sequence[str],
+    model: str,
+    allow_pickle: bool,
+    tell: Progress,
+    workers: int,
+    fleet: str | None,
+    keep: Path | None,
+) -> dict[str, Comparison | str]:
+    """Comparisons on weights by location, spread out; those that are kept are not made again."""
+    kept = _KeptComparisons(keep, model, allow_pickle)
+    out = {place: record for place in locations if (record := kept.get(place)) is not None}
+    found: dict[str, Comparison | str] = dict(out)
+    tasks = [Confirming(place, model, allow_pickle) for place in locations if place not in found]
+    for done in spread_out(confirm_one, tasks, workers=workers, address=fleet):
+        place = done.task.location
+        found[place] = done.result if done.result is not None else str(done.lost)
+        if isinstance(done.result, Comparison):
+            kept.put(place, done.result)
+        tell("comparing on weights", len(found) / max(1, len(locations)), f"{len(found)} of {len(locations)}; {place}")
+    return found
+
+
+class _KeptComparisons:
+    """Comparisons with one model, in a file of JSON lines that is only added to; see `kinship.KeptPairs`."""
+
+    def __init__(self, path: Path | None, model: str, allow_pickle: bool) -> None:
+        self._path, self._allow = path, allow_pickle
+        self._mark = mark_of(model, allow_pickle) if path is not None else ""
+        self._lines: dict[tuple[str, str], str] = {}
+        if path is not None and path.is_file():
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise MalformedFile(
+                    "the kept comparisons cannot be read", where=str(path), got=str(error), fix="name another file"
+                ) from error
+            for line in lines:
+                marks, _, record = line.partition(" ")
+                first, _, second = marks.partition(":")
+                self._lines[first, second] = record
+
+    def get(self, place: str) -> Comparison | None:
+        """The comparison with a model, where it is there and readable."""
+        if self._path is None or not self._mark:
+            return None
+        line = self._lines.get((mark_of(place, self._allow), self._mark))
+        try:
+            return None if line is None else Comparison.model_validate_json(line)
+        except ValueError:
+            return None
+
+    def put(self, place: str, record: Comparison) -> None:
+        """Keep a comparison."""
+        mark = mark_of(place, self._allow) if self._path is not None else ""
+        if self._path is None or not mark or not self._mark:
+            return
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(f"{mark}:{self._mark} {record.model_dump_json(by_alias=True)}\n")
+            stream.flush()
+
+
+def _candidate(
+    mine: Fingerprint, entry: Entry, library: Library, rank: int, tried: int, whole: Comparison | str | None
+) -> Candidate:
+    """One candidate, on weights where it was compared so; what went wrong with it is said in its place."""
+    blank = Candidate(location=entry.location, rank=rank)
+    try:
+        record = compare_fingerprints(library.fingerprint(entry), mine) if whole is None else whole
+    except PedigreeError as error:
+        record = error.sentence()
+    if isinstance(record, str):
+        return blank.model_copy(update={"compared": "", "error": record})
+    on = "fingerprint" if whole is None else "weights"
     return blank.model_copy(update={"compared": on, **_answer(record, tried)})
 
 

@@ -82,11 +82,20 @@ class MergeScore(Record):
 
 
 class TreeScore(Record):
-    """Lines of a tree: right ones of those told and of those there are."""
+    """Lines of a tree: `right` of those that are `there`, whatever their arrow, and `told` in all; arrows of lines that
+    are right, and of any line against descent; lines that skip a model, join relatives or strangers without descent;
+    ancestors drawn that are not there."""
 
     right: int = 0
     told: int = 0
     there: int = 0
+    arrows_right: int = 0
+    arrows_wrong: int = 0
+    open: int = 0
+    skipping: int = 0
+    relatives: int = 0
+    strangers: int = 0
+    hidden_invented: int = 0
 
 
 class MethodScore(Record):

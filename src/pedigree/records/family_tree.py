@@ -22,8 +22,9 @@ class TreeEdge(Record):
     """A line of the tree. `from` is the ancestor where `directed`; else the order says nothing.
 
     `log_odds` is natural, in favor of `from` as the ancestor. `length` is the squared distance over the squared length
-    of the weights, which adds along branches. `between` joins a model to those it lies between in a straight line: it
-    is a merge of them, or one of them was trained on through it to another.
+    of the weights, which adds along branches. `merge` leads from each parent of a merge: of strangers, or exactly
+    between two relatives. `between` joins a model to those it lies between less exactly: it is a merge of them, or one
+    of them was trained on through it to another.
     """
 
     source: str = Field(alias="from")
@@ -39,7 +40,7 @@ class TreeResult(Record):
     """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent.
 
     `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
-    `open_pairs` that of two families of which it is open whether they share a start or descent.
+    `open_pairs` the ends of lines of which it is open whether a start or descent is shared; they have no arrow.
     """
 
     families: list[list[str]] = Field(default_factory=list)

@@ -131,7 +131,8 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} at most, {merges.merges - merges.untold} of {merges.merges}",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
-            _NOTHING if tree is None else f"{tree.right} of {tree.there}, {tree.told} told",
+            _NOTHING if tree is None
+            else f"{tree.right} of {tree.there}, arrows {tree.arrows_right} right, {tree.arrows_wrong} wrong",
         ])  # fmt: skip
     head = (
         "method",

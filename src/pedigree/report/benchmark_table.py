@@ -79,7 +79,8 @@ def _details(methods: Sequence[MethodScore]) -> str:
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} ({merges.merges - merges.untold}/{merges.merges} told)",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
-            _NOTHING if tree is None else f"{tree.right}/{tree.there} ({tree.told} told)",
+            _NOTHING if tree is None
+            else f"{tree.right}/{tree.there} ({tree.arrows_right} arrows, {tree.arrows_wrong} wrong)",
         ])  # fmt: skip
     head = (
         "method", "layers", "experts", "done named", "direction right/wrong/silent", "if descent", "merge error",

@@ -65,13 +65,18 @@ def lineage_figure(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> 
     )
 
 
-def lineage_drawing(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> Drawing:
+def lineage_drawing(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], *, apart: bool = False) -> Drawing:
     """The tree as a group of SVG; nodes in an order in which parents stand before their children.
 
     Arcs that name no node are left out. The same input gives the same bytes.
+
+    Args:
+        nodes, arcs: the tree.
+        apart: keep rows free to the right of a node, so that what descends from it shares them with nothing else; for
+            nodes in an order in which everything that descends from one stands behind it (`depth_first`).
     """
     column = _columns(nodes, arcs)
-    row = _rows(nodes, arcs, column)
+    row = _rows(nodes, arcs, column, apart)
     width = (max(column.values(), default=0) + 1) * (_BOX + _GAP) - _GAP + 4
     height = (max(row.values(), default=0) + 1) * _ROW
     place = {node.name: (2 + column[node.name] * (_BOX + _GAP), 4 + row[node.name] * _ROW) for node in nodes}
@@ -91,6 +96,30 @@ def parents_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> l
     return placed
 
 
+def depth_first(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> list[LineageNode]:
+    """The nodes in an order in which each is followed by what descends from it, as far as other parents allow it."""
+    named = {node.name: node for node in nodes}
+    parents: dict[str, set[str]] = {name: set() for name in named}
+    children: dict[str, list[str]] = {name: [] for name in named}
+    for arc in arcs:
+        if arc.parent in named and arc.child in named and arc.parent not in parents[arc.child]:
+            parents[arc.child].add(arc.parent)
+            children[arc.parent].append(arc.child)
+    placed: dict[str, LineageNode] = {}
+
+    def walk(name: str) -> None:
+        if name in placed or not parents[name] <= placed.keys():
+            return
+        placed[name] = named[name]
+        for child in children[name]:
+            walk(child)
+
+    for name in named:
+        if not parents[name]:
+            walk(name)
+    return [*placed.values(), *parents_first([n for n in nodes if n.name not in placed], arcs)]
+
+
 def _columns(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> dict[str, int]:
     """How many arcs lie at most between a node and the oldest of its ancestors."""
     names = [node.name for node in nodes]
@@ -104,7 +133,9 @@ def _columns(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc]) -> dict[s
     return column
 
 
-def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapping[str, int]) -> dict[str, int]:
+def _rows(
+    nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapping[str, int], apart: bool
+) -> dict[str, int]:
     """A row for each node: beside its first parent where that place is free, else the next free one below."""
     parent: dict[str, str] = {}
     for arc in arcs:
@@ -116,7 +147,7 @@ def _rows(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], column: Mapp
     for node in nodes:
         first = row.get(parent.get(node.name, ""))
         at = lowest + 1 if first is None else first
-        while (column[node.name], at) in taken:
+        while any(y == at and (x == column[node.name] or (apart and x > column[node.name])) for x, y in taken):
             at += 1
         # Nothing else may stand in this row further left than its parent: arcs would run through it.
         taken.add((column[node.name], at))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode
-from pedigree.report.lineage_figure import LineageArc, LineageNode, Tint, lineage_drawing, parents_first
+from pedigree.report.lineage_figure import LineageArc, LineageNode, Tint, depth_first, lineage_drawing
 
 _TINTS: dict[str, Tint] = {"merge": "merge", "between": "merge", "same-weights": "same"}
 _LEGEND = (
@@ -28,7 +28,8 @@ def tree_svg(tree: FamilyTree) -> str:
     nodes = [_node(node, names[node.id]) for node in tree.result.nodes]
     arcs = [_arc(edge, names) for edge in tree.result.edges]
     order = sorted(range(len(arcs)), key=lambda i: _weight(tree.result.edges[i]))
-    drawn = lineage_drawing(parents_first(nodes, arcs), [arcs[i] for i in order])
+    ordered = [arcs[i] for i in order]
+    drawn = lineage_drawing(depth_first(nodes, ordered), ordered, apart=True)
     legend = "".join(
         f'<text x="2" y="{drawn.height + _FOOT + _LINE * at}" font-size="10">{words}</text>'
         for at, words in enumerate(_LEGEND)

@@ -79,8 +79,11 @@ class Unmerger(Protocol):
 class TreeGrower(Protocol):
     """A method that also draws a tree of several models."""
 
-    def edges(self, models: Sequence[Model]) -> Sequence[tuple[int, int]]:
-        """Pairs (ancestor, descendant) of positions in the list."""
+    def edges(self, models: Sequence[Model]) -> Sequence[tuple[int, int] | tuple[int, int, int]]:
+        """Lines (ancestor, descendant) between positions in the list, or (one, other, 0) where the order is open.
+
+        Positions behind the end of the list are ancestors that are not among the models.
+        """
         ...
 
 

@@ -53,18 +53,16 @@ class Standard(Described):
         found = {source.location: source.weight for source in result.sources}
         return [found.get(str(parent.folder), 0.0) for parent in parents]
 
-    def edges(self, models: Sequence[Model]) -> list[tuple[int, int]]:
-        """The directed lines of the tree between the given models."""
+    def edges(self, models: Sequence[Model]) -> list[tuple[int, int, int]]:
+        """The lines of the tree, open ones and those of ancestors that are not among the models as well."""
         from pedigree.forensics.family_tree import grow_tree
 
         places = [str(model.folder) for model in models]
         result = grow_tree(places).result
         numbers = {node.id: places.index(node.locations[0]) for node in result.nodes if node.locations}
-        return [
-            (numbers[edge.source], numbers[edge.target])
-            for edge in result.edges
-            if edge.directed and edge.source in numbers and edge.target in numbers
-        ]
+        for node in result.nodes:
+            numbers.setdefault(node.id, len(numbers))
+        return [(numbers[edge.source], numbers[edge.target], int(edge.directed)) for edge in result.edges]
 
 
 def answer(record: Comparison) -> Answer:

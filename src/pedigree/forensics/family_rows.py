@@ -1,0 +1,246 @@
+"""All models of a family beside one of them: the same rows of everybody, in one frame and one order.
+
+Pairs are matched one by one, and what matches differs: a widened model beside a cut one has other units in common
+than either has with their parent. Distances that are to add up need the same rows. So every model is laid beside one of
+the family, the hub; three models are then compared on those rows of the hub that all three have. Rows are projected to
+`KEPT` dimensions by random signs, which keeps differences, and mixtures exactly: memory does not grow with the width.
+
+Source  random projections (Johnson and Lindenstrauss 1984), by signs (Achlioptas 2003).
+Shapes  R = rows of the hub, N = models, U = units of a layer, D = residual width, K = kept dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pedigree.errors import PedigreeError
+from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.findings import Findings
+from pedigree.forensics.measure import dimensions_stand, layers_once
+from pedigree.forensics.side import Side
+from pedigree.forensics.spread import ANY_FAULT, spread_out
+
+KEPT = 256
+"""Dimensions that are kept of a row."""
+
+FOREIGN = 0.5
+"""How far below that of the others the cosine of a row may lie before it is no counterpart: units that two models were
+widened by, each by copies of its own."""
+
+OTHER_LENGTH = 0.5
+"""Logarithm of the length of a row over its counterpart's, against the median, from which it was rescaled on purpose:
+copies of a unit share what it wrote."""
+
+LEAST = 0.05
+"""Share of the rows that several models have to have in common."""
+
+MIN_ROWS = 64
+"""Fewer rows than this are fitted by nothing."""
+
+TOUCH = 1e-6
+"""What is added to the diagonal of a fit, as a part of its trace."""
+
+Key = tuple[str, int, str]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Beside:
+    """One model beside the hub.
+
+    Attributes:
+        hub, other: rows [U, K] of each matrix of the hub and of the other model in its frame; (kind, layer, name).
+        there: which rows have a counterpart [U].
+    """
+
+    hub: dict[Key, Tensor] = field(default_factory=dict)
+    other: dict[Key, Tensor] = field(default_factory=dict)
+    there: dict[Key, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Laying:
+    """The hub and a model, by their places."""
+
+    number: int
+    hub: str
+    other: str
+    allow_pickle: bool = False
+
+
+def lay_beside(task: Laying) -> Beside | None:
+    """The rows of a model beside those of the hub; None where none can be laid so."""
+    try:
+        a, b, found, _ = measure_pair(task.hub, task.other, allow_pickle=task.allow_pickle)
+        return beside(a, b, found)
+    except (PedigreeError, *ANY_FAULT):
+        return None
+
+
+def beside(a: Side, b: Side, found: Findings) -> Beside | None:
+    """The rows of B beside those of A, from what was found of the pair."""
+    frame = found.evidence.gauge
+    if frame.partial or a.width != b.width:
+        return None
+    out, back, signs_DK = Beside(), frame.inverse(), _signs(a.width)
+    for j in layers_once(found):
+        i = found.layer_map[j]
+        for kind in ("ffn", "vo", "qk"):
+            left = None if i is None else a.layer(i).units.get(kind)
+            right = b.layer(j).units.get(kind)
+            if i is None or left is None or right is None:
+                continue
+            names = [name for name in left.names if name in right.views_UD]
+            if kind == "ffn":
+                rows_U = _counterparts(found, j, left.count, right.count)
+            else:
+                stand = left.count == right.count and bool(names) and dimensions_stand(
+                    frame.carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float()
+                )  # fmt: skip
+                rows_U = torch.arange(left.count) if stand else torch.full((left.count,), -1)
+            for name in names:
+                x_UD, y_UD = left.views_UD[name].float(), back.carry(right.views_UD[name].float())
+                y_UD = y_UD[rows_U.clamp_min(0)]
+                sign_U1 = torch.sign((x_UD * y_UD).sum(1, keepdim=True)) if kind == "ffn" else 1.0
+                y_UD = y_UD * sign_U1
+                key = (kind, i, name)
+                out.there[key] = (rows_U >= 0) & _alike(x_UD, y_UD, rows_U >= 0)
+                out.hub[key], out.other[key] = x_UD @ signs_DK, y_UD @ signs_DK
+    return out if out.hub else None
+
+
+def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
+    """Row of B for each unit of A, -1 where there is none; of copies the most alike one."""
+    units = found.unit_maps.get(j)
+    rows_U = torch.full((hubs,), -1)
+    if units is None or not bool(units.matched_N.any()):
+        return torch.arange(hubs) if hubs == others else rows_U
+    best_U = torch.full((hubs,), -torch.inf)
+    for n in range(others):
+        u = int(units.origin_N[n])
+        if u >= 0 and float(units.score_N[n]) > float(best_U[u]):
+            rows_U[u], best_U[u] = n, units.score_N[n].float()
+    if hubs == others and units.in_place_share > 0.98:
+        # What stands between units that kept their places kept its own, however far it moved.
+        rows_U = torch.where(rows_U < 0, torch.arange(hubs), rows_U)
+    return rows_U
+
+
+def _alike(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
+    if not bool(there_U.any()):
+        return there_U
+    cosine_U = torch.nn.functional.cosine_similarity(x_UD, y_UD, dim=1)
+    length_U = (y_UD.norm(dim=1) / x_UD.norm(dim=1).clamp_min(1e-30)).clamp_min(1e-30).log()
+    usual_U: Tensor = cosine_U > cosine_U[there_U].median() - FOREIGN
+    alike_U: Tensor = usual_U & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
+    return alike_U
+
+
+def _signs(width: int) -> Tensor:
+    if width <= KEPT:
+        return torch.eye(width)
+    drawn_DK = torch.randint(0, 2, (width, KEPT), generator=torch.Generator().manual_seed(width))
+    signs_DK: Tensor = (2.0 * drawn_DK - 1.0) / KEPT**0.5
+    return signs_DK
+
+
+@dataclass
+class CommonRows:
+    """Inner products of every row of the hub between all models.
+
+    Attributes:
+        gram_RNN: inner products, zero where a model lacks the row.
+        there_RN: which models have a row.
+        hub: number of the hub.
+    """
+
+    gram_RNN: npt.NDArray[np.float64]
+    there_RN: npt.NDArray[np.bool_]
+    hub: int
+    _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
+
+    def distances(self, models: Sequence[int]) -> Floats | None:
+        """Squared distances of some models for each row [n, n]; None where they have too few rows in common."""
+        key = tuple(models)
+        if key not in self._known:
+            self._known[key] = self._distances(list(models))
+        return self._known[key]
+
+    def _distances(self, models: list[int]) -> Floats | None:
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        count = int(common_R.sum())
+        if count < LEAST * len(self.there_RN):
+            return None
+        gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
+        square = np.diag(gram)
+        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / count
+        return out
+
+    def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
+        """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.
+
+        With the ways from the parent, row by row, their inner products are fitted by |i|^2 and by |i||j|.
+        """
+        models = [parent, i, j]
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        if int(common_R.sum()) < max(MIN_ROWS, LEAST * len(self.there_RN)):
+            return None
+        gram = self.gram_RNN[:, models][:, :, models][common_R]
+        of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])
+        of_j_R = np.maximum(0.0, gram[:, 2, 2] - 2 * gram[:, 0, 2] + gram[:, 0, 0])
+        both_R = gram[:, 1, 2] - gram[:, 0, 1] - gram[:, 0, 2] + gram[:, 0, 0]
+        same = np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1)
+        normal, toward = same.T @ same, same.T @ both_R
+        # A way without length says nothing; a touch of the diagonal keeps two like columns from blowing up.
+        kept, joint = np.linalg.solve(normal + (TOUCH * np.trace(normal) + 1e-300) * np.eye(2), toward)
+        return (float(kept), float(joint)) if np.isfinite(kept + joint) else None
+
+
+def common_rows(
+    hub: int, locations: Sequence[str | Path], *, allow_pickle: bool = False, workers: int = 1, fleet: str | None = None
+) -> CommonRows | None:
+    """Lay models beside one of them.
+
+    Args:
+        hub: which of the models.
+        locations: of all of them.
+        allow_pickle: read torch files (weights only).
+        workers, fleet: as `spread.spread_out` takes them.
+    """
+    tasks = [Laying(k, str(locations[hub]), str(place), allow_pickle) for k, place in enumerate(locations) if k != hub]
+    laid: dict[int, Beside] = {}
+    for done in spread_out(lay_beside, tasks, workers=workers, address=fleet):
+        if done.result is not None:
+            laid[done.task.number] = done.result
+    return gathered(hub, len(locations), laid)
+
+
+def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
+    """One table of everything that was laid beside the hub; None where that is nothing."""
+    keys: dict[Key, Tensor] = {}
+    for one in laid.values():
+        for key, rows in one.hub.items():
+            keys.setdefault(key, rows)
+    if not keys:
+        return None
+    grams, there = [], []
+    for key, own_UK in keys.items():
+        rows_NUK = torch.zeros(n, *own_UK.shape, dtype=torch.float64)
+        there_NU = torch.zeros(n, own_UK.shape[0], dtype=torch.bool)
+        rows_NUK[hub], there_NU[hub] = own_UK.double(), True
+        for k, one in laid.items():
+            # Another sample of the hub's units (a partner of another size class) is left out.
+            if key in one.other and one.hub[key].shape == own_UK.shape and torch.equal(one.hub[key], own_UK):
+                rows_NUK[k], there_NU[k] = one.other[key].double(), one.there[key]
+        there_NU &= torch.isfinite(rows_NUK).all(2)
+        rows_NUK = torch.where(there_NU[:, :, None], rows_NUK, 0.0)
+        grams.append(torch.einsum("nuk,muk->unm", rows_NUK, rows_NUK).numpy())
+        there.append(there_NU.T.numpy())
+    return CommonRows(np.concatenate(grams), np.concatenate(there), hub)

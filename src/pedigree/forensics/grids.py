@@ -1,0 +1,91 @@
+"""Whether one of two models is the other rounded to a grid of few-bit integers, stored in an ordinary number type.
+
+Rounding to nearest leaves errors that fill the step of the grid evenly: their mean square is a twelfth of the step's.
+A model that was trained on from a rounded one is on no grid any more, and what training moved is no more even than it
+is bounded by half a step; so the model on the grid came from the other one. Grids are found block by block, without
+knowing groups, scales or zero points: all numbers of a block are whole steps apart.
+
+Shapes  R = rows, C = columns, K = blocks, N = numbers of a block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pedigree.forensics.side import Side
+
+BLOCK = 32
+"""Neighbors of a row that share a step; groups of common quantizers are whole multiples of it."""
+
+MOST_STEPS = 255
+"""Steps between the ends of a block: eight bits."""
+
+OFF = 0.02
+"""How far from a whole number of steps a number may lie, by the rounding of the stored type."""
+
+ROWS, MATRICES = 8, 6
+EVEN = (0.06, 0.11)
+"""Mean square of the error over that of the step: a twelfth, or 0.083, for rounding."""
+
+
+def rounded_side(a: Side, b: Side, layer_map: list[int | None]) -> str | None:
+    """`"a"` where A is B rounded, `"b"` where B is A rounded, None where neither is, or it cannot be told.
+
+    Args:
+        a, b: the two models.
+        layer_map: layer of A for each layer of B.
+    """
+    votes = []
+    for j, i in enumerate(layer_map):
+        for role in ("mlp.up", "mlp.down", "attn.q"):
+            one = None if i is None else a.anatomy.part(role, i)
+            two = b.anatomy.part(role, j)
+            if one is None or two is None or tuple(one.shape) != tuple(two.shape) or len(one.shape) != 2:
+                continue
+            rows = list(range(0, one.shape[0], max(1, one.shape[0] // ROWS)))[:ROWS]
+            votes.append(_rounded(one.read(rows=rows).double(), two.read(rows=rows).double()))
+            if len(votes) == MATRICES:
+                break
+        if len(votes) == MATRICES:
+            break
+    told = {vote for vote in votes if vote is not None}
+    return told.pop() if len(told) == 1 and votes.count(None) <= len(votes) // 2 else None
+
+
+def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
+    if a_RC.shape[1] < BLOCK:
+        return None
+    a_KN, b_KN = _blocks(a_RC), _blocks(b_RC)
+    step_a_K, step_b_K = steps(a_KN), steps(b_KN)
+    on_a, on_b = float((step_a_K > 0).double().mean()) > 0.9, float((step_b_K > 0).double().mean()) > 0.9
+    if on_a == on_b:
+        return None
+    step_K = step_a_K if on_a else step_b_K
+    fine = step_K > 0
+    error = float((((a_KN - b_KN)[fine] / step_K[fine, None]) ** 2).mean())
+    return ("a" if on_a else "b") if EVEN[0] < error < EVEN[1] else None
+
+
+def _blocks(x_RC: Tensor) -> Tensor:
+    columns = x_RC.shape[1] // BLOCK * BLOCK
+    return x_RC[:, :columns].reshape(-1, BLOCK)
+
+
+def steps(x_KN: Tensor) -> Tensor:
+    """The step of each block's grid [K]; zero where its numbers are on none."""
+    ordered_KN = x_KN.sort(1).values
+    gap_KN = ordered_KN.diff(dim=1)
+    range_K = ordered_KN[:, -1] - ordered_KN[:, 0]
+    # Equal numbers leave gaps of rounding errors of the stored type.
+    real_KN = torch.where(gap_KN > 1e-4 * range_K[:, None], gap_KN, torch.inf)
+    step_K = real_KN.min(1).values
+    counted_KN = (ordered_KN - ordered_KN[:, :1]) / step_K[:, None]
+    off_K = (counted_KN - counted_KN.round()).abs().max(1).values
+    # The smallest gap is one step nearly always; a finer mean over the whole range takes its error out.
+    on = (off_K < 10 * OFF) & (range_K / step_K <= MOST_STEPS) & torch.isfinite(step_K)
+    whole_K = counted_KN[:, -1].round().clamp_min(1.0)
+    better_K = range_K / whole_K
+    again_KN = (ordered_KN - ordered_KN[:, :1]) / better_K[:, None].clamp_min(1e-300)
+    exact = (again_KN - again_KN.round()).abs().max(1).values < OFF
+    return torch.where(on & exact, better_K, 0.0)
