@@ -127,12 +127,14 @@ def _ladder(depth: Depth | None, size: int) -> list[Depth]:
 
 def _sides(left: Checkpoint, right: Checkpoint, depth: Depth) -> tuple[Side, Side]:
     sample = choose_sample(depth, max(left.meter.total, right.meter.total))
-    return Side.read(left, sample), Side.read(right, sample)
+    a = Side.read(left, sample)
+    return a, Side.read(right, sample, a.vocabulary)
 
 
 def _measure_at(a: Side, b: Side, depth: Depth, progress: Progress | None) -> tuple[Side, Side, Findings, Judgment]:
     size = max(a.checkpoint.meter.total, b.checkpoint.meter.total)
-    sample = choose_sample(depth, size)
+    layers, width = max(a.n_layers, b.n_layers), max(a.width, b.width)
+    sample = choose_sample(depth, size).fitted(layers, width)
     a, b = a.at(sample), b.at(sample)
     found = measure(a, b, whole_bits=sample.max_units is None, progress=progress)
     return a, b, found, judge(a, b, found)

@@ -23,7 +23,9 @@ from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.fixed_points import fixed_points
 from pedigree.forensics.exact.sign_flip import sign_flip
 from pedigree.forensics.gauge import unit_rows
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
+from pedigree.forensics.streamed_units import blocks
 from pedigree.forensics.views import UnitKind, UnitSet
 
 COORDINATE_TOKENS = 4096
@@ -49,7 +51,7 @@ def body_sign_test(a: Side, b: Side, layer_map: list[int | None]) -> TestOutcome
     products: dict[str, list[Tensor]] = {}
     for j, i in _once(layer_map):
         for kind in ("ffn", "vo", "qk"):
-            left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+            left, right = a.units(kind, i), b.units(kind, j)
             found = None if left is None or right is None else _in_place(left, right)
             if found is not None:
                 products.setdefault({"ffn": "ffn", "vo": "vo", "qk": "planes"}[kind], []).append(found)
@@ -67,17 +69,21 @@ def _once(layer_map: list[int | None]) -> list[tuple[int, int]]:
 
 def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
     """Inner products of units with the same position, summed over the projections whose joint sign is free."""
-    if a.kind == "ffn" and "gate" not in a.views_UD:
+    if a.kind == "ffn" and "gate" not in a.names:
         return None  # without a gate a unit cannot change sign
-    names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.views_UD and n in b.views_UD]
-    width = min(next(iter(a.views_UD.values())).shape[1], next(iter(b.views_UD.values())).shape[1])
+    names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.names and n in b.names]
+    width = min(a.width, b.width)
     n = _common_units(a, b)
     if not names or n == 0:
         return None
     total = torch.zeros(n, dtype=torch.float64)
     for name in names:
-        x_UD, y_UD = a.views_UD[name][:n, :width].double(), b.views_UD[name][:n, :width].double()
-        total += (x_UD * y_UD).sum(1) / (x_UD.norm() * y_UD.norm()).clamp_min(1e-300)
+        found_U, squares_2 = torch.zeros(n, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        for pick_K in blocks(n, 2 * max(a.width, b.width)):
+            x_KD, y_KD = a.rows(name, pick_K)[:, :width].double(), b.rows(name, pick_K)[:, :width].double()
+            found_U[pick_K] = (x_KD * y_KD).sum(1)
+            squares_2 += torch.stack([x_KD.square().sum(), y_KD.square().sum()])
+        total += found_U / squares_2.prod().sqrt().clamp_min(1e-300)
     if a.kind == "qk":
         total = _planes(total, a.label_U[:n])
     return total
@@ -102,17 +108,32 @@ def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitK
     """Units that are each other's nearest, found without positions, and stand at the same position."""
     pairs: list[Tensor] = []
     for j, i in _once(layer_map):
-        left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+        left, right = a.units(kind, i), b.units(kind, j)
         if left is None or right is None or left.names[0] != right.names[0]:
             continue
         if int(left.label_U.max()) or int(right.label_U.max()):
             continue
-        x_UD, y_UD = left.views_UD[left.names[0]].float(), right.views_UD[right.names[0]].float()
+        pick_a, pick_b = _placed_alike(left, right)
+        x_UD, y_UD = left.rows(left.names[0], pick_a), right.rows(right.names[0], pick_b)
         width = min(x_UD.shape[1], y_UD.shape[1])
         found = mutual_nearest(unit_rows(x_UD[:, :width]) @ unit_rows(y_UD[:, :width]).T)
         if found.shape[0]:
-            pairs.append(torch.stack([left.index_U[found[:, 0]], right.index_U[found[:, 1]]], dim=1))
+            index_a, index_b = left.index_U[pick_a], right.index_U[pick_b]
+            pairs.append(torch.stack([index_a[found[:, 0]], index_b[found[:, 1]]], dim=1))
     return fixed_points(pairs)
+
+
+MOST_PLACED = 4096
+"""Units of a layer up to which all take part; of more the same 2,048 places in both models (numbering within a fixed
+subset is as free under the null as numbering all)."""
+
+
+def _placed_alike(a: UnitSet, b: UnitSet) -> tuple[Tensor, Tensor]:
+    """Places of the units that are numbered against each other, in either model."""
+    if max(a.count, b.count) <= MOST_PLACED:
+        return torch.arange(a.count), torch.arange(b.count)
+    chosen = spread_evenly(min(a.count, b.count), 2048)
+    return chosen, chosen
 
 
 def table_fixed_points(a: Side, b: Side, role: str, tokens: SharedTokens) -> TestOutcome:
