@@ -14,12 +14,24 @@ import torch
 from tests.benchmarks.test_compare_script import BENCHMARKS, load_checkpoints
 
 from pedigree.forensics import compare as comparing
-from pedigree.forensics import sampling, streamed_units, walk
+from pedigree.forensics import (
+    index_tests,
+    ladder,
+    measure,
+    moments,
+    sampling,
+    shared_units,
+    streamed_units,
+    walk,
+)
+from pedigree.forensics import read_units as read_units_module
 from pedigree.forensics.compare import compare
 from pedigree.forensics.gauge import identity_gauge
 from pedigree.forensics.moments import stack_moments
 from pedigree.forensics.sampling import Sample, spread_evenly
 from pedigree.forensics.side import Side
+from pedigree.forensics.streamed_units import StreamedUnits
+from pedigree.forensics.tables import Tables
 from pedigree.forensics.unit_map import map_units
 from pedigree.forensics.views import read_units
 from pedigree.forensics.walk import Walk, score_against, walk_unit_map
@@ -43,8 +55,8 @@ def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (streamed_units, "BLOCK_NUMBERS", 1 << 14),
         (walk, "HELD_NUMBERS", 1 << 16),
-        (walk, "SIMILARITIES", 1 << 16),
         (walk, "FLOOR_ROWS", 64),
+        (walk, "CONFIRMED_ROWS", 64),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -128,11 +140,44 @@ comparing.choose_sample = lambda depth, size: Sample(None, None, True, True, 1 <
 if sys.argv[3] == "held":
     Sample.streamed = property(lambda self: False)
 else:
-    streamed_units.BLOCK_NUMBERS, walk.HELD_NUMBERS, walk.SIMILARITIES = 1 << 18, 1 << 20, 1 << 20
+    streamed_units.BLOCK_NUMBERS, walk.HELD_NUMBERS = 1 << 19, 1 << 21
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = comparing.compare(sys.argv[1], sys.argv[2], depth="full")
 print(found.result.verdict, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
+
+
+@pytest.mark.usefixtures("few_numbers")
+@pytest.mark.parametrize("kind", ["disguised", "stranger"])
+def test_no_step_holds_a_layer_of_a_large_model_or_its_tables(
+    models: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    rows = StreamedUnits.rows
+
+    def noted(units: StreamedUnits, name: str, pick_U: torch.Tensor | None = None) -> torch.Tensor:
+        found = rows(units, name, pick_U)
+        read.append(found.numel())
+        return found
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a layer, or a table of all its units, was asked for")
+
+    monkeypatch.setattr(comparing, "choose_sample", lambda depth, size: EVERYTHING)
+    monkeypatch.setattr(StreamedUnits, "rows", noted)
+    monkeypatch.setattr(Side, "layer", refused)
+    monkeypatch.setattr(Tables, "_make", refused)
+    monkeypatch.setattr(measure, "MOST_FOLLOWED", 1 << 14)
+    monkeypatch.setattr(index_tests, "MOST_PLACED", 128)
+    monkeypatch.setattr(index_tests, "PLACED", 128)
+    monkeypatch.setattr(ladder, "REFINED_UNITS", 128)
+    monkeypatch.setattr(read_units_module, "TRIED_FOR_EACH", 1)
+    monkeypatch.setattr(shared_units, "MOST_NUMBERS", 0)  # rows are whitened where two models fit into memory
+    monkeypatch.setattr(moments, "BLOCK_NUMBERS", 1 << 14)
+    monkeypatch.setattr(ladder, "MAX_WIDTH", 64)  # the search over moments takes seconds and holds no units
+    result = compare(models / "parent", models / kind, depth="full").result
+    assert result.verdict == ("unrelated" if kind == "stranger" else "related")
+    assert max(read) < 384 * 128, "a whole projection was read at once"
 
 
 @pytest.mark.slow
@@ -140,7 +185,7 @@ def test_memory_at_full_depth_does_not_grow_with_the_number_of_layers(tmp_path: 
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from dataclasses import replace; from pathlib import Path;"
         "from checkpoints import SHAPES, write_checkpoint\n"
-        "for n in (4, 16):\n"
+        "for n in (2, 8):\n"
         "    shape = replace(SHAPES['tiny'], layers=n, d=256, heads=4, kv_heads=4, ffn=1536)\n"
         "    for kind in ('parent', 'child'): write_checkpoint(Path(sys.argv[2]) / f'{kind}{n}', shape, kind)\n"
     )
@@ -153,9 +198,9 @@ def test_memory_at_full_depth_does_not_grow_with_the_number_of_layers(tmp_path: 
         assert verdict == "related"
         return float(megabytes)
 
-    # Twelve more layers of 4.7 MB a model: who holds them pays for both models in several copies.
-    assert peak(16, "walked") - peak(4, "walked") < 40
-    assert peak(16, "held") - peak(4, "held") > 120
+    # Six more layers of 1.4 million numbers a model: who holds them pays for both models in several copies.
+    walked, held = (peak(8, how) - peak(2, how) for how in ("walked", "held"))
+    assert walked < held / 2, f"{walked} MB against {held} MB"
 
 
 def test_scores_of_a_layer_that_passes_by_are_those_of_one_that_is_held(models: Path) -> None:
@@ -174,8 +219,6 @@ def test_scores_of_a_layer_that_passes_by_are_those_of_one_that_is_held(models: 
 
 
 def test_moments_of_a_deep_model_are_averages_of_neighbors(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pedigree.forensics import moments
-
     a, b = sides(models, "stranger")
     every = stack_moments(a.each_layer(), b.each_layer())
     assert every is not None

@@ -26,6 +26,7 @@ from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
 from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord
+from pedigree.weights.allocator import share_heap
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -63,6 +64,7 @@ def compare(
             a, b, salt=salt, decoys=decoys, budget_bytes=budget_bytes, allow_pickle=allow_pickle
         )
     start = time.monotonic()
+    share_heap()
     tell = ArrivalProgress(progress or (lambda stage, fraction, message: None))
     with ExitStack() as stack, single_thread():
         tell("opening", 0.0, str(a))

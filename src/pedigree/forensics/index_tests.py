@@ -123,7 +123,7 @@ def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitK
     return fixed_points(pairs)
 
 
-MOST_PLACED = 4096
+MOST_PLACED, PLACED = 4096, 2048
 """Units of a layer up to which all take part; of more the same 2,048 places in both models (numbering within a fixed
 subset is as free under the null as numbering all)."""
 
@@ -132,7 +132,7 @@ def _placed_alike(a: UnitSet, b: UnitSet) -> tuple[Tensor, Tensor]:
     """Places of the units that are numbered against each other, in either model."""
     if max(a.count, b.count) <= MOST_PLACED:
         return torch.arange(a.count), torch.arange(b.count)
-    chosen = spread_evenly(min(a.count, b.count), 2048)
+    chosen = spread_evenly(min(a.count, b.count), PLACED)
     return chosen, chosen
 
 

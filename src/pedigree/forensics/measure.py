@@ -376,8 +376,7 @@ def _aligned_rows(left: UnitSet, right: UnitSet, found: Findings, j: int) -> Ite
     if units is None or int(units.matched_N.sum()) < MIN_DIRECTIONS or not found.hit("ffn", j):
         return
     hit_N = torch.nonzero(units.matched_N).flatten()
-    if _is_wide(left):
-        hit_N = hit_N[spread_evenly(len(hit_N), FOLLOWED_ROWS)]
+    hit_N = hit_N[spread_evenly(len(hit_N), _most_followed(left, len(hit_N)))]
     for name in names:
         x_ND = carry(left.rows(name, units.origin_N[hit_N]))
         y_ND = right.rows(name, hit_N)
@@ -394,13 +393,21 @@ WIDEST_FOLLOWED, FOLLOWED_ROWS = 2048, 1024
 gigabytes for each, and a thousand rows of every projection of a dozen layers say the same."""
 
 
-def _is_wide(units: UnitSet) -> bool:
-    return min(units.width, units.count) > WIDEST_FOLLOWED
+MOST_FOLLOWED = 1 << 24
+"""Numbers of a matrix that are followed at most: a mixture has a hundred thousand units in a layer."""
+
+
+def _most_followed(units: UnitSet, count: int) -> int | None:
+    """How many of so many rows are followed, None for all of them."""
+    if min(units.width, count) > WIDEST_FOLLOWED:
+        return FOLLOWED_ROWS
+    return None if count * units.width <= MOST_FOLLOWED else MOST_FOLLOWED // units.width
 
 
 def _followed_rows(units: UnitSet) -> Tensor | None:
     """Places of the rows that are followed, None for all of them."""
-    return spread_evenly(units.count, FOLLOWED_ROWS) if _is_wide(units) else None
+    most = _most_followed(units, units.count)
+    return None if most is None else spread_evenly(units.count, most)
 
 
 RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1

@@ -19,6 +19,7 @@ from torch import Tensor
 from pedigree.forensics.gauge import Gauge, polar, unit_rows
 from pedigree.forensics.heads import bases
 from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.streamed_units import BLOCK_NUMBERS, blocks
 from pedigree.forensics.views import LayerView, UnitSet
 
 MAX_WIDTH = 1024
@@ -41,13 +42,30 @@ def layer_moments(view: LayerView) -> list[Tensor]:
 
 
 def _moment(units: UnitSet, name: str) -> Tensor:
+    if units.kind != "vo" and units.count * units.width > BLOCK_NUMBERS:
+        return _normalized(_moment_in_blocks(units, name))
     rows_UD = units.rows(name)
     if units.kind == "vo":
         basis_HCD = bases(rows_UD, units.label_U)
         rows_UD = basis_HCD.reshape(-1, rows_UD.shape[1])
     else:
         rows_UD = unit_rows(rows_UD - rows_UD.mean(dim=0, keepdim=True))
-    c_DD = rows_UD.T @ rows_UD / max(1, rows_UD.shape[0])
+    return _normalized(rows_UD.T @ rows_UD / max(1, rows_UD.shape[0]))
+
+
+def _moment_in_blocks(units: UnitSet, name: str) -> Tensor:
+    """The second moment of unit rows around their mean, without holding a layer of many experts."""
+    total_D, moment_DD = torch.zeros(units.width), torch.zeros(units.width, units.width)
+    for pick_K in blocks(units.count, units.width):
+        total_D += units.rows(name, pick_K).sum(dim=0)
+    for pick_K in blocks(units.count, units.width):
+        rows_KD = unit_rows(units.rows(name, pick_K) - total_D / units.count)
+        moment_DD += rows_KD.T @ rows_KD
+    return moment_DD / units.count
+
+
+def _normalized(c_DD: Tensor) -> Tensor:
+    """Without its trace, of norm one."""
     c_DD = c_DD - torch.eye(c_DD.shape[0]) * (c_DD.trace() / c_DD.shape[0])
     norm: Tensor = c_DD.norm()
     return c_DD / norm.clamp_min(1e-30)

@@ -31,8 +31,8 @@ FLOOR_ROWS = 1024
 HELD_NUMBERS = 1 << 26
 """Numbers of A's tables that are held while all blocks of B pass by (0.27 GB)."""
 
-SIMILARITIES = 1 << 24
-"""Similarities that are computed at once (67 MB)."""
+CONFIRMED_ROWS = 2048
+"""Units of B from which on the held-out projections of no further layer of A's matches are read with them."""
 
 Which = Literal["a", "b"]
 
@@ -93,8 +93,8 @@ class Walk:
         best_M = torch.full((len(left_MD),), -torch.inf)
         at_M = torch.zeros(len(left_MD), dtype=torch.long)
         signed = self.units.kind != "ffn"
-        step = max(64, min(SIMILARITIES // max(1, len(left_MD)), (1 << 23) // self.units.width))
-        for pick_K in blocks(self.units.count, 1, step):
+        # At most twice as many similarities as there are numbers in a block.
+        for pick_K in blocks(self.units.count, max(self.units.width, len(left_MD) // 2)):
             table = self.table(pick_K, self.units.names[:1])
             similarity_MK = product(left_MD, table.match_UD.T)
             value_M, place_M = (similarity_MK.abs() if signed else similarity_MK).max(dim=1)
@@ -124,13 +124,12 @@ class Walk:
         return self._floors[key]
 
 
-def score_against(left: dict[int, Table], right: Walk, rows_at_once: int = 2048) -> dict[int, MatchScore]:
+def score_against(left: dict[int, Table], right: Walk) -> dict[int, MatchScore]:
     """`score_layers` for chosen units of several layers of A against all units of a layer of B.
 
     Args:
         left: layer of A to the table of its chosen units.
         right: the layer of B.
-        rows_at_once: units of B whose held-out projections are held together.
     """
     width = right.seen_width
     fits = {i: t for i, t in left.items() if t.name == right.units.names[0] and t.match_UD.shape[1] == width}
@@ -142,7 +141,7 @@ def score_against(left: dict[int, Table], right: Walk, rows_at_once: int = 2048)
     group: list[tuple[int, Tensor]] = []
     for i, best_K in zip(fits, torch.split(best_M, sizes), strict=True):
         group.append((i, best_K))
-        if sum(len(b) for _, b in group) >= rows_at_once:
+        if sum(len(b) for _, b in group) >= CONFIRMED_ROWS:
             scores |= _confirmed(group, fits, right)
             group = []
     return scores | _confirmed(group, fits, right)
