@@ -11,7 +11,7 @@ import pytest
 # In a process of its own: the setting holds until its end.
 SCRIPT = """
 import ctypes, resource, sys
-from pedigree.weights.allocator import keep_pages, share_heap
+from pedigree.weights.allocator import keep_pages
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
@@ -47,4 +47,4 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not allocator.keep_pages()
-    assert not share_heap()
+    assert not allocator.share_heap()
