@@ -2,6 +2,7 @@
 
     python benchmarks/compare.py --size 1.5b                    # prints a table
     python benchmarks/compare.py --size 1.5b --size 7b --write  # and writes benchmarks/compare.md
+    python benchmarks/compare.py --size 7b --json run.json --resume --write  # goes on where run.json ends
     python benchmarks/compare.py --size tiny --peer none        # a few seconds: does the script still work?
 
 For every size a parent and its counterparts are written to disk (`checkpoints.py`), compared, and deleted again; a
@@ -20,16 +21,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from byte_server import ByteServer
 from measurement import Cost, median_run
-from page import render_page, render_table, yardsticks
+from page import YARDSTICK, render_page, render_table, yardsticks
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -40,13 +42,21 @@ PUBLISHED = {
     "polar-trace": "polar trace, MDIR style, whole tensors",
     "csu": "Zhu et al., CSU, whole tensors",
     "huref": "HuRef invariants, whole tensors",
+    "reef": "REEF, CKA of states on prompts",
+    "match": "Zhu et al., MATCH on prompts",
 }
 PEERS = ("torch-cosine", "modeldna", "awm", *PUBLISHED, "none")
+USUAL_PEERS = ("torch-cosine", "modeldna", "polar-trace", "csu", "huref")
+PEER_LIMITS = {"tiny": 60, "0.5b": 60, "1.5b": 60, "7b": 180}
 DEFAULT_PAIRS = {"tiny": PAIRS, "0.5b": PAIRS, "1.5b": PAIRS, "7b": ("child", "stranger")}
 REPEATS = {"tiny": 1, "0.5b": 1, "1.5b": 3, "7b": 1}
 AWM = "AWM, released program"
-RELATED_ABOVE = {"torch-cosine": 0.1, "awm": 3.0, "polar-trace": 6.0, "csu": 6.0, "huref": 0.5}
-"""Where a peer gives a score and no word: mean cosine, standard scores, decades of a p-value twice, a cosine."""
+COSINE = "full-tensor cosine in torch"
+RELATED_ABOVE = {
+    "torch-cosine": 0.1, "awm": 3.0, "polar-trace": 6.0, "csu": 6.0, "huref": 0.5, "reef": 0.8, "match": 6.0,
+}  # fmt: skip
+"""Where a peer gives a score and no word: mean cosine, standard scores, decades of a p-value twice, a cosine, an
+alignment, decades again."""
 MODELDNA = "modeldna==0.1.0"
 NUMBER_OF_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -58,7 +68,8 @@ class Row:
     Attributes:
         size, pair: which checkpoints.
         what: the yardstick, a depth of ours, or a peer.
-        seconds, peak_bytes, private_bytes, disk_bytes: as in `measurement.Cost`; None where it failed.
+        seconds, peak_bytes, private_bytes, disk_bytes, processor_seconds: as in `measurement.Cost`; None where it
+            failed.
         asked_bytes: bytes that the program itself says it read (over HTTP: that the server sent), None if untold.
         total_bytes: size of the weight files of both sides.
         answer: what it said, or why it did not.
@@ -78,6 +89,7 @@ class Row:
     answer: str
     repeats: int
     right: bool | None = None
+    processor_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,12 +122,30 @@ class Bench:
         total = sum(path.stat().st_size for path in self.weights)
         said = answer if answer is not None else cost.failure()
         numbers = (cost.seconds, cost.peak_bytes, cost.private_bytes, cost.disk_bytes)
-        return Row(self.size, self.pair, what, *numbers, asked_bytes, total, said, self.repeats, right)
+        more = (asked_bytes, total, said, self.repeats, right, cost.processor_seconds)
+        return Row(self.size, self.pair, what, *numbers, *more)
 
     def reading(self) -> Row:
         """The yardstick: both files read once from start to end."""
         cost = self.cost(sys.executable, "-S", HERE / "peers" / "sequential_read.py", *self.weights)
-        return self.row("reading both once", cost, "" if cost.exit_code == 0 else None)
+        return self.row(YARDSTICK, cost, "" if cost.exit_code == 0 else None)
+
+    def tasks(self, options: argparse.Namespace, program: Path | None, why_not: str) -> dict[str, Callable[[], Row]]:
+        """Everything that is measured on the pair, by the name of its row."""
+        found: dict[str, Callable[[], Row]] = {YARDSTICK: self.reading}
+        for depth in options.depth:
+            found[depth_row(depth)] = partial(self.pedigree, depth)
+        if "torch-cosine" in options.peer:
+            found[COSINE] = self.torch_cosine
+        if "modeldna" in options.peer:
+            found[MODELDNA] = partial(self.modeldna, program, why_not)
+        limit_s = options.peer_limit or PEER_LIMITS[self.size]
+        if "awm" in options.peer:
+            found[AWM] = partial(self.awm, options.awm, options.awm_python, limit_s)
+        for name in PUBLISHED:
+            if name in options.peer:
+                found[PUBLISHED[name]] = partial(self.published, name, limit_s)
+        return found
 
     def pedigree(self, depth: str) -> Row:
         """`pedigree compare` at one depth, from the disk or over HTTP."""
@@ -127,16 +157,15 @@ class Bench:
             wanted = [] if depth == "auto" else ["--depth", depth.removeprefix("http-")]
             cost = self.cost(sys.executable, "-m", "pedigree", "compare", *sides, "--json", *wanted)
         result = _json(cost).get("result")
-        label = "glance over HTTP" if server else depth
         if not isinstance(result, dict):
-            return self.row(f"pedigree, {label}", cost, None)
+            return self.row(depth_row(depth), cost, None)
         asked = server.sent // self.repeats if server else result["read"]["bytes"]
         reached = f" at {result['depth']}" if depth == "auto" else ""
         requests = f", {server.requests // self.repeats} requests" if server else ""
         verdict, truth = result["verdict"], "unrelated" if self.pair == "stranger" else "related"
         wrong = "" if verdict == truth else f" (**truth: {truth}**)"
         answer = f"{verdict}{reached}{wrong}{requests}"
-        return self.row(f"pedigree, {label}", cost, answer, asked, right=verdict == truth)
+        return self.row(depth_row(depth), cost, answer, asked, right=verdict == truth)
 
     def scored(self, what: str, name: str, cost: Cost, score: float | None, said: str) -> Row:
         """A line of a peer whose answer is a score: related above the threshold, and whether that is so."""
@@ -153,7 +182,7 @@ class Bench:
         found = _json(cost)
         score = found.get("mean_cosine_of_matrices")
         said = "" if score is None else f"mean cosine {score:.3f}"
-        return self.scored("full-tensor cosine in torch", "torch-cosine", cost, score, said)
+        return self.scored(COSINE, "torch-cosine", cost, score, said)
 
     def modeldna(self, program: Path | None, why_not: str) -> Row:
         """Peer: `modeldna compare` as installed from PyPI; its own words are its answer."""
@@ -169,13 +198,13 @@ class Bench:
         right = (verdict["verdict"] == "NO_MATCH") == (self.pair == "stranger")
         return self.row(MODELDNA, cost, said + ("" if right else " (**wrong**)"), right=right)
 
-    def awm(self, folder: Path | None, limit_s: float) -> Row:
+    def awm(self, folder: Path | None, python: Path, limit_s: float) -> Row:
         """Peer: the released program of AWM (2510.06738), from a folder that holds it; its z-score is its answer."""
         if folder is None:
             total = sum(path.stat().st_size for path in self.weights)
             return Row(self.size, self.pair, AWM, None, None, None, None, None, total, "not run: --awm FOLDER", 0)
         bench = replace(self, limit_s=min(limit_s, self.limit_s), repeats=1)
-        cost = bench.cost(sys.executable, folder / "main.py", "--model_paths", self.a, self.b, "--device", "cpu")
+        cost = bench.cost(python, folder.resolve() / "main.py", "--model_paths", self.a, self.b, "--device", "cpu")
         found = re.search(r"Absolute Z-Score vs negative pairs = ([\d.]+)", cost.stdout)
         score = float(found[1]) if found is not None else None
         return bench.scored(AWM, "awm", cost, score, "" if score is None else f"z {score:.1f}")
@@ -187,6 +216,11 @@ class Bench:
         found = _json(cost)
         score = found.get("score")
         return bench.scored(PUBLISHED[name], name, cost, score, "" if score is None else f"score {score:.4g}")
+
+
+def depth_row(depth: str) -> str:
+    """The name of the row of one depth of ours."""
+    return "pedigree, glance over HTTP" if depth == "http-glance" else f"pedigree, {depth}"
 
 
 def _json(cost: Cost) -> dict[str, Any]:
@@ -203,29 +237,68 @@ def _json(cost: Cost) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what was asked for and print it; 1 where one of our own comparisons gave no answer."""
     options = _options(arguments)
-    rows: list[Row] = []
+    run = Run.begin(options)
     with ExitStack() as stack:
         workdir = options.workdir
         if workdir is None:
             workdir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pedigree-benchmark-")))
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="pedigree-benchmark-home-"))
         program, why_not = _modeldna_program(options, Path(home))
-        started, loads = datetime.now(UTC), [os.getloadavg()[0]]
-        for row in _measure_all(options, Path(workdir), Path(home), program, why_not):
-            rows.append(row)
-            loads.append(os.getloadavg()[0])
-            print(render_table([asdict(row)], header=len(rows) == 1, base=yardsticks(map(asdict, rows))), flush=True)
-    context = {
-        **_machine(),
-        "date": f"{started:%Y-%m-%d}",
-        "load": [round(min(loads), 1), round(max(loads), 1)],
-        "command": _command(options),
-    }
-    if options.json:
-        options.json.write_text(json.dumps({"context": context, "rows": [asdict(row) for row in rows]}, indent=2))
+        for number, row in enumerate(_measure_all(options, run, Path(workdir), Path(home), program, why_not)):
+            run.add(row)
+            print(render_table([asdict(row)], header=number == 0, base=yardsticks(run.rows)), flush=True)
     if options.write:
-        (HERE / "compare.md").write_text(render_page(context, [asdict(row) for row in rows]), encoding="utf-8")
-    return int(any(row.what.startswith("pedigree") and row.asked_bytes is None for row in rows))
+        (HERE / "compare.md").write_text(render_page(run.context, run.rows), encoding="utf-8")
+    return int(any(row["what"].startswith("pedigree") and row["asked_bytes"] is None for row in run.rows))
+
+
+@dataclass
+class Run:
+    """Rows measured so far, kept in a file after each of them where one is named.
+
+    Attributes:
+        context: machine, commit, load and commands, as the page tells them.
+        rows: the rows, in the order of sizes and pairs.
+        file: where they are kept.
+    """
+
+    context: dict[str, Any]
+    rows: list[dict[str, Any]]
+    file: Path | None
+
+    @classmethod
+    def begin(cls, options: argparse.Namespace) -> Run:
+        """A new run, or with `--resume` the one in the file of `--json`, if the same commit made it on this machine."""
+        load = round(os.getloadavg()[0], 1)
+        context = {**_machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "load": [load, load]}
+        run = cls({**context, "command": _command(options)}, [], options.json)
+        if options.resume and options.json and options.json.is_file():
+            before = json.loads(options.json.read_text())
+            for name in ("commit", "cpu", "cores"):
+                if before["context"][name] != context[name]:
+                    raise SystemExit(
+                        f"{options.json} is of another {name}: {before['context'][name]}, expected {context[name]}; "
+                        "leave out --resume or name another file"
+                    )
+            commands = list(dict.fromkeys([*before["context"]["command"].split("; "), run.context["command"]]))
+            run = cls({**before["context"], "command": "; ".join(commands)}, before["rows"], options.json)
+        return run
+
+    def has(self, size: str, pair: str, what: str) -> bool:
+        """Whether a row is there already."""
+        return any((row["size"], row["pair"], row["what"]) == (size, pair, what) for row in self.rows)
+
+    def add(self, row: Row) -> None:
+        """Take in a row and keep everything."""
+        self.rows.append(asdict(row))
+        self.rows.sort(key=lambda old: (SIZES.index(old["size"]), PAIRS.index(old["pair"])))
+        load = os.getloadavg()[0]
+        low, high = self.context["load"]
+        self.context["load"] = [round(min(low, load), 1), round(max(high, load), 1)]
+        if self.file is not None:
+            fresh = self.file.with_name(self.file.name + ".new")
+            fresh.write_text(json.dumps({"context": self.context, "rows": self.rows}, indent=2))
+            fresh.replace(self.file)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -237,7 +310,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         ("--size", SIZES, "1.5b"),
         ("--pair", PAIRS, "all; for 7b child and stranger"),
         ("--depth", DEPTHS, "all but full"),
-        ("--peer", PEERS, "torch-cosine, modeldna, awm"),
+        ("--peer", PEERS, f"{', '.join(USUAL_PEERS)}, and awm where its folder is given"),
     ):
         text = f"{', '.join(words)} (default: {default}); may be given again"
         add(name, choices=words, action="append", metavar="WORD", help=text)
@@ -246,19 +319,25 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--keep", action="store_true", help="keep what is written under --workdir")
     add("--modeldna", type=Path, help="an installed modeldna program (default: install it for this run)")
     add("--awm", type=Path, help="a folder with the released program of AWM (default: not run)")
-    add("--peer-limit", type=float, default=300, help="seconds after which awm and published methods are stopped")
+    add("--awm-python", type=Path, default=sys.executable, help="a Python with its libraries, scikit-learn among them")
+    add("--peer-limit", type=float, help="seconds after which awm and published methods are stopped (60; for 7b 180)")
     add("--limit", type=float, default=1800, help="seconds after which a measured process is stopped (default: 1800)")
-    add("--json", type=Path, metavar="FILE", help="write the numbers there")
+    add("--json", type=Path, metavar="FILE", help="write the numbers there, row by row")
+    add("--resume", action="store_true", help="go on with the file of --json: what it holds is not measured again")
     add("--write", action="store_true", help="write benchmarks/compare.md from this run")
     options = parser.parse_args(arguments)
     options.size = list(dict.fromkeys(options.size or ["1.5b"]))
     options.depth = options.depth or [depth for depth in DEPTHS if depth != "full"]
-    options.peer = options.peer or ["torch-cosine", "modeldna", *(["awm"] if options.awm else [])]
+    options.peer = options.peer or _usual_peers(options)
     return options
 
 
+def _usual_peers(options: argparse.Namespace) -> list[str]:
+    return [*USUAL_PEERS, *(["awm"] if options.awm else [])]
+
+
 def _measure_all(
-    options: argparse.Namespace, workdir: Path, home: Path, program: Path | None, why_not: str
+    options: argparse.Namespace, run: Run, workdir: Path, home: Path, program: Path | None, why_not: str
 ) -> Iterator[Row]:
     environment = {key: value for key, value in os.environ.items() if key not in NUMBER_OF_THREADS}
     environment |= {"PYTHONPATH": str(ROOT / "src"), "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -266,24 +345,20 @@ def _measure_all(
         _warm_up(environment, program)
     for size in options.size:
         with ExitStack() as stack:
-            parent = _checkpoint(workdir / size / "parent", size, "parent", options.keep, stack)
             for pair in options.pair or DEFAULT_PAIRS[size]:
+                bench = Bench(
+                    size, pair, workdir / size / "parent", workdir / size / pair, environment, options.limit,
+                    options.repeats or REPEATS[size],
+                )  # fmt: skip
+                tasks = bench.tasks(options, program, why_not)
+                missing = [what for what in tasks if not run.has(size, pair, what)]
+                if not missing:
+                    continue
                 with ExitStack() as inner:
-                    other = _checkpoint(workdir / size / pair, size, pair, options.keep, inner)
-                    repeats = options.repeats or REPEATS[size]
-                    bench = Bench(size, pair, parent, other, environment, options.limit, repeats)
-                    yield bench.reading()
-                    for depth in options.depth:
-                        yield bench.pedigree(depth)
-                    if "torch-cosine" in options.peer:
-                        yield bench.torch_cosine()
-                    if "modeldna" in options.peer:
-                        yield bench.modeldna(program, why_not)
-                    if "awm" in options.peer:
-                        yield bench.awm(options.awm, options.peer_limit)
-                    for name in PUBLISHED:
-                        if name in options.peer:
-                            yield bench.published(name, options.peer_limit)
+                    _checkpoint(bench.a, size, "parent", options.keep, stack)
+                    _checkpoint(bench.b, size, pair, options.keep, inner)
+                    for what in missing:
+                        yield tasks[what]()
 
 
 def _checkpoint(folder: Path, size: str, kind: str, keep: bool, stack: ExitStack) -> Path:
@@ -296,8 +371,12 @@ def _checkpoint(folder: Path, size: str, kind: str, keep: bool, stack: ExitStack
 
 
 def _warm_up(environment: dict[str, str], program: Path | None) -> None:
-    """Load the libraries once, so that the first measurement does not pay for reading them from the disk."""
-    commands: list[list[str | Path]] = [[sys.executable, "-c", "import pedigree.forensics.compare, safetensors.torch"]]
+    """Load the libraries once, so that the first measurement does not pay for reading them from the disk, and compile
+    our sources, which an installed package, as the peers are, has behind it."""
+    commands: list[list[str | Path]] = [
+        [sys.executable, "-m", "compileall", "-q", ROOT / "src" / "pedigree"],
+        [sys.executable, "-c", "import pedigree.forensics.compare, safetensors.torch"],
+    ]
     if program is not None:
         commands.append([program, "compare", "--help"])
     for command in commands:
@@ -357,7 +436,7 @@ def _command(options: argparse.Namespace) -> str:
     words += [f"--pair {pair}" for pair in options.pair or ()]
     if options.depth != [depth for depth in DEPTHS if depth != "full"]:
         words += [f"--depth {depth}" for depth in options.depth]
-    if options.peer != ["torch-cosine", "modeldna", *(["awm"] if options.awm else [])]:
+    if options.peer != _usual_peers(options):
         words += [f"--peer {peer}" for peer in options.peer]
     if options.repeats:
         words.append(f"--repeats {options.repeats}")

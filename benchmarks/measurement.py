@@ -26,6 +26,7 @@ class Cost:
 
     Attributes:
         seconds: from its start to its end, imports included.
+        processor_seconds: time on processors, its own and the kernel's for it, all threads together.
         peak_bytes: most resident memory, pages of mapped files included.
         private_bytes: most anonymous memory, sampled every 10 ms.
         disk_bytes: bytes that were not in the page cache and came from storage, read-ahead included.
@@ -34,6 +35,7 @@ class Cost:
     """
 
     seconds: float
+    processor_seconds: float
     peak_bytes: int
     private_bytes: int
     disk_bytes: int
@@ -92,6 +94,7 @@ def run_cold(
         err.seek(0)
         return Cost(
             seconds=seconds,
+            processor_seconds=usage.ru_utime + usage.ru_stime,
             peak_bytes=usage.ru_maxrss * 1024,
             private_bytes=private,
             disk_bytes=usage.ru_inblock * BLOCK_BYTES,
@@ -118,6 +121,7 @@ def median_run(
     return replace(
         runs[-1],
         seconds=statistics.median(run.seconds for run in runs),
+        processor_seconds=statistics.median(run.processor_seconds for run in runs),
         peak_bytes=round(statistics.median(run.peak_bytes for run in runs)),
         private_bytes=round(statistics.median(run.private_bytes for run in runs)),
         disk_bytes=round(statistics.median(run.disk_bytes for run in runs)),

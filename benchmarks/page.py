@@ -8,7 +8,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-COLUMNS = ("size", "pair", "what", "seconds", "of reading", "peak memory", "of it private")
+COLUMNS = ("size", "pair", "what", "seconds", "of reading", "processor", "peak memory", "of it private")
 COLUMNS += ("bytes read", "of both", "from disk", "answer")
 PAIRS = {
     "child": "every number of the parent plus noise of a tenth of its spread, as fine-tuning would leave",
@@ -16,7 +16,11 @@ PAIRS = {
     "disguised": "a child with gains folded, residual stream rotated, feed-forward units and heads in another order",
     "stranger": "same shapes and tokenizer, other numbers",
 }
+SHAPES = {"0.5b": "Qwen2.5-0.5B", "1.5b": "Qwen2.5-1.5B", "7b": "Llama-2-7B"}
 YARDSTICK = "reading both once"
+TIMES = 5.0
+"""How many times faster than the fastest peer that gets the same pairs right a comparison is meant to be."""
+
 Seconds = Mapping[tuple[str, str], float]
 
 
@@ -36,6 +40,7 @@ def render_table(rows: Sequence[Row], *, base: Seconds, header: bool = True) -> 
             row["what"],
             _number(row["seconds"], "{:.1f}"),
             _ratio(row["seconds"], seconds),
+            _number(row.get("processor_seconds"), "{:.1f}"),
             _bytes(row["peak_bytes"]),
             _bytes(row["private_bytes"]),
             _bytes(row["asked_bytes"]),
@@ -66,6 +71,8 @@ def render_page(context: Mapping[str, Any], rows: Sequence[Row]) -> str:
         versions=versions,
         pairs=pairs,
         promises=_promises(rows, base),
+        claim=_claim(rows),
+        shapes=" and ".join(SHAPES.get(size, size) for size in dict.fromkeys(row["size"] for row in rows)),
         peers=_peers(rows),
         tables="\n".join(tables),
     )
@@ -81,7 +88,7 @@ using the machine: compare the lines of one pair, not seconds of two pages.
 
 ## How it was measured
 
-Synthetic bfloat16 checkpoints with the shapes, file layout and tokenizer size of Qwen2.5-1.5B and Llama-2-7B are
+Synthetic bfloat16 checkpoints with the shapes, file layout and tokenizer size of {shapes} are
 written to disk. Their numbers are Gaussian, which is enough for cost and says nothing about accuracy. Pairs, each with
 the same parent:
 
@@ -92,6 +99,7 @@ page cache is cold. Programs and libraries are warm. Thread settings are each pr
 
 - *of reading*: seconds as a multiple of those for reading the weight files of both sides once, from start to end,
   in the same run.
+- *processor*: seconds on processors, of all threads and of the kernel for them: the least disturbed by others.
 - *peak memory*: most resident memory, counted by the kernel; pages of memory-mapped files, which it may take back at
   any time, are included. *Of it private*: the part that is not such pages, sampled every 10 ms.
 - *bytes read*: what the program says it read, tokenizers and headers included; over HTTP, what the server sent.
@@ -99,12 +107,15 @@ page cache is cold. Programs and libraries are warm. Thread settings are each pr
   reads.
 
 A peer that gives a score and no word is taken to say *related* above a mean cosine of 0.1, AWM's z of 3, a p-value of
-1e-6 (CSU, polar trace) or an invariant cosine of 0.5 (HuRef). Of the published methods AWM is the released program, the
-others are those of `pedigree bench`, on whole tensors; they are stopped at a time limit.
+1e-6 (CSU, MATCH, polar trace), an invariant cosine of 0.5 (HuRef) or an alignment of 0.8 (REEF). Of the published
+methods AWM is the released program, the others are those of `pedigree bench`, on whole tensors; they are stopped at a
+time limit.
 
 ## Promises
 
 {promises}
+
+{claim}
 
 ## Peers that give the same answers
 
@@ -120,6 +131,13 @@ def _promises(rows: Sequence[Row], base: Seconds) -> str:
     standard = [r for r in rows if r["size"] == size and r["what"] == "pedigree, standard" and r["asked_bytes"]]
     http = [r for r in rows if r["size"] == size and r["what"] == "pedigree, glance over HTTP" and r["asked_bytes"]]
     found: list[tuple[str, float, float, str]] = []
+    whole = [r for r in rows if r["what"] == "pedigree, auto" and r["size"] == size and r["asked_bytes"]]
+    full = [r for r in rows if r["what"] == "pedigree, full" and r["asked_bytes"]]
+    if whole:
+        found.append(("by default: peak memory, GB", max(r["peak_bytes"] for r in whole) / 1e9, 2.0, "{:.2f}"))
+    if full:
+        worst = max(r["peak_bytes"] for r in full) / 1e9
+        found.append(("full, largest of any size: peak memory, GB", worst, 2.0, "{:.2f}"))
     if standard:
         found.append(("standard: peak memory, GB", max(r["peak_bytes"] for r in standard) / 1e9, 2.0, "{:.2f}"))
         share = max(100 * r["asked_bytes"] / r["total_bytes"] for r in standard)
@@ -137,6 +155,41 @@ def _promises(rows: Sequence[Row], base: Seconds) -> str:
 
 
 OURS = "pedigree, auto"
+
+
+def _claim(rows: Sequence[Row]) -> str:
+    """The fastest peer that answers right, pair by pair and over all pairs of a size, and its time over ours."""
+    lines = [f"| size | pair | ours | fastest peer that is right | theirs | times ours, {TIMES:g} wanted | |"]
+    lines.append("| --- | --- | ---: | --- | ---: | ---: | --- |")
+    for size in dict.fromkeys(row["size"] for row in rows):
+        of_size = [row for row in rows if row["size"] == size]
+        ours = {row["pair"]: row for row in of_size if row["what"] == OURS}
+        peers = dict.fromkeys(row["what"] for row in of_size if not row["what"].startswith(("pedigree", YARDSTICK)))
+        if not ours or not peers:
+            continue
+        right = {
+            peer: {row["pair"]: row["seconds"] for row in of_size if row["what"] == peer and row.get("right")}
+            for peer in peers
+        }
+        for pair, row in ours.items():
+            able = {peer: seconds[pair] for peer, seconds in right.items() if pair in seconds}
+            lines.append(_claim_line(size, pair, row["seconds"] if row.get("right") else None, able))
+        whole = {peer: sum(seconds.values()) for peer, seconds in right.items() if set(ours) <= set(seconds)}
+        own = sum(row["seconds"] for row in ours.values()) if all(row.get("right") for row in ours.values()) else None
+        lines.append(_claim_line(size, f"all {len(ours)}", own, whole))
+    return "\n".join(lines)
+
+
+def _claim_line(size: str, pair: str, own: float | None, able: Mapping[str, float]) -> str:
+    said = _number(own, "{:.1f}") if own is not None else "not right"
+    if not able:
+        return f"| {size} | {pair} | {said} | none | - | - | {'no peer is right' if own is not None else '-'} |"
+    peer = min(able, key=lambda name: able[name])
+    if own is None:
+        return f"| {size} | {pair} | {said} | {peer} | {able[peer]:.1f} | - | **not kept** |"
+    times = able[peer] / own
+    kept = "kept" if times >= TIMES else "**not kept**"
+    return f"| {size} | {pair} | {said} | {peer} | {able[peer]:.1f} | {times:.1f} | {kept} |"
 
 
 def _peers(rows: Sequence[Row]) -> str:

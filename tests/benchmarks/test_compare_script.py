@@ -94,3 +94,38 @@ def test_checkpoints_are_the_same_every_time_and_children_are_their_parents_plus
         with safe_open(tmp_path / folder / index["weight_map"][name], framework="pt") as file:
             tensors.append(file.get_tensor(name).float().flatten())
     assert 0.98 < float(torch.nn.functional.cosine_similarity(*tensors, dim=0)) < 0.999
+
+
+def test_the_claim_names_the_fastest_peer_that_is_right_by_pair_and_over_all_pairs() -> None:
+    def row(pair: str, what: str, seconds: float, right: bool) -> dict[str, object]:
+        return {"size": "1.5b", "pair": pair, "what": what, "seconds": seconds, "right": right}
+
+    rows = [
+        row("child", "pedigree, auto", 2.0, True), row("child", "quick", 1.0, True), row("child", "slow", 20.0, True),
+        row("disguised", "pedigree, auto", 3.0, True), row("disguised", "quick", 1.0, False),
+        row("disguised", "slow", 30.0, True), row("stranger", "pedigree, auto", 3.0, True),
+        row("stranger", "quick", 1.0, False), row("stranger", "slow", 30.0, False),
+    ]  # fmt: skip
+    code = "import json,sys; from page import _claim; print(_claim(json.load(sys.stdin)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(rows), capture_output=True, text=True, check=True, cwd=BENCHMARKS
+    )
+    assert "| 1.5b | child | 2.0 | quick | 1.0 | 0.5 | **not kept** |" in done.stdout
+    assert "| 1.5b | disguised | 3.0 | slow | 30.0 | 10.0 | kept |" in done.stdout
+    assert "| 1.5b | stranger | 3.0 | none | - | - | no peer is right |" in done.stdout
+    assert "| 1.5b | all 3 | 8.0 | none | - | - | no peer is right |" in done.stdout
+
+
+def test_a_run_goes_on_where_it_was_and_refuses_numbers_of_another_commit(tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    words = ["--size", "tiny", "--pair", "child", "--depth", "glance", "--peer", "none", "--repeats", "1"]
+    run_script("compare.py", *words, "--json", numbers)
+    first = numbers.read_text()
+    again = run_script("compare.py", *words, "--json", numbers, "--resume")
+    assert "pedigree" not in again
+    assert json.loads(numbers.read_text())["rows"] == json.loads(first)["rows"]
+    numbers.write_text(first.replace('"commit": "', '"commit": "x'))
+    command = [sys.executable, str(BENCHMARKS / "compare.py"), *words, "--json", str(numbers), "--resume"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "of another commit" in done.stderr

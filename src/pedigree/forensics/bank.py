@@ -7,6 +7,7 @@ come from it, and the false-positive rate printed beside a verdict is what it me
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -74,8 +75,19 @@ def false_positives() -> int | None:
 
 def upper_95(errors: int, pairs: int) -> float:
     """One-sided 95 % Clopper-Pearson upper bound of a rate."""
-    from scipy.stats import beta
-
-    if pairs <= 0:
+    if pairs <= 0 or errors >= pairs:
         return 1.0
-    return 1.0 if errors >= pairs else float(beta.ppf(0.95, errors + 1, pairs - errors))
+    if errors == 0:  # the bound in closed form: what 19 of 20 such banks would not have shown
+        return -math.expm1(math.log(0.05) / pairs)
+    return _rate_with_tail(errors, pairs, 0.05)
+
+
+def _rate_with_tail(errors: int, pairs: int, tail: float) -> float:
+    """The rate at which so few errors or fewer are seen with a chance of `tail`, by halving an interval."""
+    logs = [math.lgamma(pairs + 1) - math.lgamma(k + 1) - math.lgamma(pairs - k + 1) for k in range(errors + 1)]
+    low, high = 0.0, 1.0
+    while (rate := (low + high) / 2.0) not in (low, high):
+        log_p, log_q = math.log(rate), math.log1p(-rate)
+        chance = math.fsum(math.exp(c + k * log_p + (pairs - k) * log_q) for k, c in enumerate(logs))
+        low, high = (rate, high) if chance > tail else (low, rate)
+    return rate

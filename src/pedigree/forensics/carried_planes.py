@@ -125,7 +125,7 @@ def frame_spent(
         if grid is None:
             continue
         for i, j in pairs:
-            units = b.layer(j).units.get(kind)
+            units = b.units(kind, j)
             effect = float(grid.effect_IJ[i, j])
             if units is not None and math.isfinite(effect):
                 amount += units.count * len(units.names) * max(0.0, effect) ** 2

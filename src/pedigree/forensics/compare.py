@@ -26,6 +26,7 @@ from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
 from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord
+from pedigree.weights.allocator import share_heap
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
 
@@ -63,6 +64,7 @@ def compare(
             a, b, salt=salt, decoys=decoys, budget_bytes=budget_bytes, allow_pickle=allow_pickle
         )
     start = time.monotonic()
+    share_heap()
     tell = ArrivalProgress(progress or (lambda stage, fraction, message: None))
     with ExitStack() as stack, single_thread():
         tell("opening", 0.0, str(a))
@@ -127,12 +129,14 @@ def _ladder(depth: Depth | None, size: int) -> list[Depth]:
 
 def _sides(left: Checkpoint, right: Checkpoint, depth: Depth) -> tuple[Side, Side]:
     sample = choose_sample(depth, max(left.meter.total, right.meter.total))
-    return Side.read(left, sample), Side.read(right, sample)
+    a = Side.read(left, sample)
+    return a, Side.read(right, sample, a.vocabulary)
 
 
 def _measure_at(a: Side, b: Side, depth: Depth, progress: Progress | None) -> tuple[Side, Side, Findings, Judgment]:
     size = max(a.checkpoint.meter.total, b.checkpoint.meter.total)
-    sample = choose_sample(depth, size)
+    layers, width = max(a.n_layers, b.n_layers), max(a.width, b.width)
+    sample = choose_sample(depth, size).fitted(layers, width)
     a, b = a.at(sample), b.at(sample)
     found = measure(a, b, whole_bits=sample.max_units is None, progress=progress)
     return a, b, found, judge(a, b, found)

@@ -11,8 +11,9 @@ orthogonal are left out with them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,9 @@ MOST_ROWS = 512
 
 MIN_NUMBERS = 64
 """Tensors with fewer numbers are left out: biases and gains at their initial value are equal everywhere."""
+
+BAND_NUMBERS = 1 << 22
+"""Numbers of a tensor that are held at once."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,28 @@ def digest_tensors(checkpoint: Checkpoint, names: Iterable[str], *, informative_
 
     out: dict[str, str] = {}
     for name in names:
-        tensor = checkpoint.read(name)
-        if informative_only and (tensor.numel() < MIN_NUMBERS or not tensor.dtype.is_floating_point):
-            continue
-        wide = tensor.to(torch.float64).contiguous()
-        if informative_only and bool((wide == wide.flatten()[0]).all()):
-            continue
-        out[name] = f"{tuple(wide.shape)}:{blake3(wide.numpy().tobytes()).hexdigest()}"
+        info = checkpoint.tensors[name]
+        shape = tuple(info.shape)
+        hasher, first, constant = blake3(), None, True
+        for tensor in _bands(checkpoint, name, shape):
+            if informative_only and (math.prod(shape) < MIN_NUMBERS or not tensor.dtype.is_floating_point):
+                break
+            wide = tensor.to(torch.float64).contiguous()
+            if constant and wide.numel():
+                first = wide.flatten()[0] if first is None else first
+                constant = bool((wide == first).all())
+            hasher.update(wide.numpy().tobytes())
+        else:
+            if not (informative_only and constant):
+                out[name] = f"{shape}:{hasher.hexdigest()}"
     return out
+
+
+def _bands(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
+    """A tensor in bands of its first axis: no table of a large vocabulary is held whole."""
+    if len(shape) < 2 or math.prod(shape) <= BAND_NUMBERS or checkpoint.extent(name).row_bytes is None:
+        yield checkpoint.read(name)
+        return
+    step = max(1, BAND_NUMBERS // max(1, math.prod(shape[1:])))
+    for begin in range(0, shape[0], step):
+        yield checkpoint.read_rows(name, begin, min(begin + step, shape[0]))

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from pedigree.forensics.gauge import Gauge
 from pedigree.forensics.layer_path import NOISE_Z, emission, find_path
-from pedigree.forensics.matching import Table, score_layers
+from pedigree.forensics.matching import Table
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side, map_in_order
 from pedigree.forensics.tables import Tables
 from pedigree.forensics.views import UnitKind
+from pedigree.forensics.walk import Walk, score_against
 
 Floats = NDArray[np.float64]
 
@@ -107,10 +109,16 @@ def collect_evidence(
     """
     chosen = list(range(a.n_layers)) if layers_a is None else layers_a
     grids: dict[UnitKind, Grid] = {}
+    if a.sample.streamed:
+        for kind in kinds:
+            found = _walk_grid(a, b, tables.gauge, kind, chosen)
+            if found is not None:
+                grids[kind] = found
+        return Evidence(tables.gauge, grids, tables)
     for kind in kinds:
         right = map_in_order(lambda j, k=kind: tables.of_b(k, j), range(b.n_layers))  # type: ignore[misc]
         rows = map_in_order(
-            lambda i, k=kind, r=right: _score_row(tables.of_a(k, i), r, a.sample.search_units),  # type: ignore[misc]
+            lambda i, k=kind, r=right: _score_row(tables, k, i, r),  # type: ignore[misc]
             chosen,
         )
         z_IJ = np.full((a.n_layers, b.n_layers), np.nan)
@@ -120,6 +128,33 @@ def collect_evidence(
         if np.isfinite(z_IJ).any():
             grids[kind] = Grid(z_IJ, effect_IJ, _coverage(right), SEEN[kind])
     return Evidence(tables.gauge, grids, tables)
+
+
+MOST_SEARCHED = 1 << 26
+"""Numbers of A's units that take part in a search over layer pairs and are held while B passes by, by projection."""
+
+
+def _walk_grid(a: Side, b: Side, gauge: Gauge, kind: UnitKind, chosen: list[int]) -> Grid | None:
+    """The grid of one kind without holding either model: some units of A stay, B's layers pass by in blocks."""
+    z_IJ = np.full((a.n_layers, b.n_layers), np.nan)
+    effect_IJ, coverage_J = z_IJ.copy(), np.zeros(b.n_layers)
+    wanted = a.sample.search_units
+    if len(chosen) * wanted * b.width > 2 * MOST_SEARCHED:  # a lens leaves half of the width
+        wanted //= 2
+    left: dict[int, Table] = {}
+    for i in chosen:
+        units = a.units(kind, i)
+        if units is not None and len(units.names) > 1:
+            left[i] = Walk(a, kind, i, gauge, "a", units).table(spread_evenly(units.count, wanted))
+    for j in range(b.n_layers):
+        units = b.units(kind, j)
+        if units is None or len(units.names) < 2:
+            continue
+        coverage_J[j] = units.count / max(1, units.total)
+        for i, score in score_against(left, Walk(b, kind, j, gauge, "b", units)).items():
+            if score.n:
+                z_IJ[i, j], effect_IJ[i, j] = score.z, score.effect
+    return Grid(z_IJ, effect_IJ, coverage_J, SEEN[kind]) if np.isfinite(z_IJ).any() else None
 
 
 MAX_CLOSER = 4
@@ -157,12 +192,11 @@ def _without_resemblance(z_IJ: Floats) -> Floats:
     return np.where(filled < RESEMBLANCE * best, np.minimum(filled, NOISE_Z / 2), filled)
 
 
-def _score_row(left: Table | None, tables: list[Table | None], max_units: int) -> tuple[Floats, Floats]:
-    z_J, effect_J = np.full(len(tables), np.nan), np.full(len(tables), np.nan)
-    if left is not None:
-        for j, right in enumerate(tables):
-            if right is not None:
-                score = score_layers(left, right, max_units)
-                if score.n:
-                    z_J[j], effect_J[j] = score.z, score.effect
+def _score_row(tables: Tables, kind: UnitKind, i: int, right: list[Table | None]) -> tuple[Floats, Floats]:
+    z_J, effect_J = np.full(len(right), np.nan), np.full(len(right), np.nan)
+    left = tables.of_a(kind, i)  # held while its row is worked out, where tables of A are made as needed
+    for j, table in enumerate(right):
+        score = None if left is None or table is None else tables.score(kind, i, j, left)
+        if score is not None and score.n:
+            z_J[j], effect_J[j] = score.z, score.effect
     return z_J, effect_J

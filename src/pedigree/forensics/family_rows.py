@@ -93,20 +93,20 @@ def beside(a: Side, b: Side, found: Findings) -> Beside | None:
     for j in layers_once(found):
         i = found.layer_map[j]
         for kind in ("ffn", "vo", "qk"):
-            left = None if i is None else a.layer(i).units.get(kind)
-            right = b.layer(j).units.get(kind)
+            left = None if i is None else a.units(kind, i)
+            right = b.units(kind, j)
             if i is None or left is None or right is None:
                 continue
-            names = [name for name in left.names if name in right.views_UD]
+            names = [name for name in left.names if name in right.names]
             if kind == "ffn":
                 rows_U = _counterparts(found, j, left.count, right.count)
             else:
                 stand = left.count == right.count and bool(names) and dimensions_stand(
-                    frame.carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float()
+                    frame.carry(left.rows(names[0])), right.rows(names[0])
                 )  # fmt: skip
                 rows_U = torch.arange(left.count) if stand else torch.full((left.count,), -1)
             for name in names:
-                x_UD, y_UD = left.views_UD[name].float(), back.carry(right.views_UD[name].float())
+                x_UD, y_UD = left.rows(name), back.carry(right.rows(name))
                 y_UD = y_UD[rows_U.clamp_min(0)]
                 sign_U1 = torch.sign((x_UD * y_UD).sum(1, keepdim=True)) if kind == "ffn" else 1.0
                 y_UD = y_UD * sign_U1

@@ -153,7 +153,7 @@ class Findings:
 def has_few_units(a: Side, b: Side, found: Findings) -> bool:
     """Whether the feed-forward layers that the map lays side by side have too few units for a score (`FEW_UNITS`)."""
     for j, i in enumerate(found.layer_map):
-        left, right = None if i is None else a.layer(i).units.get("ffn"), b.layer(j).units.get("ffn")
+        left, right = None if i is None else a.units("ffn", i), b.units("ffn", j)
         if left is not None and right is not None:
             return min(left.total, right.total) < FEW_UNITS
     return False

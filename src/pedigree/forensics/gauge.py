@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pedigree.forensics.linear import product, side_by_side, thin_qr, thin_svd, without_damage
@@ -27,6 +26,9 @@ MIN_ANCHORS = 64
 
 EXACT_WIDTH = 1024
 """Up to this width frames are decomposed in double precision; beyond, single precision saves half the time."""
+
+WIDEST_POLAR = 6144
+"""Widest matrix that is decomposed to refit a frame: beyond, that takes two gigabytes, and the frame stays."""
 
 ROUNDING_MASS = 0.5
 """Share of a rotation's energy on its nearest signed permutation above which rounding is tried."""
@@ -154,6 +156,8 @@ def round_to_permutation(gauge: Gauge, min_mass: float = ROUNDING_MASS) -> Gauge
     # No assignment holds more than the best of every row: most rotations are known to be none without solving one.
     if float(energy_AB.amax(dim=1).sum() / energy_AB.sum().clamp_min(1e-30)) < min_mass:
         return None
+    from scipy.optimize import linear_sum_assignment  # most comparisons never come here; it starts slowly
+
     rows, cols = linear_sum_assignment(-r_AB.abs().numpy())
     rows_K, cols_K = torch.as_tensor(rows), torch.as_tensor(cols)
     picked_K = r_AB[rows_K, cols_K]
@@ -173,15 +177,31 @@ def refit_on_units(a_UA: Tensor, b_UB: Tensor, weight_U: Tensor, fitted_on: str)
     """Procrustes on matched unit directions, weighted by how sure each match is."""
     if a_UA.shape[0] < MIN_ANCHORS:
         return None
-    m_AB = (unit_rows(a_UA) * weight_U[:, None]).T @ unit_rows(b_UB)
+    if max(a_UA.shape[1], b_UB.shape[1]) > WIDEST_POLAR and a_UA.shape[0] < min(a_UA.shape[1], b_UB.shape[1]):
+        map_AB = _polar_of_span(unit_rows(a_UA) * weight_U[:, None], unit_rows(b_UB))
+        kind: GaugeKind = "orthogonal" if map_AB.shape[0] == map_AB.shape[1] else "partial-isometry"
+        return Gauge(kind, map_AB, fitted_on, int(a_UA.shape[0]), partial=True)
+    return refit_on_moment((unit_rows(a_UA) * weight_U[:, None]).T @ unit_rows(b_UB), int(a_UA.shape[0]), fitted_on)
+
+
+def refit_on_moment(m_AB: Tensor, rows: int, fitted_on: str) -> Gauge | None:
+    """The same from the sum over `rows` matched rows of a^T b, which is all that it needs of them."""
+    if rows < MIN_ANCHORS or max(m_AB.shape) > WIDEST_POLAR:
+        return None
     kind: GaugeKind = "orthogonal" if m_AB.shape[0] == m_AB.shape[1] else "partial-isometry"
-    thin = a_UA.shape[0] < min(m_AB.shape)
-    return Gauge(kind, polar(m_AB), fitted_on, int(a_UA.shape[0]), partial=thin or m_AB.shape[0] != m_AB.shape[1])
+    thin = rows < min(m_AB.shape)
+    return Gauge(kind, polar(m_AB), fitted_on, rows, partial=thin or m_AB.shape[0] != m_AB.shape[1])
 
 
-def unit_rows(rows_UD: Tensor) -> Tensor:
-    """Rows scaled to length one, float32; rows of (near) zero length stay zero."""
+def unit_rows(rows_UD: Tensor, floor: Tensor | None = None) -> Tensor:
+    """Rows scaled to length one, float32; rows of (near) zero length stay zero.
+
+    Args:
+        rows_UD: the rows.
+        floor: length below which a row is empty; a millionth of the median by default.
+    """
     rows_UD = rows_UD.float()
     norm_U1 = rows_UD.norm(dim=1, keepdim=True)
-    floor = 1e-6 * norm_U1.median().clamp_min(1e-30)
+    if floor is None:
+        floor = 1e-6 * norm_U1.median().clamp_min(1e-30)
     return torch.where(norm_U1 > floor, rows_UD / norm_U1.clamp_min(1e-30), torch.zeros_like(rows_UD))

@@ -13,6 +13,7 @@ Shapes: H = heads of A, J = heads of B, C = head dimension, D = residual width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from pedigree.forensics.exact.assignment import permutation_z
 from pedigree.forensics.gauge import Gauge
 from pedigree.forensics.linear import thin_qr
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.views import UnitSet
 
 MIN_HEADS = 4
@@ -36,7 +38,7 @@ def bases(rows_UD: Tensor, label_U: Tensor) -> Tensor:
 
 def _bases_of(units: UnitSet, name: str, gauge: Gauge, side: str) -> Tensor:
     """Bases in B's frame, seen through the gauge's lens where it has one."""
-    rows_UD = units.views_UD[name].float()
+    rows_UD = units.rows(name)
     return bases(gauge.view_a(rows_UD) if side == "a" else gauge.view_b(rows_UD), units.label_U)
 
 
@@ -73,8 +75,17 @@ def match_heads(a: UnitSet, b: UnitSet, gauge: Gauge) -> tuple[Tensor, Tensor, T
     return seen_HJ.argmax(dim=1), seen_HJ, held_HJ
 
 
-def pooled_score(pairs: list[tuple[UnitSet, UnitSet]], gauge: Gauge) -> tuple[float, float, int]:
+MOST_NUMBERS = 1 << 26
+"""Numbers of the bases of one model that are held (0.27 GB); beyond, some heads of each layer take part."""
+
+
+def pooled_score(pairs: Iterable[tuple[UnitSet, UnitSet]], gauge: Gauge, layers: int = 0) -> tuple[float, float, int]:
     """Match heads inside each layer pair and score all held-out overlaps against shuffles over layers and heads.
+
+    Args:
+        pairs: units of attention of both models, layer by layer; asked for one after the other.
+        gauge: the frame.
+        layers: how many pairs there are, where all their heads may be too many to hold.
 
     Returns:
         (z, effect, number of heads); zeros when there are too few heads.
@@ -85,9 +96,12 @@ def pooled_score(pairs: list[tuple[UnitSet, UnitSet]], gauge: Gauge) -> tuple[fl
             continue
         shared = _shared_gauge(a, b, gauge)
         match_H, _, _ = match_heads(a, b, shared)
-        left.append(_bases_of(a, a.names[1], shared, "a"))
-        right.append(_bases_of(b, b.names[1], shared, "b")[match_H])
-        label.append(match_H + (number << 32))
+        left_HCD = _bases_of(a, a.names[1], shared, "a")
+        most = MOST_NUMBERS // max(1, layers * left_HCD[0].numel())
+        pick_H = spread_evenly(len(match_H), max(1, most) if layers else None)
+        left.append(left_HCD[pick_H])
+        right.append(_bases_of(b, b.names[1], shared, "b")[match_H[pick_H]])
+        label.append(match_H[pick_H] + (number << 32))
     if not left or sum(x.shape[0] for x in left) < MIN_HEADS:
         return 0.0, 0.0, 0
     if len({x.shape[1] for x in left}) > 1 or len({x.shape[1] for x in right}) > 1:

@@ -28,7 +28,9 @@ from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.fixed_points import fixed_points
 from pedigree.forensics.exact.sign_flip import sign_flip
 from pedigree.forensics.gauge import unit_rows
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
+from pedigree.forensics.streamed_units import blocks
 from pedigree.forensics.views import UnitKind, UnitSet
 
 COORDINATE_TOKENS = 4096
@@ -40,6 +42,9 @@ within a fixed subset is as free under the null as numbering all, and a thousand
 
 CONTROL_LAYERS = 4
 """Layers that are also held against layers which do not correspond, spread over the depth."""
+
+SOME_UNITS = 512
+"""Units of a layer by which it is seen whether one number fills it."""
 
 REPEATED_SHARE = 0.5
 """Share of the decades that layers which do not correspond may reach; beyond, the agreement is not theirs alone."""
@@ -97,7 +102,7 @@ def _signs(a: Side, b: Side, pairs: LayerPairs) -> TestOutcome:
     products: dict[str, list[Tensor]] = {}
     for i, j in pairs:
         for kind in ("ffn", "vo", "qk"):
-            left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+            left, right = a.units(kind, i), b.units(kind, j)
             found = None if left is None or right is None else _in_place(left, right)
             if found is not None:
                 products.setdefault({"ffn": "ffn", "vo": "vo", "qk": "planes"}[kind], []).append(found)
@@ -115,17 +120,22 @@ def _once(layer_map: list[int | None]) -> LayerPairs:
 
 def _in_place(a: UnitSet, b: UnitSet) -> Tensor | None:
     """Inner products of units with the same position, summed over the projections whose joint sign is free."""
-    if a.kind == "ffn" and "gate" not in a.views_UD:
+    if a.kind == "ffn" and "gate" not in a.names:
         return None  # without a gate a unit cannot change sign
-    names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.views_UD and n in b.views_UD]
-    width = min(next(iter(a.views_UD.values())).shape[1], next(iter(b.views_UD.values())).shape[1])
+    names = [n for n in (("up", "down") if a.kind == "ffn" else a.names) if n in a.names and n in b.names]
+    width = min(a.width, b.width)
     n = _common_units(a, b)
-    if not names or n == 0 or any(_is_one_unit(side.views_UD[name][:n]) for side in (a, b) for name in names):
+    some_K = spread_evenly(n, SOME_UNITS)
+    if not names or n == 0 or any(_is_one_unit(side.rows(name, some_K)) for side in (a, b) for name in names):
         return None
     total = torch.zeros(n, dtype=torch.float64)
     for name in names:
-        x_UD, y_UD = a.views_UD[name][:n, :width].double(), b.views_UD[name][:n, :width].double()
-        total += (x_UD * y_UD).sum(1) / (x_UD.norm() * y_UD.norm()).clamp_min(1e-300)
+        found_U, squares_2 = torch.zeros(n, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+        for pick_K in blocks(n, 2 * max(a.width, b.width)):
+            x_KD, y_KD = a.rows(name, pick_K)[:, :width].double(), b.rows(name, pick_K)[:, :width].double()
+            found_U[pick_K] = (x_KD * y_KD).sum(1)
+            squares_2 += torch.stack([x_KD.square().sum(), y_KD.square().sum()])
+        total += found_U / squares_2.prod().sqrt().clamp_min(1e-300)
     if a.kind == "qk":
         total = _planes(total, a.label_U[:n])
     return total
@@ -164,17 +174,32 @@ def body_fixed_points(a: Side, b: Side, layer_map: list[int | None], kind: UnitK
 def _same_numbers(a: Side, b: Side, layers: LayerPairs, kind: UnitKind) -> TestOutcome:
     pairs: list[Tensor] = []
     for i, j in layers:
-        left, right = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
+        left, right = a.units(kind, i), b.units(kind, j)
         if left is None or right is None or left.names[0] != right.names[0]:
             continue
         if int(left.label_U.max()) or int(right.label_U.max()):
             continue
-        x_UD, y_UD = left.views_UD[left.names[0]].float(), right.views_UD[right.names[0]].float()
+        pick_a, pick_b = _placed_alike(left, right)
+        x_UD, y_UD = left.rows(left.names[0], pick_a), right.rows(right.names[0], pick_b)
         width = min(x_UD.shape[1], y_UD.shape[1])
         found = mutual_nearest(unit_rows(x_UD[:, :width]) @ unit_rows(y_UD[:, :width]).T)
         if found.shape[0]:
-            pairs.append(torch.stack([left.index_U[found[:, 0]], right.index_U[found[:, 1]]], dim=1))
+            index_a, index_b = left.index_U[pick_a], right.index_U[pick_b]
+            pairs.append(torch.stack([index_a[found[:, 0]], index_b[found[:, 1]]], dim=1))
     return fixed_points(pairs)
+
+
+MOST_PLACED, PLACED = 4096, 2048
+"""Units of a layer up to which all take part; of more the same 2,048 places in both models (numbering within a fixed
+subset is as free under the null as numbering all)."""
+
+
+def _placed_alike(a: UnitSet, b: UnitSet) -> tuple[Tensor, Tensor]:
+    """Places of the units that are numbered against each other, in either model."""
+    if max(a.count, b.count) <= MOST_PLACED:
+        return torch.arange(a.count), torch.arange(b.count)
+    chosen = spread_evenly(min(a.count, b.count), PLACED)
+    return chosen, chosen
 
 
 def table_fixed_points(a: Side, b: Side, role: str, tokens: SharedTokens) -> TestOutcome:

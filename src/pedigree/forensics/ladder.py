@@ -18,14 +18,18 @@ from pedigree.forensics.gauge import (
     Gauge,
     fit_rotation,
     identity_gauge,
+    refit_on_moment,
     refit_on_units,
     round_to_permutation,
     unit_rows,
 )
 from pedigree.forensics.matching import centered, make_table
 from pedigree.forensics.moments import MAX_WIDTH, fit_moments, stack_moments
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
+from pedigree.forensics.streamed_units import blocks
 from pedigree.forensics.tables import Tables
+from pedigree.forensics.views import UnitKind
 
 SURE_Z = 20.0
 """A frame under which some layer pair scores this high is good enough to stop climbing."""
@@ -127,7 +131,8 @@ def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[
     sampled = a.sample.max_units is not None
     both_tables = all(side.anatomy.part(r) is not None and not side.anatomy.tied for side in (a, b) for r in TABLES)
     # Frames of large models cost seconds and grow with the anchors: two tables share what one would take.
-    chosen = tokens.spread(max(a.sample.max_anchors // (2 if sampled and both_tables else 1), 64))
+    most = max(a.sample.max_anchors // (2 if sampled and both_tables else 1), 64)
+    chosen = tokens.of_width(most, max(a.width, b.width))
     found: list[Gauge] = []
     rows = []
     for role, words in (("embed", "embedding rows of shared tokens"), ("head", "output rows of shared tokens")):
@@ -154,7 +159,7 @@ def _moment_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list
     if max(a.width, b.width) > MAX_WIDTH or a.sample.max_units is not None:
         result.skipped.append("frame from second moments: model too large at this depth")
         return []
-    stacks = stack_moments(a.layers(), b.layers())
+    stacks = stack_moments(a.each_layer(), b.each_layer())
     if stacks is None:
         result.skipped.append("frame from second moments: widths or projections differ")
         return []
@@ -167,6 +172,8 @@ def _unit_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[G
     Nothing else leads from one frame to the other where widths differ and vocabulary rows were drawn anew. Units that
     were reordered give a frame that means nothing, and the projections that are scored take no part.
     """
+    if a.sample.streamed:
+        return _walked_unit_rungs(a, b, result)
     left, right = _units_in_place(a, b)
     if a.sample.max_units is not None or sum(len(rows) for rows in left) < 2 * max(a.width, b.width):
         result.skipped.append("frame from units in place: too few units were read")
@@ -215,11 +222,54 @@ def _units_in_place(a: Side, b: Side) -> tuple[list[Tensor], list[Tensor]]:
     return left, right
 
 
+def _walked_unit_rungs(a: Side, b: Side, result: Climb) -> list[Gauge]:
+    """The same with the rows of one block at a time; what is fitted is the sum of their products."""
+    cross_AB, found = torch.zeros(a.width, b.width), 0
+    for j in range(min(a.n_layers, b.n_layers)):
+        units_a, units_b = a.units("ffn", j), b.units("ffn", j)
+        if units_a is None or units_b is None or units_a.names[0] != units_b.names[0]:
+            continue
+        name, n = units_a.names[0], min(units_a.count, units_b.count)
+        same_N = (units_a.index_U[:n] == units_b.index_U[:n]) & (units_a.label_U[:n] == units_b.label_U[:n])
+        mean_a, mean_b = a.mean_unit(units_a, j, name), b.mean_unit(units_b, j, name)
+        for pick_K in blocks(n, a.width + b.width):
+            pick_K = pick_K[same_N[pick_K]]
+            if len(pick_K):
+                left_KA, right_KB = units_a.rows(name, pick_K) - mean_a, units_b.rows(name, pick_K) - mean_b
+                cross_AB += unit_rows(left_KA).T @ unit_rows(right_KB)
+                found += len(pick_K)
+    if found < 2 * max(a.width, b.width):
+        result.skipped.append("frame from units in place: too few units were read")
+        return []
+    gauge = refit_on_moment(cross_AB, found, "units in place")
+    return [] if gauge is None else [gauge]
+
+
+REFINED_UNITS = 2048
+"""Units of a layer of a large model that take part in refitting a frame."""
+
+
+def _walked_matches(a: Side, b: Side, gauge: Gauge, kind: UnitKind, i: int, j: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Some units of a layer of A and their nearest in a layer of B: centered rows of both, and how much they agree."""
+    tables = Tables(a, b, gauge)
+    left, right = tables.walk("a", kind, i), tables.walk("b", kind, j)
+    if left is None or right is None:
+        return torch.zeros(0, a.width), torch.zeros(0, b.width), torch.zeros(0)
+    name, pick_K = left.units.names[0], spread_evenly(left.units.count, REFINED_UNITS)
+    seen = left.table(pick_K, (name,))
+    there_K = right.nearest(seen.match_UD)
+    cos_K = (seen.match_UD * right.table(there_K, (name,)).match_UD).sum(dim=1)
+    keep = cos_K > MATCH_COSINE
+    rows_KA = left.units.rows(name, pick_K[keep]) - a.mean_unit(left.units, i, name)
+    rows_KB = right.units.rows(name, there_K[keep]) - b.mean_unit(right.units, j, name)
+    return rows_KA, rows_KB, cos_K[keep]
+
+
 def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:
     """Refit the frame on matched units of the probe layers; kept only if it scores better on the same footing."""
     for _ in range(2):
         evidence = result.best
-        left, right, weight = [], [], []
+        left, right, weight = list[Tensor](), list[Tensor](), list[Tensor]()
         for kind in KINDS:
             grid = evidence.grids.get(kind)
             if grid is None:
@@ -227,8 +277,16 @@ def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:
             for i in probe:
                 row = torch.as_tensor(grid.z_IJ[i]).nan_to_num(0.0)
                 j = int(row.argmax())
+                if float(row[j]) < 6.0:
+                    continue
+                if a.sample.streamed:
+                    for rows, more in zip(
+                        (left, right, weight), _walked_matches(a, b, evidence.gauge, kind, i, j), strict=True
+                    ):
+                        rows.append(more)
+                    continue
                 units_a, units_b = a.layer(i).units.get(kind), b.layer(j).units.get(kind)
-                if float(row[j]) < 6.0 or units_a is None or units_b is None:
+                if units_a is None or units_b is None:
                     continue
                 name = units_a.names[0]
                 carried = make_table(units_a, evidence.gauge, "a", (name,))

@@ -27,6 +27,12 @@ def thin_qr(m_RC: Tensor) -> tuple[Tensor, Tensor]:
     return q_RK, r_KC
 
 
+def whole_qr(m_RC: Tensor) -> Tensor:
+    """Orthonormal basis of the whole space as columns, the first C of which span those of the matrix, [R, R]."""
+    q_RR: Tensor = torch.linalg.qr(m_RC, mode="complete")[0]
+    return q_RR
+
+
 def symmetric_eigen(m_CC: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues ascending [C] and eigenvectors as columns [C, C] of a symmetric matrix."""
     values_C, vectors_CC = torch.linalg.eigh(m_CC)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pedigree.forensics.exact.assignment import permutation_z
 from pedigree.forensics.gauge import Gauge, unit_rows
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.views import UnitKind, UnitSet
 
 MANY_NUMBERS = 1 << 22
@@ -144,7 +145,7 @@ def score_layers(a: Table, b: Table, max_units: int | None = None) -> MatchScore
         b: units of a layer of B.
         max_units: use an evenly spaced subset of A's units (search over many layer pairs).
     """
-    pick = _spread(a.match_UD.shape[0], max_units)
+    pick = spread_evenly(a.match_UD.shape[0], max_units)
     signed = a.kind != "ffn"
     if a.name != b.name or a.match_UD.shape[1] != b.match_UD.shape[1]:
         return MatchScore(0.0, 0.0, 0)
@@ -198,9 +199,3 @@ def held_out_scores(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> tupl
         return None
     alive = (weight_MM.amax(dim=1) > 0) & (weight_MM.amax(dim=0) > 0)
     return (total_MM.abs() / weight_MM.clamp_min(1.0))[alive][:, alive], torch.nonzero(alive).flatten()
-
-
-def _spread(total: int, wanted: int | None) -> Tensor:
-    if wanted is None or wanted >= total:
-        return torch.arange(total)
-    return (torch.arange(wanted) * total) // wanted

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from pedigree.forensics.index_tests import (
 )
 from pedigree.forensics.ladder import TABLES, Climb, climb, frame_of_units_in_place
 from pedigree.forensics.read_units import read_units_agree
+from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
@@ -42,6 +44,7 @@ from pedigree.forensics.table_origin import TableOrigin, table_origin
 from pedigree.forensics.tables import Tables
 from pedigree.forensics.unit_map import UnitMap, map_units
 from pedigree.forensics.views import UnitKind, UnitSet
+from pedigree.forensics.walk import Walk, walk_unit_map
 
 FEW_UNITS_EFFECT = 0.3
 """Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
@@ -82,6 +85,9 @@ def _read_ahead(a: Side, b: Side, tell: Progress) -> Iterator[None]:
             share = len(done) / max(1, a.n_layers + b.n_layers)
             tell("frame", 0.1 + 0.4 * share, "looking for a common frame")
 
+    if a.sample.streamed:  # nothing is kept there, so nothing can be read ahead
+        yield
+        return
     stop = threading.Event()
     done: list[int] = []
     with ThreadPoolExecutor(LAYERS_AHEAD if a.is_remote or b.is_remote else 1) as pool:
@@ -210,7 +216,7 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
         if found.log10_p("units-in-place") <= CLEAR_LOG10_P:
             found.layer_map, found.in_place = _plain_map(a, b), [j for _, j in pairs]
             # The frame of the ladder agreed with nothing, so directions are followed in that of the units themselves.
-            frame = frame_of_units_in_place(a, b)
+            frame = None if a.sample.streamed else frame_of_units_in_place(a, b)
             if frame is not None:
                 frame = replace(frame, lens_BK=found.evidence.gauge.lens_BK)
                 found.evidence = replace(found.evidence, gauge=frame, tables=None)
@@ -260,7 +266,7 @@ def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:
     """A layer map that names a layer only where most of its units were kept; a few units are no layer."""
     out: list[int | None] = [None] * b.n_layers
     for (i, j), pairs_K2 in kept.pairs.items():
-        units = b.layer(j).units.get("ffn")
+        units = b.units("ffn", j)
         if units is not None and len(pairs_K2) > units.count / 2:
             out[j] = i
     return out
@@ -291,14 +297,17 @@ def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
 
     def one(j: int) -> UnitMap | None:
         i = found.layer_map[j]
-        left = None if i is None else a.layer(i).units.get("ffn")
-        right = b.layer(j).units.get("ffn")
+        left = None if i is None else a.units("ffn", i)
+        right = b.units("ffn", j)
         if i is None or left is None or right is None:
             return None
+        if a.sample.streamed:
+            gauge = found.evidence.gauge
+            return walk_unit_map(Walk(a, "ffn", i, gauge, "a", left), Walk(b, "ffn", j, gauge, "b", right), i, j)
         made = (tables.of_a("ffn", i), tables.sampled_of_b("ffn", j)) if tables is not None else (None, None)
         return map_units(left, right, found.evidence.gauge, i, j, made)
 
-    maps = map_in_order(one, range(b.n_layers))
+    maps = _of_layers(one, b.n_layers, a)
     return {j: units for j, units in enumerate(maps) if units is not None}
 
 
@@ -308,27 +317,42 @@ def _reverse_units(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
 
     def one(i: int) -> UnitMap | None:
         j = found.reverse_map[i]
-        left = None if j is None else b.layer(j).units.get("ffn")
-        right = a.layer(i).units.get("ffn")
-        return None if j is None or left is None or right is None else map_units(left, right, back, j, i)
+        left = None if j is None else b.units("ffn", j)
+        right = a.units("ffn", i)
+        if j is None or left is None or right is None:
+            return None
+        if a.sample.streamed:
+            return walk_unit_map(Walk(b, "ffn", j, back, "a", left), Walk(a, "ffn", i, back, "b", right), j, i)
+        return map_units(left, right, back, j, i)
 
-    maps = map_in_order(one, range(min(a.n_layers, len(found.reverse_map))))
+    maps = _of_layers(one, min(a.n_layers, len(found.reverse_map)), a)
     return {i: units for i, units in enumerate(maps) if units is not None}
+
+
+def _of_layers(one: Callable[[int], UnitMap | None], count: int, a: Side) -> list[UnitMap | None]:
+    """A function of each layer, several at a time where they fit into memory."""
+    return [one(number) for number in range(count)] if a.sample.streamed else map_in_order(one, range(count))
 
 
 def _head_scores(a: Side, b: Side, found: Findings) -> dict[str, HeadScore]:
     out: dict[str, HeadScore] = {}
     kinds: tuple[UnitKind, ...] = ("vo", "qk")
     for kind in kinds:
-        pairs = []
-        for j, i in enumerate(found.layer_map):
-            left = None if i is None else a.layer(i).units.get(kind)
-            right = b.layer(j).units.get(kind)
-            if left is not None and right is not None:
-                pairs.append((left, right))
-        if pairs:
-            out[kind] = HeadScore(*pooled_score(pairs, found.evidence.gauge))
+        pairs = _pairs_of(a, b, found, kind)
+        first = next(pairs, None)
+        if first is not None:
+            layers = sum(i is not None for i in found.layer_map) if a.sample.streamed else 0
+            out[kind] = HeadScore(*pooled_score(chain([first], pairs), found.evidence.gauge, layers))
     return out
+
+
+def _pairs_of(a: Side, b: Side, found: Findings, kind: UnitKind) -> Iterator[tuple[UnitSet, UnitSet]]:
+    """Units of one kind of each layer of B and of the layer of A that it came from."""
+    for j, i in enumerate(found.layer_map):
+        left = None if i is None else a.units(kind, i)
+        right = b.units(kind, j)
+        if left is not None and right is not None:
+            yield left, right
 
 
 def _follow_directions(a: Side, b: Side, found: Findings) -> None:
@@ -368,8 +392,8 @@ def matched_matrices(
     for j in layers:
         i = found.layer_map[j]
         for kind in kinds:
-            left = None if i is None else a.layer(i).units.get(kind)
-            right = b.layer(j).units.get(kind)
+            left = None if i is None else a.units(kind, i)
+            right = b.units(kind, j)
             if left is not None and right is not None:
                 for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
                     yield kind, x_ND, y_ND
@@ -406,7 +430,7 @@ UNEVEN = 0.08
 def _aligned_rows(
     left: UnitSet, right: UnitSet, found: Findings, j: int, most_moved: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    names = [n for n in left.names if n in right.views_UD]
+    names = [n for n in left.names if n in right.names]
     carry = found.evidence.gauge.carry
     units = found.unit_maps.get(j) if left.kind == "ffn" else None
     same = left.count == right.count and bool((left.index_U == right.index_U).all())
@@ -415,28 +439,48 @@ def _aligned_rows(
     elif left.kind == "ffn":
         in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
     else:
-        in_place = (
-            same
-            and bool(names)
-            and dimensions_stand(carry(left.views_UD[names[0]].float()), right.views_UD[names[0]].float())
-        )
+        in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
     if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
+        pick_N = _followed_rows(left)
         for name in names:
-            yield carry(left.views_UD[name].float()), right.views_UD[name].float()
+            yield carry(left.rows(name, pick_N)), right.rows(name, pick_N)
         return
     if units is None or int(units.matched_N.sum()) < MIN_DIRECTIONS or not found.hit("ffn", j):
         return
-    hit = units.matched_N
+    hit_N = torch.nonzero(units.matched_N).flatten()
+    hit_N = hit_N[spread_evenly(len(hit_N), _most_followed(left, len(hit_N)))]
     for name in names:
-        x_ND = carry(left.views_UD[name].float())[units.origin_N[hit]]
-        y_ND = right.views_UD[name].float()[hit]
+        x_ND = carry(left.rows(name, units.origin_N[hit_N]))
+        y_ND = right.rows(name, hit_N)
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
         length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
         log_N1 = length_N1.clamp_min(1e-30).log()
         if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
             length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
         yield x_ND, y_ND * sign_N1 * length_N1
+
+
+WIDEST_FOLLOWED, FOLLOWED_ROWS = 2048, 1024
+"""Width beyond which only so many rows of a matrix are followed: decomposing all of them would take minutes and
+gigabytes for each, and a thousand rows of every projection of a dozen layers say the same."""
+
+
+MOST_FOLLOWED = 1 << 24
+"""Numbers of a matrix that are followed at most: a mixture has a hundred thousand units in a layer."""
+
+
+def _most_followed(units: UnitSet, count: int) -> int | None:
+    """How many of so many rows are followed, None for all of them."""
+    if min(units.width, count) > WIDEST_FOLLOWED:
+        return FOLLOWED_ROWS
+    return None if count * units.width <= MOST_FOLLOWED else MOST_FOLLOWED // units.width
+
+
+def _followed_rows(units: UnitSet) -> Tensor | None:
+    """Places of the rows that are followed, None for all of them."""
+    most = _most_followed(units, units.count)
+    return None if most is None else spread_evenly(units.count, most)
 
 
 RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1
@@ -460,7 +504,8 @@ STANDING_SHARE = 0.3
 
 def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
     """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
-    nearest_U = (unit_rows(a_UD) @ unit_rows(b_UD).T).abs().argmax(dim=1)
+    a_UD, b_UD = unit_rows(a_UD), unit_rows(b_UD)
+    nearest_U = torch.cat([(part_KD @ b_UD.T).abs().argmax(dim=1) for part_KD in torch.split(a_UD, 2048)])
     return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE
 
 
@@ -471,7 +516,7 @@ ALIKE, ORIGIN_ROWS = 0.3, 1024
 def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     """Mean cosine of held-out vocabulary rows: under the body's frame, or one fitted on every other token."""
     most = 4096 if a.sample.max_units is None else 1024
-    tokens = found.tokens.spread(min(most, max(64, a.sample.max_anchors)))
+    tokens = found.tokens.of_width(min(most, max(64, a.sample.max_anchors)), 2 * max(a.width, b.width))
     body = any(i is not None for i in found.layer_map)
     frame = found.evidence.gauge if body and "rows" not in found.evidence.gauge.fitted_on else None
     lens_BK = found.climb.lens_BK

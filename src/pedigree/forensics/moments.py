@@ -11,12 +11,15 @@ Shapes: K = moments, D = residual width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
 from pedigree.forensics.gauge import Gauge, polar, unit_rows
 from pedigree.forensics.heads import bases
 from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.streamed_units import BLOCK_NUMBERS, blocks
 from pedigree.forensics.views import LayerView, UnitSet
 
 MAX_WIDTH = 1024
@@ -39,24 +42,48 @@ def layer_moments(view: LayerView) -> list[Tensor]:
 
 
 def _moment(units: UnitSet, name: str) -> Tensor:
-    rows_UD = units.views_UD[name].float()
+    if units.kind != "vo" and units.count * units.width > BLOCK_NUMBERS:
+        return _normalized(_moment_in_blocks(units, name))
+    rows_UD = units.rows(name)
     if units.kind == "vo":
         basis_HCD = bases(rows_UD, units.label_U)
         rows_UD = basis_HCD.reshape(-1, rows_UD.shape[1])
     else:
         rows_UD = unit_rows(rows_UD - rows_UD.mean(dim=0, keepdim=True))
-    c_DD = rows_UD.T @ rows_UD / max(1, rows_UD.shape[0])
+    return _normalized(rows_UD.T @ rows_UD / max(1, rows_UD.shape[0]))
+
+
+def _moment_in_blocks(units: UnitSet, name: str) -> Tensor:
+    """The second moment of unit rows around their mean, without holding a layer of many experts."""
+    total_D, moment_DD = torch.zeros(units.width), torch.zeros(units.width, units.width)
+    for pick_K in blocks(units.count, units.width):
+        total_D += units.rows(name, pick_K).sum(dim=0)
+    for pick_K in blocks(units.count, units.width):
+        rows_KD = unit_rows(units.rows(name, pick_K) - total_D / units.count)
+        moment_DD += rows_KD.T @ rows_KD
+    return moment_DD / units.count
+
+
+def _normalized(c_DD: Tensor) -> Tensor:
+    """Without its trace, of norm one."""
     c_DD = c_DD - torch.eye(c_DD.shape[0]) * (c_DD.trace() / c_DD.shape[0])
     norm: Tensor = c_DD.norm()
     return c_DD / norm.clamp_min(1e-30)
 
 
-def stack_moments(a: list[LayerView], b: list[LayerView]) -> tuple[Tensor, Tensor] | None:
+MOST_NUMBERS = 150_000_000
+"""Numbers of the moments of one model that are held (0.6 GB); in deeper ones neighboring layers are averaged."""
+
+CHUNK_NUMBERS = 1 << 25
+"""Numbers of products of moments that are held at once."""
+
+
+def stack_moments(a: Iterable[LayerView], b: Iterable[LayerView]) -> tuple[Tensor, Tensor] | None:
     """Moments of both models paired by layer, [K, D, D] each; summed over layers when depths differ.
 
     Returns None where widths differ or the models have no common projections.
     """
-    rows_a, rows_b = [layer_moments(v) for v in a], [layer_moments(v) for v in b]
+    rows_a, rows_b = _within_memory(a), _within_memory(b)
     if not rows_a or not rows_b or {len(r) for r in rows_a} != {len(r) for r in rows_b}:
         return None
     if not rows_a[0]:
@@ -71,6 +98,38 @@ def stack_moments(a: list[LayerView], b: list[LayerView]) -> tuple[Tensor, Tenso
     return torch.stack(flat_a), torch.stack(flat_b)
 
 
+def _within_memory(views: Iterable[LayerView]) -> list[list[Tensor]]:
+    """Moments of each layer, or averages over pairs of neighbors, and pairs of those, where all would be too many."""
+    rows: list[list[Tensor]] = []
+    per_row, pending = 1, list[list[Tensor]]()
+    for view in views:
+        pending.append(layer_moments(view))
+        if len(pending) < per_row:
+            continue
+        rows.append(_average(pending))
+        pending = []
+        if len(rows) > 1 and sum(c.numel() for row in rows for c in row) > MOST_NUMBERS:
+            if len({len(row) for row in rows}) > 1:
+                return rows  # layers of several kinds are not compared by moments
+            last = [rows.pop()] if len(rows) % 2 else []
+            rows = [_average([rows[k], rows[k + 1]]) for k in range(0, len(rows), 2)]
+            per_row *= 2
+            pending = last * (per_row // 2)  # half of a new row is there already
+    return rows + ([_average(pending)] if pending else [])
+
+
+def _average(rows: list[list[Tensor]]) -> list[Tensor]:
+    if len(rows) == 1 or len({len(row) for row in rows}) > 1:
+        return rows[0]
+    return [torch.stack(of_one).mean(0) for of_one in zip(*rows, strict=True)]
+
+
+def _chunks(a_KDD: Tensor) -> Iterator[slice]:
+    step = max(1, CHUNK_NUMBERS // max(1, a_KDD[0].numel()))
+    for begin in range(0, len(a_KDD), step):
+        yield slice(begin, begin + step)
+
+
 def fit_moments(a_KDD: Tensor, b_KDD: Tensor, seed: int = 0) -> list[Gauge]:
     """Rotations that align two stacks of moments, best objective first; both signs of each, since moments are even.
 
@@ -82,7 +141,7 @@ def fit_moments(a_KDD: Tensor, b_KDD: Tensor, seed: int = 0) -> list[Gauge]:
     for _ in range(STARTS):
         r_DD = _start(a_KDD, b_KDD, generator)
         r_DD = _iterate(a_KDD, b_KDD, r_DD)
-        value = float(((r_DD.T @ a_KDD @ r_DD) * b_KDD).sum())
+        value = sum(float(((r_DD.T @ a_KDD[k] @ r_DD) * b_KDD[k]).sum()) for k in _chunks(a_KDD))
         if best is None or value > best[0]:
             best = (value, r_DD)
     if best is None:
@@ -94,8 +153,9 @@ def _start(a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator) -> Tensor:
     weights_K = torch.rand(a_KDD.shape[0], generator=generator)
     _, v_a = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, a_KDD))
     _, v_b = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, b_KDD))
-    t_a, t_b = v_a.T @ a_KDD @ v_a, v_b.T @ b_KDD @ v_b
-    product = (t_a * t_b).sum(0)
+    product = torch.zeros_like(v_a)
+    for k in _chunks(a_KDD):
+        product += ((v_a.T @ a_KDD[k] @ v_a) * (v_b.T @ b_KDD[k] @ v_b)).sum(0)
     product.fill_diagonal_(0.0)
     _, vectors = symmetric_eigen(product)
     signs_D = torch.where(vectors[:, -1] < 0, -1.0, 1.0)
@@ -104,7 +164,10 @@ def _start(a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator) -> Tensor:
 
 def _iterate(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
-        update = polar((a_KDD @ r_DD @ b_KDD).sum(0))
+        moved_DD = torch.zeros_like(r_DD)
+        for k in _chunks(a_KDD):
+            moved_DD += (a_KDD[k] @ r_DD @ b_KDD[k]).sum(0)
+        update = polar(moved_DD)
         change = float((update - r_DD).norm())
         r_DD = update
         if change < 1e-4:

@@ -115,7 +115,7 @@ def _add(meter: GramMeter, reading: _Reading, i: int, j: int) -> float:
         return 0.0
     sampled = b.side.sample.max_units is not None
     moved = reading.tables is not None
-    names = [n for n in left.views_UD if n in right.views_UD and (not (moved and sampled) or n != "down")]
+    names = [n for n in left.names if n in right.names and (not (moved and sampled) or n != "down")]
     most = max(8, reading.most // (reading.layers * max(1, len(names))))
     if reading.tables is None:
         found: Partners | None = _in_place(left, right, most)
@@ -124,22 +124,22 @@ def _add(meter: GramMeter, reading: _Reading, i: int, j: int) -> float:
     if found is None or len(found[0]) < 2 or not names:
         return 0.0
     rows_K, index_K, label_K, sign_K = found
-    a_KVD = torch.stack([_take(reading, a, i)[name][rows_K] for name in names], dim=1)
+    a_KVD = torch.stack([_take(reading, a, i, name, rows_K) for name in names], dim=1)
     if moved and sampled:
         read = read_ffn_rows(b.side.anatomy, j, names, index_K, label_K)
         means = [right.views_UD[name].float().mean(dim=0) for name in names]
         b_KVD = torch.stack([unit_rows(rows_KD - m) for rows_KD, m in zip(read, means, strict=True)], dim=1)
     else:
         there_K = _rows_of(right, index_K, label_K) if moved else index_K
-        b_KVD = torch.stack([_take(reading, b, j)[name][there_K] for name in names], dim=1)
+        b_KVD = torch.stack([_take(reading, b, j, name, there_K) for name in names], dim=1)
     b_KVD[:, 1:] *= sign_K[:, None, None]
     once_K = first_of_copies(a_KVD) & first_of_copies(b_KVD)
     meter.add(a_KVD[once_K], b_KVD[once_K])
     return log_pairings(left.total, right.total, int(once_K.sum()))
 
 
-def _take(reading: _Reading, rows: UnitRows, layer: int) -> dict[str, Tensor]:
-    return rows.white(layer) if reading.white else rows.bare(layer)
+def _take(reading: _Reading, rows: UnitRows, layer: int, name: str, pick_K: Tensor) -> Tensor:
+    return rows.white(layer)[name][pick_K] if reading.white else rows.some(layer, name, pick_K)
 
 
 def _rows_of(units: UnitSet, index_K: Tensor, label_K: Tensor) -> Tensor:
@@ -162,6 +162,8 @@ def _in_place(left: UnitSet, right: UnitSet, most: int) -> Partners:
 
 def _found_again(tables: Tables, i: int, j: int, most: int) -> Partners | None:
     """Units of A's sample and their nearest under the frame, where both are each other's."""
+    if tables.streamed:
+        return _walked_again(tables, i, j, most)
     left, right = tables.of_a("ffn", i), tables.of_b("ffn", j)
     if left is None or right is None or left.name != right.name:
         return None
@@ -175,3 +177,27 @@ def _found_again(tables: Tables, i: int, j: int, most: int) -> Partners | None:
         along_K = (left.confirm_UD["up"][rows_K] * right.confirm_UD["up"][there_K]).sum(dim=1)
         sign_K = torch.where(along_K < 0, -1.0, 1.0)
     return rows_K, right.index_U[there_K], right.label_U[there_K], sign_K
+
+
+TRIED_FOR_EACH = 8
+"""Units of A that are looked up for each pair that is wanted of layers that are walked through."""
+
+
+def _walked_again(tables: Tables, i: int, j: int, most: int) -> Partners | None:
+    """The same of layers that are not held: the first units of A whose nearest in B have them for their nearest."""
+    a, b = tables.walk("a", "ffn", i), tables.walk("b", "ffn", j)
+    if a is None or b is None or a.units.names[0] != b.units.names[0]:
+        return None
+    pick_M = torch.arange(min(a.units.count, TRIED_FOR_EACH * max(64, most)))
+    left = a.table(pick_M)
+    there_M = b.nearest(left.match_UD)
+    right = b.table(there_M)
+    along_M = (left.match_UD * right.match_UD).sum(dim=1)
+    mutual_M = (a.nearest(right.match_UD) == pick_M) & (along_M > LEAST_COSINE)
+    rows_K = pick_M[mutual_M][:most]
+    there_K = there_M[mutual_M][:most]
+    sign_K = torch.ones(len(rows_K))
+    if "up" in left.confirm_UD and "up" in right.confirm_UD:
+        up_M = (left.confirm_UD["up"] * right.confirm_UD["up"]).sum(dim=1)
+        sign_K = torch.where(up_M[mutual_M][:most] < 0, -1.0, 1.0)
+    return rows_K, b.units.index_U[there_K], b.units.label_U[there_K], sign_K

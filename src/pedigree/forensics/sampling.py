@@ -20,6 +20,10 @@ WHOLE_MODEL_BYTES = 256 * 1024**2
 """Below this size a standard comparison reads everything: sampling would save less than a second."""
 
 
+UNIT_NUMBERS, ATTENTION_NUMBERS = 160_000_000, 96_000_000
+"""Numbers of feed-forward units and of attention that are held of a sampled model, two bytes each."""
+
+
 MOST_UNITS = 4096
 """Units of a layer that is read whole: all of most models, of very wide ones enough to find the units of a sample."""
 
@@ -51,6 +55,26 @@ class Sample:
     def search_units(self) -> int:
         """Units of each layer of A that take part in the search over all layer pairs."""
         return 256 if self.max_units is None else 128
+
+    @property
+    def streamed(self) -> bool:
+        """Whether all units are wanted of a model too large to hold them: they are read as they are walked through."""
+        return self.max_units is None and self.compact
+
+    def fitted(self, layers: int, width: int) -> Sample:
+        """The same sample with fewer units, and attention in fewer layers, where those of all layers would not fit.
+
+        Nothing changes up to about 30 billion parameters.
+
+        Args:
+            layers, width: of the larger of the two models.
+        """
+        if self.max_units is None or not layers or not width:
+            return self
+        most = UNIT_NUMBERS // (2 * layers * width)
+        units = self.max_units if most >= self.max_units else min(self.max_units, max(32, 16 * (most // 16)))
+        attended = min(layers, self.attention_layers or layers, max(4, ATTENTION_NUMBERS // (2 * 192 * width)))
+        return replace(self, max_units=units, attention_layers=None if attended == layers else attended)
 
     def units(self, total: int) -> int:
         """How many of `total` units are read."""
@@ -94,6 +118,13 @@ class Sample:
 def _spread(wanted: int, n_layers: int) -> set[int]:
     """That many layers in the middles of equal stretches of the depth."""
     return {((2 * k + 1) * n_layers) // (2 * wanted) for k in range(wanted)}
+
+
+def spread_evenly(total: int, wanted: int | None) -> Tensor:
+    """At most `wanted` of `total` places, evenly spaced; all of them by default."""
+    if wanted is None or wanted >= total:
+        return torch.arange(total)
+    return (torch.arange(wanted) * total) // wanted
 
 
 def runs(total: int, wanted: int, length: int) -> Tensor:

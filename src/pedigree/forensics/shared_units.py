@@ -104,21 +104,34 @@ class UnitRows:
 
     def units(self, layer: int) -> UnitSet | None:
         """The units of a layer, None where it has none."""
-        return self.side.layer(layer).units.get("ffn")
+        return self.side.units("ffn", layer)
+
+    def some(self, layer: int, name: str, pick_K: Tensor) -> Tensor:
+        """Bare rows of some units of one projection; those of the whole layer are not made where they are streamed."""
+        units = self.units(layer)
+        if units is None or not self.side.sample.streamed or layer in self._bare:
+            return self.bare(layer)[name][pick_K]
+        rows_KD = units.rows(name, pick_K)
+        dead_K = ~rows_KD.any(dim=1)
+        rows_KD = rows_KD - self.side.mean_unit(units, layer, name)
+        rows_KD[dead_K] = 0.0
+        return unit_rows(rows_KD)
 
     def bare(self, layer: int) -> dict[str, Tensor]:
         """Centered unit-length rows of each projection, [U, D]."""
         if layer not in self._bare:
             units = self.units(layer)
-            self._bare[layer] = {} if units is None else {n: unit_rows(centered(w)) for n, w in units.views_UD.items()}
+            self._bare[layer] = {} if units is None else {n: unit_rows(centered(units.rows(n))) for n in units.names}
         return self._bare[layer]
 
     def white(self, layer: int) -> dict[str, Tensor]:
         """The same, whitened within the layer and projection: no direction is more common than another."""
         if layer not in self._white:
             units = self.units(layer)
-            views = {} if units is None else units.views_UD
-            self._white[layer] = {name: unit_rows(whitened(centered(rows_UD))) for name, rows_UD in views.items()}
+            names = () if units is None else units.names
+            self._white[layer] = {
+                name: unit_rows(whitened(centered(units.rows(name)))) for name in names if units is not None
+            }
         return self._white[layer]
 
 
@@ -142,7 +155,7 @@ def can_be_whitened(a: Side, b: Side) -> bool:
     for side in (a, b):
         if side.sample.max_units is not None or not side.sample.ladder or side.width > WIDEST:
             return False
-        units = [side.layer(j).units.get("ffn") for j in range(side.n_layers)]
+        units = [side.units("ffn", j) for j in range(side.n_layers)]
         if not any(u is not None and u.count >= WHITE_ROWS * side.width for u in units):
             return False
         numbers += sum(u.count * side.width * len(u.names) for u in units if u is not None)

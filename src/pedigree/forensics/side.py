@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from pedigree.forensics.sampling import Sample
+from pedigree.forensics.streamed_units import blocks, stream_units
 from pedigree.forensics.views import LayerView, UnitKind, UnitSet, read_layer, read_units
 from pedigree.tokenizers.vocabulary import Vocabulary, read_vocabulary
 from pedigree.weights.anatomy import Anatomy, read_anatomy
@@ -17,14 +19,22 @@ from pedigree.weights.checkpoint import Checkpoint
 
 T = TypeVar("T")
 
+WIDEST_KEPT = 4096
+"""Width up to which layers that were read whole are kept while frames are tried."""
+
 LAYERS_AHEAD = 12
 """Layers, or parts, that are read at the same time where they lie behind a network."""
+
+
+_ATTENTION: tuple[UnitKind, ...] = ("vo", "qk")
 
 
 class Side:
     """A model under comparison.
 
-    Layers are read once and kept in canonical form; a lock per layer lets several threads read different layers.
+    Layers are read once and kept in canonical form; a lock per layer lets several threads read different layers. Of a
+    large model that is read whole nothing is kept: feed-forward units are streamed, and attention is that of the layer
+    that was asked for last, of one kind at a time.
     """
 
     def __init__(self, checkpoint: Checkpoint, sample: Sample, anatomy: Anatomy, vocabulary: Vocabulary | None) -> None:
@@ -34,12 +44,16 @@ class Side:
         self.vocabulary = vocabulary
         self._views: dict[int, LayerView] = {}
         self._whole: dict[tuple[UnitKind, int], UnitSet | None] = {}
+        self._means: dict[tuple[UnitKind, int, str], Tensor] = {}
+        self._last: tuple[UnitKind, int, UnitSet | None] | None = None
+        self._lock = threading.Lock()
         self._locks = [threading.Lock() for _ in range(self.anatomy.n_layers)]
 
     @classmethod
-    def read(cls, checkpoint: Checkpoint, sample: Sample) -> Side:
-        """A side with its anatomy and vocabulary read from the checkpoint."""
-        return cls(checkpoint, sample, read_anatomy(checkpoint), read_vocabulary(checkpoint))
+    def read(cls, checkpoint: Checkpoint, sample: Sample, beside: Vocabulary | None = None) -> Side:
+        """A side with its anatomy and vocabulary read from the checkpoint; `beside` is that of the other side, which
+        need not be parsed twice."""
+        return cls(checkpoint, sample, read_anatomy(checkpoint), read_vocabulary(checkpoint, beside))
 
     def at(self, sample: Sample) -> Side:
         """The same model under another sample; anatomy and vocabulary are not read again."""
@@ -72,16 +86,53 @@ class Side:
                 self._views[number] = read_layer(self.anatomy, number, self.sample)
             return self._views[number]
 
+    def units(self, kind: UnitKind, number: int) -> UnitSet | None:
+        """Units of one kind of a layer, None where it has none; streamed where the sample says so."""
+        if not self.sample.streamed:
+            return self.layer(number).units.get(kind)
+        if kind == "ffn":
+            return stream_units(self.anatomy, number, self.sample)
+        with self._lock:
+            if self._last is None or self._last[:2] != (kind, number):
+                self._last = None  # one goes before the other comes
+                self._last = (kind, number, read_units(self.anatomy, number, kind, self.sample))
+            return self._last[2]
+
+    def mean_unit(self, units: UnitSet, number: int, name: str) -> Tensor:
+        """The mean row of a projection of a layer, [D], worked out once; empty units count as zeros."""
+        key = (units.kind, number, name)
+        if key not in self._means:
+            total_D = torch.zeros(units.width)
+            for pick_K in blocks(units.count, units.width):
+                total_D += units.rows(name, pick_K).sum(dim=0)
+            self._means[key] = total_D / max(1, units.count)
+        return self._means[key]
+
     def whole_units(self, kind: UnitKind, number: int) -> UnitSet | None:
         """Units of one kind of a layer, most of them where the sample takes few, without what is stored as columns."""
         with self._locks[number]:
-            if (kind, number) not in self._whole:
-                self._whole[kind, number] = read_units(self.anatomy, number, kind, self.sample.all_units())
-            return self._whole[kind, number]
+            if (kind, number) in self._whole:
+                return self._whole[kind, number]
+            units = read_units(self.anatomy, number, kind, self.sample.all_units())
+            # Those that every frame is tried on stay; a layer that is looked at once more is read once more.
+            if number in self.sample.whole_layers(self.n_layers) and self.width <= WIDEST_KEPT:
+                self._whole[kind, number] = units
+            return units
 
     def forget_whole_units(self) -> None:
         """Let go of layers that were read whole, once the frame and the layer map are found."""
         self._whole.clear()
+
+    def each_layer(self) -> Iterator[LayerView]:
+        """Units of one layer after the other; of a streamed model those of the one before are let go."""
+        for number in range(self.n_layers):
+            if not self.sample.streamed:
+                yield self.layer(number)
+                continue
+            found: dict[UnitKind, UnitSet | None] = {"ffn": stream_units(self.anatomy, number, self.sample)}
+            for kind in _ATTENTION:
+                found[kind] = read_units(self.anatomy, number, kind, self.sample)
+            yield LayerView(number, {kind: units for kind, units in found.items() if units is not None})
 
     def layers(self) -> list[LayerView]:
         """Units of all layers."""

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Callable, Iterable
 
 from pedigree.forensics.gauge import Gauge
-from pedigree.forensics.matching import Table, make_table
+from pedigree.forensics.matching import MatchScore, Table, make_table, score_layers
 from pedigree.forensics.side import Side
 from pedigree.forensics.views import UnitKind, UnitSet
+from pedigree.forensics.walk import Walk, Which
 
 Key = tuple[str, UnitKind, int]
 
@@ -35,9 +36,11 @@ class Tables:
         self.whole = frozenset(whole) if b.sample.max_units is not None else frozenset()
         self._a, self._b = a, b
         self._made = {} if made is None else made
+        self._scores: dict[tuple[UnitKind, int, int, bool], MatchScore] = {}
         self._lock = threading.Lock()
         # Every unit of a large model carried into another frame would not fit; there A's tables are made as needed.
         self._keep_a = a.sample.max_units is not None or not a.sample.compact
+        self.streamed = a.sample.streamed
 
     def of_a(self, kind: UnitKind, layer: int) -> Table | None:
         """Table of a layer of A, carried into B's frame; None where the layer has no such units."""
@@ -53,9 +56,28 @@ class Tables:
         """Table of a layer of B with the units that the sample takes."""
         return self._get(("b", kind, layer), lambda: self._make(self._b, kind, layer, "b"), True)
 
+    def walk(self, which: Which, kind: UnitKind, layer: int) -> Walk | None:
+        """A layer that is walked through instead of held; None where it has no such units."""
+        side = self._a if which == "a" else self._b
+        units = side.units(kind, layer)
+        return None if units is None or len(units.names) < 2 else Walk(side, kind, layer, self.gauge, which, units)
+
+    def score(self, kind: UnitKind, i: int, j: int, left: Table) -> MatchScore | None:
+        """How well a pair of layers agrees, `left` being A's table; worked out once. None where B has no such units."""
+        key = (kind, i, j, j in self.whole)
+        known = self._scores.get(key)
+        if known is None:
+            right = self.of_b(kind, j)
+            if right is None:
+                return None
+            known = self._scores[key] = score_layers(left, right, self._a.sample.search_units)
+        return known
+
     def with_whole(self, layers: Iterable[int]) -> Tables:
-        """The same tables, with other layers of B wanted whole."""
-        return Tables(self._a, self._b, self.gauge, layers, self._made)
+        """The same tables and scores, with other layers of B wanted whole."""
+        other = Tables(self._a, self._b, self.gauge, layers, self._made)
+        other._scores = self._scores
+        return other
 
     def _get(self, key: Key, make: Callable[[], Table | None], keep: bool) -> Table | None:
         with self._lock:

@@ -131,14 +131,22 @@ def map_units(
     )  # fmt: skip
 
 
+THRESHOLD_SAMPLES = 200_000
+"""Scores, evenly spaced, that tell what the bulk of them is."""
+
+
 def _threshold(score_MN: Tensor) -> float:
-    """Score above which the best of M candidates is convincing: the Gaussian maximum of the bulk plus three sd."""
     flat = score_MN.flatten()
-    if flat.numel() > 200_000:
-        flat = flat[:: flat.numel() // 200_000]
-    center = float(flat.median())
-    spread = 1.4826 * float((flat - center).abs().median())
-    return center + (math.sqrt(2.0 * math.log(max(2, score_MN.shape[0]))) + 3.0) * max(spread, 1e-6)
+    if flat.numel() > THRESHOLD_SAMPLES:
+        flat = flat[:: flat.numel() // THRESHOLD_SAMPLES]
+    return threshold_of(flat, score_MN.shape[0])
+
+
+def threshold_of(score_S: Tensor, candidates: int) -> float:
+    """Score above which the best of so many is convincing: the Gaussian maximum of the bulk plus three sd."""
+    center = float(score_S.median())
+    spread = 1.4826 * float((score_S - center).abs().median())
+    return center + (math.sqrt(2.0 * math.log(max(2, candidates))) + 3.0) * max(spread, 1e-6)
 
 
 def _gauge_of_units(a: UnitSet, b: UnitSet, name: str, origin_N: Tensor, cos_MN: Tensor) -> tuple[Tensor, Tensor]:

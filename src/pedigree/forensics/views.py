@@ -64,6 +64,16 @@ class UnitSet:
         """Projection names, the matching one first."""
         return tuple(self.views_UD)
 
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return int(next(iter(self.views_UD.values())).shape[1])
+
+    def rows(self, name: str, pick_U: Tensor | None = None) -> Tensor:
+        """Rows of a projection in float32: all of them, or those at the given places, [U, D]."""
+        rows_UD = self.views_UD[name]
+        return (rows_UD if pick_U is None else rows_UD[pick_U]).float()
+
 
 @dataclass(frozen=True)
 class LayerView:
@@ -123,7 +133,8 @@ def read_gain(anatomy: Anatomy, norm: str, layer: int | None) -> Tensor | None:
     return part.read().flatten() + anatomy.gain_offset
 
 
-def _finish(w_UD: Tensor, sample: Sample) -> Tensor:
+def finish(w_UD: Tensor, sample: Sample) -> Tensor:
+    """Canonical rows as they are kept: damaged numbers zero, bfloat16 where the sample asks for it."""
     w_UD = without_damage(w_UD)
     return w_UD.to(torch.bfloat16) if sample.compact else w_UD.contiguous()
 
@@ -142,7 +153,7 @@ def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
         n_units = group["up"].shape[0]
         rows = sample.rows(n_units, max(per_group, 16))
         for name in names:
-            stacks[name].append(_ffn_view(anatomy, layer, group[name], name, rows, sample))
+            stacks[name].append(read_ffn_view(anatomy, layer, group[name], name, rows, sample))
         index.append(rows)
         label.append(torch.full_like(rows, expert))
         total += n_units
@@ -207,12 +218,13 @@ def _meet_stream(sides: Sequence[tuple[Part | None, int]], width: int) -> bool:
     return all(part is None or not width or part.shape[axis] == width for part, axis in sides)
 
 
-def _ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: Tensor, sample: Sample) -> Tensor:
+def read_ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: Tensor, sample: Sample) -> Tensor:
+    """Units at the given places of one projection of an expert or dense layer, canonical, [U, D]."""
     if name == "down":
         w_UD = _read_columns(part, _as_index(rows_U, part.shape[1]))
-        return _finish(fold_writer(anatomy, w_UD, "norm.mlp.post", layer), sample)
+        return finish(fold_writer(anatomy, w_UD, "norm.mlp.post", layer), sample)
     w_UD = part.read(rows=_as_index(rows_U, part.shape[0]))
-    return _finish(fold_reader(anatomy, w_UD, "norm.mlp", layer), sample)
+    return finish(fold_reader(anatomy, w_UD, "norm.mlp", layer), sample)
 
 
 def _read_columns(part: Part, cols: list[int] | None) -> Tensor:
@@ -308,7 +320,7 @@ def _pick(rows: tuple[Tensor, ...] | None, which: int, heads: _Heads) -> Tensor:
 
 def _head_units(kind: UnitKind, views: dict[str, Tensor], heads: _Heads, sample: Sample) -> UnitSet:
     return UnitSet(
-        kind, {name: _finish(w, sample) for name, w in views.items()}, heads.index_U, heads.label_U, heads.total
+        kind, {name: finish(w, sample) for name, w in views.items()}, heads.index_U, heads.label_U, heads.total
     )
 
 

@@ -40,12 +40,20 @@ def plain(token: str) -> bytes:
     return token.encode("utf-8", "surrogatepass")
 
 
+@lru_cache(maxsize=1)
+def _to_latin() -> dict[int, str]:
+    """The same map into Latin-1, what is outside the alphabet being sent out of Latin-1, too."""
+    alphabet = {ord(letter): chr(byte) for letter, byte in byte_alphabet().items()}
+    return {code: "\uffff" for code in range(256) if code not in alphabet} | alphabet
+
+
 def byte_level(token: str) -> bytes:
     """A byte-level token as bytes; characters outside the alphabet (added tokens) are taken as they are."""
-    alphabet = byte_alphabet()
-    if all(letter in alphabet for letter in token):
-        return bytes(alphabet[letter] for letter in token)
-    return plain(token)
+    # A vocabulary has a hundred thousand of them: whole strings at a time, not letters.
+    try:
+        return token.translate(_to_latin()).encode("latin-1")
+    except UnicodeEncodeError:
+        return plain(token)
 
 
 def sentencepiece(token: str) -> bytes:
@@ -62,7 +70,7 @@ def word_piece(token: str, prefix: str = "##") -> bytes:
 
 def is_byte_token(token: str) -> bool:
     """Whether a token is a byte-fallback piece such as `<0x41>`."""
-    return _BYTE_TOKEN.match(token) is not None
+    return token[:1] == "<" and _BYTE_TOKEN.match(token) is not None
 
 
 def looks_special(token: str, *, declared: bool = False) -> bool:
@@ -70,6 +78,8 @@ def looks_special(token: str, *, declared: bool = False) -> bool:
 
     A tokenizer that declares its controls may hold `<s>` as ordinary text (Qwen does).
     """
+    if token[:1] not in ("<", "["):
+        return False
     return _CONTROL.match(token) is not None or (not declared and _MARKUP.match(token) is not None)
 
 

@@ -30,6 +30,7 @@ class Vocabulary:
         kind: "byte-level", "sentencepiece", "wordpiece", "tiktoken" or "plain".
         specials: spelling of control tokens to token number.
         file: the file it was read from, or "metadata" of a GGUF.
+        digest: SHA-256 of that file where it alone says everything, else empty.
     """
 
     tokens: Mapping[bytes, int]
@@ -37,6 +38,7 @@ class Vocabulary:
     kind: str
     specials: Mapping[str, int]
     file: str
+    digest: str = ""
 
 
 class TokenTable:
@@ -50,14 +52,15 @@ class TokenTable:
 
     def number(self, number: object, token: object) -> int:
         """A checked token number; counts towards the size."""
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < MOST_TOKENS:
+        if type(number) is not int or not 0 <= number < MOST_TOKENS:
             raise MalformedFile(
                 "a token has an impossible number",
                 where=self.where,
                 got=f"{number!r:.40} for {token!r:.40}",
                 expected=f"an integer from 0 to {MOST_TOKENS - 1}",
             )
-        self.size = max(self.size, number + 1)
+        if number >= self.size:
+            self.size = number + 1
         return number
 
     def add(self, surface: bytes, number: int) -> None:
@@ -71,13 +74,15 @@ class TokenTable:
 
     def add_all(self, pairs: Iterable[tuple[object, object]], spell: Spell, special: frozenset[int]) -> None:
         """Tokens with their numbers in one spelling; those in `special` or spelled like controls stand for no text."""
-        for token, raw in pairs:
+        declared = bool(special)
+        for token, raw in pairs:  # a hundred thousand times: what is ordinary is settled here
             if not isinstance(token, str):
                 raise MalformedFile("a token is not a string", where=self.where, got=f"{token!r:.40}")
             number = self.number(raw, token)
-            if number in special or looks_special(token, declared=bool(special)):
+            marked = token.startswith(("<", "["))
+            if number in special or (marked and looks_special(token, declared=declared)):
                 self.add_special(token, number)
-            elif not is_byte_token(token):
+            elif not (marked and is_byte_token(token)):
                 self.add(spell(token), number)
 
     def finish(self, kind: str, file: str) -> Vocabulary | None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pedigree.errors import MalformedFile
@@ -51,8 +53,12 @@ class VocabularySource(Protocol):
         """A file beside the weights, None where absent."""
 
 
-def read_vocabulary(checkpoint: VocabularySource) -> Vocabulary | None:
+def read_vocabulary(checkpoint: VocabularySource, beside: Vocabulary | None = None) -> Vocabulary | None:
     """The vocabulary beside (or inside) a checkpoint; None where there is none.
+
+    Args:
+        checkpoint: where it lies.
+        beside: a vocabulary that was read before; where the file is the same, byte for byte, it is returned.
 
     Raises:
         MalformedFile: a tokenizer file contradicts its format, or is larger than any tokenizer.
@@ -62,9 +68,12 @@ def read_vocabulary(checkpoint: VocabularySource) -> Vocabulary | None:
     for name, limit, reader in _FILES:
         data = checkpoint.sibling_bytes(name, limit)
         if data is not None:
+            digest = hashlib.sha256(data).hexdigest() if reader is _from_tokenizer_json else ""
+            if beside is not None and digest and beside.digest == digest and beside.file == name:
+                return beside
             found = reader(data, f"{checkpoint.location}: {name}", name, checkpoint)
             if found is not None:
-                return found
+                return replace(found, digest=digest)
     return None
 
 

@@ -14,6 +14,14 @@ import platform
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
+def share_heap() -> bool:
+    """Let what one thread frees be taken by the others, for threads that have not begun yet; whether it was understood.
+
+    What threads keep for themselves alone was a fifth of the most that a comparison holds (docs/LOG.md).
+    """
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).mallopt(_ARENA_MAX, 1))
+
+
 def keep_pages(*, shared: bool = False) -> bool:
     """Tell the allocator of this process to keep what it frees; whether it understood.
 

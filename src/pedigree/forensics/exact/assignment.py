@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pedigree.errors import UsageError
@@ -84,6 +83,8 @@ def assign(sim_AB: Tensor) -> Tensor:
     Raises:
         UsageError: the tensor is not a matrix.
     """
+    from scipy.optimize import linear_sum_assignment
+
     clean_AB, _ = _clean(sim_AB)
     keep_A = torch.nonzero(~ambiguous_rows(sim_AB)).flatten()
     keep_B = torch.nonzero(~ambiguous_rows(sim_AB.T)).flatten()

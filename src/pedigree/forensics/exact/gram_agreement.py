@@ -136,8 +136,9 @@ class GramMeter:
             for gram_NN, rows in ((gram_a_NN, a_ND), (gram_b_NN, b_NE))
         )
         whole = float((gram_a_NN * gram_b_NN).sum())
-        apart_NN = unit_N[:, None] != unit_N[None, :]
-        left, right = gram_a_NN[apart_NN], gram_b_NN[apart_NN]
+        same_NN = unit_N[:, None] == unit_N[None, :]
+        # Zeros add nothing to any of the sums below, and taking the others out would copy both.
+        left, right = gram_a_NN.masked_fill_(same_NN, 0.0), gram_b_NN.masked_fill_(same_NN, 0.0)
         lengths, dims = float(left.norm() * right.norm()), min(dims_a, dims_b)
         if lengths <= 0.0:
             return whole, dims_a, dims_b, 0.0, 0.0

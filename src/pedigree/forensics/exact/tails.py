@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from scipy.special import log_ndtr
+import torch
 
 from pedigree.errors import InternalError
 
@@ -23,7 +23,7 @@ def normal_log10_sf(z: float) -> float:
     """
     if not math.isfinite(z):
         raise InternalError("A z-score is not a finite number", got=z)
-    return min(0.0, float(log_ndtr(-z)) / LN10)
+    return min(0.0, float(torch.special.log_ndtr(torch.tensor(-z, dtype=torch.float64))) / LN10)
 
 
 def fisher_log10(log10_ps: Iterable[float]) -> float:
