@@ -3,7 +3,9 @@
 Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
 their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
 and a weight that finds it would find it in twins. Thresholds are set where no twin of a family that took no part in the
-fit is called related (a margin beyond), and where one relative in fifty is called a twin.
+fit is called related (a margin beyond), and where one relative in fifty is called a twin. Trainings of one start over
+the same text in the same order take part in the fit, and not in the threshold: with one rate and one length they are
+one run, and nothing tells the longer from a descendant of the shorter. How many are called related is counted.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Row = Mapping[str, Any]
 
 PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
 MARGIN, LOST = 0.25, 0.02
-"""Log-odds between the highest twin and the threshold of descent; share of relatives below the threshold of start."""
+"""Log-odds between the highest twin of other text or order and the threshold of descent; share of relatives below the threshold of start."""
 
 
 def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
@@ -60,7 +62,8 @@ def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]]) -> dict[str, Any]:
     for family in sorted(set(family_N)):
         held = family_N == family
         odds_N[held] = _odds(fit(x_NF[~held], kin_N[~held], weight_N[~held]), x_NF[held])
-    descent = round(float(odds_N[~kin_N].max()) + MARGIN, 2)
+    apart_N = np.array([kind == "twin" for kind in kinds])
+    descent = round(float(odds_N[apart_N].max()) + MARGIN, 2)
     trained_N = kin_N & np.array([kind != "of a bare one" for kind in kinds])
     start = round(float(np.quantile(odds_N[trained_N], LOST)), 2)
     weights = fit(x_NF, kin_N, weight_N)
