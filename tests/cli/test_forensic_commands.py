@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +120,7 @@ def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_pa
     models = [where(shop, name) for name in ("A", "base", "child", "stranger")]
     ran = pedigree("tree", *models, "-o", str(picture))
     assert ran.code == 0
-    assert re.search("base -[->] A ", ran.out)  # noise on all matrices: the direction is open
+    assert "base -> A " in ran.out
     assert "A -> child " in ran.out
     assert "stranger   no relative among them" in ran.out
     root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))

@@ -24,16 +24,6 @@ def rounded(tensors: Tensors) -> Tensors:
     return {name: t.bfloat16().float() for name, t in tensors.items()}
 
 
-def trained(tensors: Tensors, seed: int) -> Tensors:
-    """Layers with a few strong directions, as training leaves them: a random start has nothing to hand on."""
-    g = torch.Generator().manual_seed(1000 + seed)
-
-    def learned(t: Tensor) -> Tensor:
-        return 0.04 * torch.randn(t.shape[0], 4, generator=g) @ torch.randn(4, t.shape[1], generator=g)
-
-    return {n: t + learned(t) if t.ndim == 2 and ".layers." in n else t for n, t in tensors.items()}
-
-
 def tuned(tensors: Tensors, strength: float, seed: int) -> Tensors:
     """Every matrix with a change of that share of its size."""
     g = torch.Generator().manual_seed(seed)
@@ -105,9 +95,7 @@ class Shop:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.models = {
-            name: rounded(trained(llama(seed, SIZES), seed)) for name, seed in (("base", 1), ("stranger", 9))
-        }
+        self.models = {"base": rounded(llama(1, SIZES)), "stranger": rounded(llama(9, SIZES))}
         for seed, name in enumerate("ABCD"):
             self.models[name] = rounded(tuned(self.models["base"], 0.3, seed))
 
