@@ -125,3 +125,11 @@ def test_noise_on_a_model_that_learned_nothing_visible_is_a_relation() -> None:
     start = llama(1, SIZES)
     noisy = {k: t + 0.3 * float(t.std()) * torch.randn(t.shape, generator=generator(9)) for k, t in start.items()}
     assert word(start, noisy) == "related"
+
+
+def test_matrices_that_were_put_into_a_stranger_are_no_common_start() -> None:
+    """Some are the same, the others share nothing: seen together they would look like twins that learned much."""
+    gone = Survival(0.1, 0.5, 0.9, 9, own=-0.6, alike=0.5, excess=0.2)
+    share = Share(0.5, 0.1, 0.5, 9)
+    assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9)).origin == "start"
+    assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9, 0.04, 1.4)).origin == "unknown"

@@ -31,6 +31,9 @@ STILL = 0.01
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
 
+KEPT, FOREIGN = 0.1, 1.0
+"""Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
+
 GAINS = ("norm.attn", "norm.mlp", "norm.attn.post", "norm.mlp.post", "norm.block.post")
 
 
@@ -43,12 +46,21 @@ class Additions:
         structure: share of its energy that stands out of what a random matrix can have, likewise.
         untrained: whether one side was never trained, as far as its gains tell.
         matrices: how many were laid side by side.
+        least, most: the same of the matrix that moved least, and most.
     """
 
     moved: float
     structure: float
     untrained: bool
     matrices: int
+    least: float = 0.5
+    most: float = 0.5
+
+    @property
+    def is_planted(self) -> bool:
+        """Whether some matrices are nearly the same and others foreign: training moves them all, so these were put
+        there, or never trained. That is no sign of a common start of the others."""
+        return self.least < KEPT and self.most > FOREIGN
 
     @property
     def is_noise(self) -> bool:
@@ -84,7 +96,8 @@ class AdditionsMeter:
         if n == 0:
             return None
         structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
-        return Additions(sum(self._moved) / n, structure, is_untrained(a) or is_untrained(b), n)
+        untrained = is_untrained(a) or is_untrained(b)
+        return Additions(sum(self._moved) / n, structure, untrained, n, min(self._moved), max(self._moved))
 
 
 def is_untrained(side: Side) -> bool:

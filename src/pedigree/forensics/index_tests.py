@@ -43,7 +43,7 @@ within a fixed subset is as free under the null as numbering all, and a thousand
 CONTROL_LAYERS = 4
 """Layers that are also held against layers which do not correspond, spread over the depth."""
 
-SOME_UNITS = 512
+SOME_UNITS = 64
 """Units of a layer by which it is seen whether one number fills it."""
 
 REPEATED_SHARE = 0.5

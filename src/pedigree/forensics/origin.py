@@ -124,7 +124,9 @@ def weigh_origin(
     origin: Origin = "unknown"
     if log_odds >= float(fitted["descent"]):
         origin = "descent"
-    elif log_odds <= float(fitted["start"]) and not _is_minor_part(both):
+    elif log_odds <= float(fitted["start"]) and not (
+        _is_minor_part(both) or (additions is not None and additions.is_planted)
+    ):
         origin = "start"
     return OriginEvidence(origin, log_odds, gains is not None, learned)
 

@@ -28,7 +28,8 @@ Row = Mapping[str, Any]
 
 PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
 MARGIN, LOST = 0.25, 0.02
-"""Log-odds between the highest twin of other text or order and the threshold of descent; share of relatives below the threshold of start."""
+"""Log-odds between the highest twin of other text or order and the threshold of descent;
+share of relatives below the threshold of start."""
 
 
 def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
