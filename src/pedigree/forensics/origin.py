@@ -44,11 +44,14 @@ LEAST_PART = 0.05
 FOLLOWED = 0.05
 """Survival of the bulk below which nothing was followed: the frame is not the right one, or nothing is left."""
 
-EVENLY, EVERYWHERE, EVEN_PART, SEEN = 0.05, 0.08, 0.15, 0.03
-"""One share throughout: in the mean, in every matrix, and of at least so much; and how much learning has to be seen."""
+EVENLY: tuple[tuple[float, float], ...] = ((0.05, 0.08), (0.02, 0.12))
+EVEN_PART, SEEN = 0.15, 0.03
+"""One share throughout: in the mean and in every matrix, either way, and of at least so much; and how much learning has
+to be seen."""
 
-APART_GAINS = 0.4
-"""Cosine of gains below which they were learned apart, whatever else is even."""
+APART_GAINS = 0.15
+"""Cosine of gains below which they were learned apart, whatever else is even. Gains of a merge have one of a fifth to
+a half with those of its minor parent."""
 
 RAW, ALL_OF_ONE = 0.01, 0.3
 """Learning that a start that was never trained may show, by chance; and how far from even the share of the difference
@@ -178,7 +181,7 @@ def _lives_on_evenly(both: list[Survival]) -> bool:
     merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
     if min(s.excess for s in both) < SEEN:
         return False
-    gaps = [abs(s.top - s.middle) < EVENLY * s.middle and s.unevenness < EVERYWHERE for s in both]
+    gaps = [any(abs(s.top - s.middle) < mean * s.middle and s.unevenness < each for mean, each in EVENLY) for s in both]
     return any(even and EVEN_PART < s.middle < MIXED_MIDDLE for even, s in zip(gaps, both, strict=True))
 
 
