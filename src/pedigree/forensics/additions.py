@@ -18,12 +18,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pedigree.forensics.gains import IN_LAYERS
 from pedigree.forensics.linear import singular_values
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import NEARLY_WHOLE, ROUNDING, visible_learning
+from pedigree.forensics.survival import MIN_DIRECTIONS, NEARLY_WHOLE, ROUNDING, visible_learning
 from pedigree.forensics.views import read_gain
-
-MIN_DIRECTIONS = 16
 
 STILL = 0.01
 """Length of the difference over that of the weights below which nothing was learned apart: a cast, another frame."""
@@ -33,8 +32,6 @@ WHITE = 0.05
 
 KEPT, FOREIGN = 0.1, 1.0
 """Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
-
-GAINS = ("norm.attn", "norm.mlp", "norm.attn.post", "norm.mlp.post", "norm.block.post")
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,13 @@ class AdditionsMeter:
 
 def is_untrained(side: Side) -> bool:
     """Whether all gains of a model, and it has some, are the one number that gains begin with."""
-    gains = [read_gain(side.anatomy, role, layer) for layer in range(side.n_layers) for role in GAINS]
-    found = [gain_D for gain_D in gains if gain_D is not None and gain_D.numel() > 1]
-    return bool(found) and all(bool((gain_D == gain_D[0]).all()) for gain_D in found)
+    seen = False
+    for layer in range(side.n_layers):
+        for role in IN_LAYERS:
+            gain_D = read_gain(side.anatomy, role, layer)
+            if gain_D is None or gain_D.numel() < 2:
+                continue
+            if not bool((gain_D == gain_D[0]).all()):
+                return False  # of a trained model the first gain tells: no other is read
+            seen = True
+    return seen

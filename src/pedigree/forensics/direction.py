@@ -65,9 +65,8 @@ MAX_NEARER_LOG_ODDS = math.log(15.0)
 """What all evidence of nearness may add in a pair, for the same reason."""
 
 
-MIXED_EVEN, MIXED_SPREAD, MIXED_MIDDLE = 0.08, 0.14, 0.86
-"""A parent of a merge lives on by one share: even to this part of it in the mean and in every matrix, and less than
-whole. There the share of the difference means nothing, since the mean of two strangers has a part of each."""
+ROUNDED = 6.0
+"""Log-odds of one number grid that is coarser than the other's."""
 
 MOST_ODDS = 6.0
 """What the share of the difference may add: as much as the pairs it was fitted on can vouch for."""
@@ -180,13 +179,13 @@ def _pair_odds(lean: float, log_moved: float) -> float:
 
 
 def is_mixed(forward: Survival | None, backward: Survival | None) -> bool:
-    """Whether one may be a merge of the other with a third model: the other lives on in it by one even share."""
+    """Whether one may be a merge of the other with a third model: the other lives on in it by one even share. There the
+    share of the difference means nothing, since the mean of two strangers has a part of each."""
     both = [s for s in (forward, backward) if s is not None]
     if len(both) < 2:
         return False
     part = min(both, key=lambda s: s.top + s.middle)
-    even = abs(part.top - part.middle) < MIXED_EVEN * abs(part.middle) and part.unevenness < MIXED_SPREAD
-    return even and part.middle < MIXED_MIDDLE
+    return part.is_even_part
 
 
 def _add_nearness(nearer: DirectionEvidence, out: DirectionEvidence, *, capped: bool) -> None:
@@ -255,7 +254,7 @@ def _is_midpoint(from_whole: Survival, from_part: Survival) -> bool:
 def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
     if found.rounded is not None:
         who, sign = ("B", 1.0) if found.rounded == "b" else ("A", -1.0)
-        out.add(sign * 6.0, f"{who} is the other rounded to a grid of few-bit integers")
+        out.add(sign * ROUNDED, f"{who} is the other rounded to a grid of few-bit integers")
     bits = found.bits
     if bits is None or not bits.equal_after_cast:
         return
@@ -263,7 +262,7 @@ def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> 
     if share > 0.5:
         sign = 1.0 if bits.coarser == "b" else -1.0
         who = "B" if bits.coarser == "b" else "A"
-        out.add(sign * 6.0, f"{who} is the other rounded to a coarser number type")
+        out.add(sign * ROUNDED, f"{who} is the other rounded to a coarser number type")
 
 
 def _layer_copies(found: Findings, out: DirectionEvidence) -> None:

@@ -23,16 +23,13 @@ from torch import Tensor
 from pedigree.errors import PedigreeError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.kinship import FOREIGN
 from pedigree.forensics.measure import dimensions_stand, layers_once
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 
 KEPT = 256
 """Dimensions that are kept of a row."""
-
-FOREIGN = 0.5
-"""How far below that of the others the cosine of a row may lie before it is no counterpart: units that two models were
-widened by, each by copies of its own."""
 
 OTHER_LENGTH = 0.5
 """Logarithm of the length of a row over its counterpart's, against the median, from which it was rescaled on purpose:
@@ -122,11 +119,10 @@ def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
     rows_U = torch.full((hubs,), -1)
     if units is None or not bool(units.matched_N.any()):
         return torch.arange(hubs) if hubs == others else rows_U
-    best_U = torch.full((hubs,), -torch.inf)
-    for n in range(others):
-        u = int(units.origin_N[n])
-        if u >= 0 and float(units.score_N[n]) > float(best_U[u]):
-            rows_U[u], best_U[u] = n, units.score_N[n].float()
+    score_N = units.score_N.float()
+    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf)).flatten()
+    best_first_N = told_N[score_N[told_N].argsort(descending=True, stable=True)].flip(0).numpy()
+    rows_U.numpy()[units.origin_N.numpy()[best_first_N]] = best_first_N  # of several the last one stays: the best
     if hubs == others and units.in_place_share > 0.98:
         # What stands between units that kept their places kept its own, however far it moved.
         rows_U = torch.where(rows_U < 0, torch.arange(hubs), rows_U)

@@ -27,17 +27,13 @@ from typing import Any, Literal
 from pedigree.forensics.additions import Additions
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.share import Share
-from pedigree.forensics.survival import Survival
+from pedigree.forensics.survival import MIXED_MIDDLE, Survival
 
 Origin = Literal["start", "descent", "unknown"]
 
 FLOOR = 0.05
 """Added to shares of energy before their logarithm is taken, so that nothing visible is not minus infinity."""
 
-
-MIXED_EVEN, MIXED_SPREAD, MIXED_MIDDLE = 0.08, 0.14, 0.86
-"""A parent of a merge lives on by one share: even to this part of it in the mean and in every matrix, and less than
-whole."""
 
 LEAST_PART = 0.05
 
@@ -159,7 +155,7 @@ def numbers(
         "ratio": _cut(one.ratio, 0.3, 1.2), "own": _cut(one.own, -1.0, 0.5), "own2": _cut(other.own, -1.0, 0.5),
         "middle": _cut(one.middle, 0.0, 1.1), "growth": _cut(one.middle, 0.8, 1.1),
         "middle2": _cut(other.middle, 0.0, 1.1), "uneven": _cut(one.unevenness, 0.0, 1.0),
-        "ratio2": _cut(other.ratio, 0.0, 1.3), "mixed": float(_is_even_part(other)),
+        "ratio2": _cut(other.ratio, 0.0, 1.3), "mixed": float(other.is_even_part and other.middle > LEAST_PART),
         "uneven2": _cut(other.unevenness, 0.0, 1.0), "alike": _cut(one.alike, 0.0, 1.0),
         "lean": lean, "lean_square": lean**2, "residual": math.log(_cut(one.residual, 0.1, 50.0)),
         "learned": math.log(one.excess + FLOOR), "learned2": math.log(other.excess + FLOOR),
@@ -168,12 +164,6 @@ def numbers(
         slope = _log(gains.backward if turned else gains.forward)
         found |= {"gains": gains.cosine, "gain_growth": slope, "gain_change": abs(slope)}
     return found
-
-
-def _is_even_part(part: Survival) -> bool:
-    """Whether one is in the other by one share throughout, less than whole: parents of merges are."""
-    even = abs(part.top - part.middle) < MIXED_EVEN * abs(part.middle) and part.unevenness < MIXED_SPREAD
-    return even and LEAST_PART < part.middle < MIXED_MIDDLE
 
 
 def _lives_on_evenly(both: list[Survival]) -> bool:

@@ -31,6 +31,10 @@ LEAST_SQUARE = 1e-4
 ROUNDING = 1e-6
 """Singular values below this share of the largest are rounding."""
 
+MIXED_EVEN, MIXED_SPREAD, MIXED_MIDDLE = 0.08, 0.14, 0.86
+"""A parent of a merge lives on by one share: even to this part of it in the mean and in every matrix, and less than
+whole."""
+
 NEARLY_WHOLE = 0.8
 """Share of directions that a matrix has to have for its spectrum to be held against that of a random one; a LayerNorm
 takes one of them away."""
@@ -68,6 +72,12 @@ class Survival:
     def ratio(self) -> float:
         """Top over middle: near 1 in a descendant or merge, near 0 in a twin of the same random start."""
         return self.top / self.middle if self.middle > 1e-6 else 1.0
+
+    @property
+    def is_even_part(self) -> bool:
+        """Whether one share, less than whole, lives on of everything: of a parent in a merge."""
+        even = abs(self.top - self.middle) < MIXED_EVEN * abs(self.middle) and self.unevenness < MIXED_SPREAD
+        return even and self.middle < MIXED_MIDDLE
 
 
 class SurvivalMeter:

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.linear import singular_values
 from pedigree.forensics.survival import SurvivalMeter
 
 TableOrigin = Literal["copy", "descent", "unknown"]
@@ -62,10 +62,8 @@ def table_origin(a_TD: Tensor, b_TD: Tensor) -> TableOrigin:
 
 def _spread(rows_TD: Tensor) -> float:
     """Largest singular value over the median one."""
-    wide = rows_TD.double()
-    gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
-    values = symmetric_eigen(gram)[0].clamp_min(0.0).sqrt()
-    return float(values[-1] / values[len(values) // 2].clamp_min(1e-30))
+    values_K = singular_values(rows_TD)
+    return float(values_K[0] / values_K[(len(values_K) - 1) // 2].clamp_min(1e-30))
 
 
 def _spread_by_chance(rows_TD: Tensor) -> float:

@@ -19,7 +19,7 @@ import math
 from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
-from pedigree.forensics.origin import OriginEvidence, weigh_origin
+from pedigree.forensics.origin import SEEN, OriginEvidence, weigh_origin
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
@@ -39,9 +39,6 @@ OPEN_TABLE = "a table that both started from, drawn or trained, cannot be told f
 QUIET_COSINE = 0.5
 """The same outside the leading directions of vocabulary rows, where shared usage explains little: independent pairs of
 the calibration split stay below 0.35, tuned tables of a parent above 0.54. Both have to be reached."""
-
-LITTLE_LEARNED = 0.03
-"""Share of the energy of the weights, on the side that learned less, below which learning is hardly seen."""
 
 
 @dataclass
@@ -106,7 +103,7 @@ def _open_origin(found: Findings, origin: OriginEvidence) -> str:
             "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
         )
     odds = f"log odds of descent {origin.log_odds:.1f}"
-    if origin.learned < LITTLE_LEARNED:
+    if origin.learned < SEEN:
         return f"the two share numbers; too little was learned to tell descent from a shared random start ({odds})"
     return f"the two share numbers and part of what was learned: neither descent nor a shared start is clear ({odds})"
 

@@ -9,7 +9,6 @@ Shapes: U = units of a layer, K = units asked for, M = units of A, N = units of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -238,13 +237,3 @@ def _improve(
     row_S, column_S = place_S // n_b, place_S % n_b
     inside_S = (row_S >= pick_M[0]) & (row_S <= pick_M[-1]) & (column_S >= pick_K[0]) & (column_S <= pick_K[-1])
     best.sampled.append(score_MK[row_S[inside_S] - pick_M[0], column_S[inside_S] - pick_K[0]])
-
-
-def walk_in_order(side: Side, kind: UnitKind, gauge: Gauge, which: Which) -> Iterator[tuple[int, Walk | None]]:
-    """Every layer of a side, None where it has no units of that kind or they have no projection held out."""
-    for layer in range(side.n_layers):
-        units = side.units(kind, layer)
-        if units is None or len(units.names) < 2:
-            yield layer, None
-        else:
-            yield layer, Walk(side, kind, layer, gauge, which, units)

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.forensics.direction import ROUNDED
 from pedigree.forensics.family_rows import CommonRows
 from pedigree.forensics.strains import Pairs, kinship
-
-ROUNDED = 6.0
-"""Structural log-odds of a pair of which one is the other rounded, and nothing else was seen (`direction`)."""
 
 FAR = 2.0
 """Squared distance of relatives of which nothing could be matched row by row: that of strangers."""
