@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tests.cli.conftest import Ran
 
 from pedigree.benchmark.families import foundry
@@ -14,6 +16,7 @@ from pedigree.benchmark.families.members import members
 from pedigree.benchmark.families.sizes import scale_of
 
 Pedigree = Callable[..., Ran]
+TABLE = "model.embed_tokens.weight"
 MODELS = ("llama-c1", "llama-c2", "llama-t3", "llama-t4", "llama-t1.bf16", "llama-t1.int8")
 METHODS = ("pedigree_standard", "csu", "sigma_curves")
 NAMED = tuple(word for name in METHODS for word in ("--method", name))
@@ -97,6 +100,24 @@ def test_a_model_that_cannot_be_made_stops_no_other(folder: Path, monkeypatch: p
     assert made.failures == {"llama-t5": "RuntimeError: no room"}
     assert made.names == ["llama-t6"]
     assert foundry.read_failures(folder) == made.failures
+
+
+def test_another_seed_is_another_benchmark(
+    pedigree: Pedigree, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "again"
+    made = pedigree("bench", "make", str(again), "--size", "pico", "--seed", "1", "--only", "llama-t4", "--json")
+    assert json.loads(made.out)["done"] == 1
+    one, two = (load_file(place / "models" / "llama-t4" / "model.safetensors") for place in (folder, again))
+    assert one.keys() == two.keys()
+    cosine = np.corrcoef(one[TABLE].ravel(), two[TABLE].ravel())[0, 1]
+    assert abs(cosine) < 0.1
+    monkeypatch.setenv("PEDIGREE_SEED", "1")
+    kept = pedigree("bench", "make", str(again), "--size", "pico", "--only", "llama-t4")
+    assert "0 of 1 models are to be made" in kept.err
+    monkeypatch.setenv("PEDIGREE_SEED", "0")
+    other = pedigree("bench", "make", str(again), "--size", "pico", "--only", "llama-t4")
+    assert "1 of 1 models are to be made" in other.err
 
 
 @pytest.mark.parametrize(

@@ -67,16 +67,17 @@ class Exam:
         return sum(name in self.made for name in names), len(names)
 
 
-def exam(folder: Path, size: str, only: Sequence[str] = ()) -> Exam:
+def exam(folder: Path, size: str, only: Sequence[str] = (), *, seed: int = 0) -> Exam:
     """The examination over what a folder holds.
 
     Args:
         folder: of the benchmark.
         size: nano or pico.
         only: words of which one must occur in a model's name; strangers of other families drop out with them.
+        seed: that the models were made with.
     """
-    scale = scale_of(size)
-    everyone = tuple(members(size))
+    scale = scale_of(size, seed)
+    everyone = tuple(members(size, seed))
     there = frozenset(made(folder, everyone, scale))
     book = TruthBook(everyone)
     keys = _keys(folder, everyone, scale, there)

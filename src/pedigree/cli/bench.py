@@ -32,6 +32,13 @@ _Only = Annotated[
         rich_help_panel=INPUT, show_default=False,
     ),
 ]  # fmt: skip
+_Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Draw all starts, texts and derivations anew; the reported benchmark has 0.",
+        envvar="PEDIGREE_SEED", min=0, max=9999, rich_help_panel=INPUT,
+    ),
+]  # fmt: skip
 _Methods = Annotated[
     list[str] | None,
     typer.Option(
@@ -49,8 +56,8 @@ _Processes = Annotated[
 
 
 def make(
-    folder: _Folder, size: _Size = "nano", only: _Only = None, workers: _Processes = 1, json: JsonOption = False,
-    quiet: QuietOption = False, color: ColorOption = None,
+    folder: _Folder, size: _Size = "nano", seed: _Seed = 0, only: _Only = None, workers: _Processes = 1,
+    json: JsonOption = False, quiet: QuietOption = False, color: ColorOption = None,
 ) -> int:  # fmt: skip
     """Train the families and derive their members. What is there already is kept.
 
@@ -65,8 +72,8 @@ def make(
     from pedigree.benchmark.families.members import members
     from pedigree.benchmark.families.sizes import scale_of
 
-    scale = scale_of(size)
-    everyone = members(size)
+    scale = scale_of(size, seed)
+    everyone = members(size, seed)
     asked = foundry.wanted(everyone, only or ())
     if not asked:
         raise UsageError("no model of that name", got=", ".join(only or ()), expected="part of a name", where="--only")
@@ -92,8 +99,8 @@ def make(
 
 
 def run(
-    folder: _Folder, size: _Size = "nano", only: _Only = None, methods: _Methods = None, workers: _Processes = 1,
-    json: JsonOption = False, quiet: QuietOption = False, color: ColorOption = None,
+    folder: _Folder, size: _Size = "nano", seed: _Seed = 0, only: _Only = None, methods: _Methods = None,
+    workers: _Processes = 1, json: JsonOption = False, quiet: QuietOption = False, color: ColorOption = None,
 ) -> int:  # fmt: skip
     """Ask every method about every pair of models that is there. Answers that are there are kept.
 
@@ -109,7 +116,7 @@ def run(
     from pedigree.benchmark.methods import chosen_methods
 
     chosen = chosen_methods(methods or ())
-    paper = exam(_there(folder), size, only or ())
+    paper = exam(_there(folder), size, only or (), seed=seed)
     for method in chosen:
         if method.missing():
             out.note(f"{method.name} is left out: {method.missing()}")
@@ -131,7 +138,7 @@ def run(
 
 
 def score(
-    folder: _Folder, size: _Size = "nano", only: _Only = None, methods: _Methods = None,
+    folder: _Folder, size: _Size = "nano", seed: _Seed = 0, only: _Only = None, methods: _Methods = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -158,8 +165,8 @@ def score(
     from pedigree.forensics.record import producer
 
     chosen = chosen_methods(methods or ())
-    paper = exam(_there(folder), size, only or ())
-    asked = {"size": size, "only": list(only or ()), "methods": [method.name for method in chosen]}
+    paper = exam(_there(folder), size, only or (), seed=seed)
+    asked = {"size": size, "seed": seed, "only": list(only or ()), "methods": [method.name for method in chosen]}
     record = score_all(folder, paper, chosen, asked).model_copy(update={"producer": producer()})
     if out.mode == "json":
         out.result(record.to_json())

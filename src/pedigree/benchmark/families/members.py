@@ -103,9 +103,9 @@ def families() -> list[Family]:
     return found
 
 
-def members(size: str) -> list[Member]:
-    """Every model of a size, parents before children."""
-    scale = scale_of(size)
+def members(size: str, seed: int = 0) -> list[Member]:
+    """Every model of a size, parents before children. Two seeds share names and tables, and no number."""
+    scale = scale_of(size, seed)
     found = [member for family in families() for member in _members(family, scale)]
     return found
 
@@ -127,15 +127,16 @@ def sizes_of(family: Family, scale: Scale) -> Sizes:
 
 def _members(family: Family, scale: Scale) -> Iterator[Member]:
     root = Recipe(
-        family.name, family.name, family.architecture, sizes_of(family, scale), family.seed, training=scale.original,
-        tokenizer=scale.tokenizer,
+        family.name, family.name, family.architecture, sizes_of(family, scale), scale.start(family.seed),
+        training=scale.trained(),
+ tokenizer=scale.tokenizer,
     )  # fmt: skip
     yield Member(root, family, "root")
     if family.twin:
-        other = replace(scale.original, part=2, order=7)
+        other = replace(scale.trained(), part=2, order=scale.trained().order + 7)
         yield Member(replace(root, name=f"{family.name}.twin", training=other), family, "twin")
     if family.student:
-        seed = family.seed + 50
+        seed = scale.start(family.seed + 50)
         student = replace(root, name=f"{family.name}.student", seed=seed, teacher=family.name)
         yield Member(student, family, "student")
     for rung in family.rungs:
@@ -150,7 +151,7 @@ def _derived(family: Family, rung: Rung, root: Recipe, scale: Scale) -> Iterator
         name = f"{stem}.x0" if last else f"{stem}.step{number}"
         parents = (parent, family.donor) if last and rung.partner and family.donor else (parent,)
         recipe = Recipe(
-            name, family.name, seed=_seed(name), parents=parents, operator=operator,
+            name, family.name, seed=_seed(name, scale.seed), parents=parents, operator=operator,
             arguments=filled(arguments, root.sizes or scale.sizes),
             tokenizer=scale.other_tokenizer if last and rung.tokenizer else None,
         )  # fmt: skip
@@ -165,9 +166,10 @@ def _derived(family: Family, rung: Rung, root: Recipe, scale: Scale) -> Iterator
             yield Member(recipe, family, rung.row, distance, rung)
 
 
-def _seed(name: str) -> int:
+def _seed(name: str, seed: int) -> int:
     """A seed of its own for every derivation, the same for ever."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:3], "big")
+    said = f"{seed}/{name}" if seed else name
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:3], "big")
 
 
 def filled(arguments: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
