@@ -130,3 +130,17 @@ def test_a_small_share_that_scatters_is_even_on_the_average_where_little_is_left
     assert weigh_origin(*twin, None, None, faint=True).origin != "descent"
     long_trained = Survival(0.13, 0.84, 0.8, 12), Survival(0.22, 0.2, 0.8, 12)
     assert weigh_origin(*long_trained, None, None, faint=True).origin != "descent"
+
+
+def test_a_share_below_a_half_may_scatter_where_the_other_way_round_is_uneven() -> None:
+    """As measured for a 30/70 merge of two trained models, seen from the smaller parent, and for twins."""
+    seen = Survival(0.29, 0.31, 0.12, 28, own=-0.9, alike=0.4, excess=0.34)
+    whole = Survival(0.35, 0.72, 0.67, 28, own=-0.7, alike=0.4, excess=0.26)
+    gains = LearnedGains(0.36, 0.26, 0.51, 9)
+    assert weigh_origin(seen, whole, None, gains).origin == "descent"
+    assert weigh_origin(whole, seen, None, gains).origin == "descent"
+    assert weigh_origin(seen, replace(whole, unevenness=0.2), None, gains).origin != "descent"
+    assert weigh_origin(seen, whole, None, replace(gains, cosine=0.1)).origin != "descent"
+    assert weigh_origin(replace(seen, middle=0.6, top=0.57), whole, None, gains).origin != "descent"
+    twin = Survival(0.31, 0.56, 0.45, 28, own=-0.77, alike=0.4, excess=0.3)
+    assert weigh_origin(twin, replace(whole, unevenness=0.95), None, gains).origin != "descent"

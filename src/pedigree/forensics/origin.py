@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import permutations
 from typing import Any, Literal
 
 from pedigree.forensics.additions import Additions
@@ -41,6 +42,10 @@ FOLLOWED = 0.05
 """Survival of the bulk below which nothing was followed: the frame is not the right one, or nothing is left."""
 
 EVENLY: tuple[tuple[float, float], ...] = ((0.05, 0.08), (0.02, 0.12))
+LESS_THAN_HALF, LESS_EVENLY, LOPSIDED = 0.5, (0.1, 0.2), 2.0
+"""A part of less than a half may be less even, where the other way round is uneven by so much more: the merge holds
+what the other parent learned, too. Twins are about as uneven either way."""
+
 EVEN_PART, SEEN = 0.15, 0.03
 """One share throughout: in the mean and in every matrix, either way, and of at least so much; and how much learning has
 to be seen."""
@@ -171,8 +176,18 @@ def _lives_on_evenly(both: list[Survival]) -> bool:
     merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
     if min(s.excess for s in both) < SEEN:
         return False
-    gaps = [any(abs(s.top - s.middle) < mean * s.middle and s.unevenness < each for mean, each in EVENLY) for s in both]
-    return any(even and EVEN_PART < s.middle < MIXED_MIDDLE for even, s in zip(gaps, both, strict=True))
+    if any(_is_even(s, *limits) and EVEN_PART < s.middle < MIXED_MIDDLE for s in both for limits in EVENLY):
+        return True
+    return any(
+        _is_even(one, *LESS_EVENLY)
+        and EVEN_PART < one.middle < LESS_THAN_HALF
+        and other.unevenness > LOPSIDED * one.unevenness
+        for one, other in permutations(both, 2)
+    )
+
+
+def _is_even(survival: Survival, mean: float, each: float) -> bool:
+    return abs(survival.top - survival.middle) < mean * survival.middle and survival.unevenness < each
 
 
 def _is_even_on_average(both: list[Survival]) -> bool:
