@@ -229,7 +229,7 @@ def test_a_line_that_a_crash_cut_short_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_scales_are_named_and_finite() -> None:
-    assert set(SCALES) == {"nano", "pico"}
+    assert set(SCALES) == {"nano", "pico", "micro"}
     assert all(math.isfinite(scale.seconds) for scale in SCALES.values())
     with pytest.raises(UsageError, match="no such size"):
         scale_of("giga")

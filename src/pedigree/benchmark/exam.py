@@ -38,7 +38,7 @@ class Exam:
     """Everything that can be asked.
 
     Args:
-        size: nano or pico.
+        size: nano, pico or micro.
         members: all models of the size, steps on the way included.
         made: names of those that lie in the folder.
         asked: questions about two models, by the address of their task.
@@ -72,7 +72,7 @@ def exam(folder: Path, size: str, only: Sequence[str] = (), *, seed: int = 0) ->
 
     Args:
         folder: of the benchmark.
-        size: nano or pico.
+        size: nano, pico or micro.
         only: words of which one must occur in a model's name; strangers of other families drop out with them.
         seed: that the models were made with.
     """

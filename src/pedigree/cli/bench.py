@@ -16,13 +16,12 @@ from pedigree.errors import MissingInput, UsageError
 if TYPE_CHECKING:
     from pedigree.records.benchmark import Benchmark, Found, MethodScore
 
-SIZES = ("nano", "pico")
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the benchmark lies.", show_default=False)]
 _Size = Annotated[
     str,
     typer.Option(
-        metavar="SIZE", help="nano: models of 200 k parameters; pico: of 60 k, for a first look.",
-        envvar="PEDIGREE_SIZE", rich_help_panel=INPUT,
+        metavar="SIZE", envvar="PEDIGREE_SIZE", rich_help_panel=INPUT,
+        help="nano: models of 200 k parameters; pico: of 60 k, for a first look; micro: of 600 k, shaped otherwise.",
     ),
 ]  # fmt: skip
 _Only = Annotated[

@@ -20,7 +20,7 @@ class Scale:
     """One size of the whole benchmark.
 
     Args:
-        name: "nano" or "pico".
+        name: "nano", "pico" or "micro".
         sizes: shape of a model.
         tokenizer, other_tokenizer: of roots, and of those whose vocabulary was replaced.
         original: training of a root; its steps are the unit of training distance.
@@ -82,6 +82,18 @@ SCALES: Mapping[str, Scale] = {
         max_chars=80_000,
         wide_inner=512,
         seconds=0.009,
+    ),
+    # Other proportions and another course of training, so that nothing hangs on those of nano.
+    "micro": Scale(
+        name="micro",
+        sizes=Sizes(d_model=96, n_layers=5, n_heads=6, n_kv_heads=3, head_dim=16, n_inner=192, vocab_size=640),
+        tokenizer=TokenizerRecipe(vocab_size=640, part=1, max_chars=200_000),
+        other_tokenizer=TokenizerRecipe(vocab_size=700, part=2, max_chars=200_000),
+        original=Training(steps=150, lr=3e-3, part=0, order=0, n_sequences=8, n_tokens=64, warmup=10),
+        rate=1.5e-3,
+        max_chars=400_000,
+        wide_inner=1024,
+        seconds=0.045,
     ),
 }
 
