@@ -15,6 +15,7 @@ import torch
 from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
 from torch import Tensor
 
+from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.measure import measure
 from pedigree.forensics.verdict import Judgment, judge
 
@@ -97,6 +98,17 @@ def test_a_start_of_which_the_feed_forward_matrices_were_drawn_anew() -> None:
     mixed = {name: other[name] if "mlp" in name else t for name, t in start.items()}
     for judgment in answers(trained(start, 2, size=0.015), trained(mixed, 3, size=0.015)):
         claims_nothing(judgment)
+
+
+@pytest.mark.parametrize("size", [0.03, 0.1])
+def test_the_start_itself_comes_before_what_was_trained_from_it(size: float) -> None:
+    """A file that was never trained is the ancestor of its own training, and no twin of it."""
+    start = {name: t if t.ndim == 2 else torch.ones_like(t) for name, t in llama(1, SIZES).items()}
+    sides = [side(m, SIZES.config(), tokens=words(SIZES.vocab)) for m in (start, trained(start, 2, size=size))]
+    for (a, b), arrow in ((sides, "a-to-b"), (sides[::-1], "b-to-a")):
+        found = measure(a, b, whole_bits=True)
+        assert judge(a, b, found).verdict == "related"
+        assert weigh_direction(a, b, found).verdict == arrow
 
 
 def is_not_attention(name: str) -> bool:
