@@ -22,6 +22,7 @@ from pedigree.forensics.side import Side
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.table_origin import TableOrigin
 from pedigree.forensics.unit_map import UnitMap
+from pedigree.forensics.untouched_rows import UntouchedRows
 from pedigree.forensics.views import UnitKind
 
 CLEAR_Z = 8.0
@@ -69,6 +70,7 @@ class Findings:
     layer_map: list[int | None]
     bits: BitPass | None = None
     copies: Copies | None = None
+    untouched: UntouchedRows | None = None
     rounded: str | None = None
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)

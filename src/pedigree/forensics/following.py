@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import unit_rows
+from pedigree.forensics.origin import OriginEvidence, weigh_origin
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.share import ShareMeter, moved_beyond_gains
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
 from pedigree.forensics.unit_map import UnitMap
+from pedigree.forensics.untouched_rows import untouched_rows
 from pedigree.forensics.views import UnitKind, UnitSet
 
 SURVIVAL_LAYERS = 12
@@ -66,6 +69,18 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
+    if found.evidence.gauge.is_trivial and origin_of(found).origin == "unknown":
+        found.untouched = untouched_rows(a, b, found.tokens)
+
+
+def origin_of(found: Findings) -> OriginEvidence:
+    """Start or descent, by everything that was measured; rows that were handed down settle an open question."""
+    told = weigh_origin(
+        found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
+    )
+    if told.origin == "unknown" and found.untouched is not None and found.untouched.told:
+        return replace(told, origin="descent")
+    return told
 
 
 def _of_one_size(pairs: Iterator[tuple[UnitKind, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

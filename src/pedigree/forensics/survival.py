@@ -39,8 +39,9 @@ NEARLY_WHOLE = 0.8
 """Share of directions that a matrix has to have for its spectrum to be held against that of a random one; a LayerNorm
 takes one of them away."""
 
-FOREIGN = 0.05
-"""Survival of the middle of the spectrum below which a matrix has nothing of the other's in it."""
+FOREIGN, FOREIGN_SHARE = 0.05, 0.25
+"""Survival of the middle of the spectrum, and of that of the better matrices, below which a matrix has nothing of the
+other's in it. In narrow matrices chance alone reaches 0.1."""
 
 EVEN = 0.2
 """Unevenness below which a model lives on by one share throughout, as in a merge."""
@@ -124,7 +125,8 @@ class SurvivalMeter:
         Matrices of which nothing lives on are left out where others do: a part that was drawn anew has neither the
         start nor what was learned, and averaged with the others it would make any two look like a merge.
         """
-        live = [k for k, middle in enumerate(self._middles) if abs(middle) >= FOREIGN] or list(range(len(self._tops)))
+        least = max(FOREIGN, FOREIGN_SHARE * _upper_quartile(self._middles))
+        live = [k for k, middle in enumerate(self._middles) if middle >= least] or list(range(len(self._tops)))
         n = len(live)
         if n == 0:
             return None
@@ -140,6 +142,10 @@ class SurvivalMeter:
             sum(tops) / n, middle, gap / max(abs(middle), 1e-6), n, sorted(residuals)[n // 2],
             sum(owns) / n, sum(alikes) / n, excess,
         )  # fmt: skip
+
+
+def _upper_quartile(numbers: list[float]) -> float:
+    return sorted(numbers)[3 * len(numbers) // 4] if numbers else 0.0
 
 
 def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,8 @@ import math
 from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
-from pedigree.forensics.origin import SEEN, OriginEvidence, weigh_origin
+from pedigree.forensics.following import origin_of
+from pedigree.forensics.origin import SEEN, OriginEvidence
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
@@ -111,13 +112,6 @@ def _with_units(found: Findings, components: dict[str, Component]) -> Judgment:
     if kept.origin == "start":
         return Judgment("shared-initialization", components, [f"{why}, and learned directions are absent ({odds})"])
     return Judgment("inconclusive", components, [f"{why}, and descent is not clear ({odds})"], open_origin=True)
-
-
-def origin_of(found: Findings) -> OriginEvidence:
-    """Start or descent, by everything that was measured."""
-    return weigh_origin(
-        found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
-    )
 
 
 def _is_rounding(found: Findings) -> bool:
