@@ -69,18 +69,19 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
-    if found.evidence.gauge.is_trivial and origin_of(found).origin == "unknown":
+    if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
         found.untouched = untouched_rows(a, b, found.tokens)
 
 
 def origin_of(found: Findings) -> OriginEvidence:
-    """Start or descent, by everything that was measured; rows that were handed down settle an open question."""
+    """Start or descent, by everything that was measured; rows that were handed down settle an open question, and open
+    one that was settled otherwise."""
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
     )
-    if told.origin == "unknown" and found.untouched is not None and found.untouched.told:
-        return replace(told, origin="descent")
-    return told
+    if told.origin == "descent" or found.untouched is None or not found.untouched.told:
+        return told
+    return replace(told, origin="descent" if told.origin == "unknown" else "unknown")
 
 
 def _of_one_size(pairs: Iterator[tuple[UnitKind, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

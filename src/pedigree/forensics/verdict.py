@@ -95,9 +95,13 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         return Judgment("shared-initialization", components, [why])
     if origin.origin == "unknown":
         return Judgment("inconclusive", components, [_open_origin(found, origin)], open_origin=True)
-    if _is_partial(a, b, found, components):
-        return Judgment("partly-related", components, [])
-    return Judgment("related", components, [])
+    reasons = []
+    if found.untouched is not None and found.untouched.told:
+        reasons.append(
+            f"of {found.untouched.rows} vocabulary rows that point in one direction in both some had been trained: "
+            "one learned them and the other never touched them"
+        )
+    return Judgment("partly-related" if _is_partial(a, b, found, components) else "related", components, reasons)
 
 
 def _with_units(found: Findings, components: dict[str, Component]) -> Judgment:
