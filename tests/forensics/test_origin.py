@@ -122,9 +122,11 @@ def test_more_learned_on_both_sides_makes_descent_likelier_where_all_else_is_equ
 
 def test_a_small_share_that_scatters_is_even_on_the_average_where_little_is_left() -> None:
     """Followed from the minor parent of a merge in a narrow model; a twin of which as little is left stays one."""
-    merged = Survival(0.19, 0.2, 0.45, 12), Survival(0.09, 0.5, 0.8, 12)
+    merged = Survival(0.19, 0.2, 0.45, 12, excess=0.04), Survival(0.09, 0.5, 0.8, 12)
     assert weigh_origin(*merged, None, None).origin != "descent"
     assert weigh_origin(*merged, None, None, faint=True).origin == "descent"
+    bare = replace(merged[0], excess=0.01), merged[1]
+    assert weigh_origin(*bare, None, None, faint=True).origin != "descent"  # what learned nothing is even in its twins
     assert weigh_origin(*reversed(merged), None, None, faint=True).origin == "descent"
     twin = Survival(0.05, 0.22, 0.8, 12), Survival(0.04, 0.2, 0.8, 12)
     assert weigh_origin(*twin, None, None, faint=True).origin != "descent"

@@ -15,9 +15,9 @@ from tests.benchmarks.test_compare_script import BENCHMARKS, load_checkpoints
 
 from pedigree.forensics import compare as comparing
 from pedigree.forensics import (
+    following,
     index_tests,
     ladder,
-    measure,
     moments,
     sampling,
     shared_units,
@@ -169,7 +169,7 @@ def test_no_step_holds_a_layer_of_a_large_model_or_its_tables(
     monkeypatch.setattr(StreamedUnits, "rows", noted)
     monkeypatch.setattr(Side, "layer", refused)
     monkeypatch.setattr(Tables, "_make", refused)
-    monkeypatch.setattr(measure, "MOST_FOLLOWED", 1 << 14)
+    monkeypatch.setattr(following, "MOST_FOLLOWED", 1 << 14)
     monkeypatch.setattr(index_tests, "MOST_PLACED", 128)
     monkeypatch.setattr(index_tests, "PLACED", 128)
     monkeypatch.setattr(ladder, "REFINED_UNITS", 128)

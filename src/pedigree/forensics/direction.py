@@ -30,7 +30,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pedigree.forensics.additions import is_untrained
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.origin import RAW, SEEN
 from pedigree.forensics.share import Share
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import EVEN, Survival
@@ -123,6 +125,7 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     _layer_copies(found, out)
     _unit_copies(found, out)
     _vocabulary(found, out)
+    _never_trained(a, b, found, out)
     plain_noise = _only_noise_was_added(found)
     # A model cut to another width has lost a part of its energy, which would look like drift.
     comparable = a.width == b.width and not is_mixed(found.forward, found.backward)
@@ -134,6 +137,24 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     _votes(found, nearer)
     _add_nearness(nearer, out, capped=alone and not plain_noise)
     return out
+
+
+UNTRAINED_LOG_ODDS = 4.0
+"""One of two relatives was never trained, and the other was: nobody takes back what was learned."""
+
+
+def _never_trained(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
+    """A start came before what was trained from it: all its gains are as they begin, and its matrices are random."""
+    if found.forward is None or found.backward is None:
+        return
+    seen_a, seen_b = found.forward.excess, found.backward.excess
+    if seen_a < RAW and seen_b >= SEEN and is_untrained(a) and not is_untrained(b):
+        name, other, odds = "A", "B", UNTRAINED_LOG_ODDS
+    elif seen_b < RAW and seen_a >= SEEN and is_untrained(b) and not is_untrained(a):
+        name, other, odds = "B", "A", -UNTRAINED_LOG_ODDS
+    else:
+        return
+    out.add(odds, f"{name} was never trained, as far as its gains and matrices tell, and {other} was")
 
 
 @cache

@@ -23,8 +23,8 @@ from torch import Tensor
 from pedigree.errors import PedigreeError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.following import dimensions_stand, layers_once
 from pedigree.forensics.kinship import FOREIGN
-from pedigree.forensics.measure import dimensions_stand, layers_once
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 

@@ -10,9 +10,11 @@ from pedigree.forensics.additions import Additions
 from pedigree.forensics.anchors import SharedTokens
 from pedigree.forensics.bits import BitPass
 from pedigree.forensics.contents import Contents
+from pedigree.forensics.copies import Copies
 from pedigree.forensics.evidence import Evidence
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.gains import LearnedGains
+from pedigree.forensics.kept_origin import KeptOrigin
 from pedigree.forensics.ladder import Climb
 from pedigree.forensics.share import Share
 from pedigree.forensics.shared_units import KeptUnits
@@ -20,6 +22,7 @@ from pedigree.forensics.side import Side
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.table_origin import TableOrigin
 from pedigree.forensics.unit_map import UnitMap
+from pedigree.forensics.untouched_rows import UntouchedRows
 from pedigree.forensics.views import UnitKind
 
 CLEAR_Z = 8.0
@@ -53,7 +56,8 @@ class Findings:
     """Measured facts of one comparison; orientation: for each layer of B, something of A.
 
     `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
-    `kept` units that live on one by one; both are looked for only where whole layers do not agree. `carried` lists
+    `kept` units that live on one by one, `kept_origin` where they come from; all are looked for only where whole layers
+    do not agree. `carried` lists
     layers whose query/key planes agree in the frame of vocabulary rows where nothing else does; `framed` tells that
     only attention agrees, in a frame that vocabulary rows do not share, and no more than the choice of a frame could
     bring about. `table_origins` says where vocabulary
@@ -65,6 +69,8 @@ class Findings:
     evidence: Evidence
     layer_map: list[int | None]
     bits: BitPass | None = None
+    copies: Copies | None = None
+    untouched: UntouchedRows | None = None
     rounded: str | None = None
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)
@@ -85,6 +91,7 @@ class Findings:
     penalty_log10: float = 0.0
     in_place: list[int] = field(default_factory=list)
     kept: KeptUnits | None = None
+    kept_origin: KeptOrigin | None = None
     carried: list[int] = field(default_factory=list)
     framed: bool = False
 
@@ -124,7 +131,13 @@ class Findings:
     def within_reach(self) -> bool:
         """Whether a chosen frame could have made the few units that were read agree as they do."""
         chosen = "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
-        return chosen and self.log10_p("carried-planes") > CLEAR_LOG10_P
+        return chosen and self.log10_p("carried-planes") > CLEAR_LOG10_P and not self.copied
+
+    @property
+    def copied(self) -> bool:
+        """Whether trained matrices of the body are equal number for number: then nobody chose the frame, and what one
+        model has of the other was handed down."""
+        return self.copies is not None and self.copies.told
 
     @property
     def same_numbers(self) -> bool:

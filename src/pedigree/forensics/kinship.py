@@ -22,7 +22,8 @@ from pedigree.errors import MalformedFile, PedigreeError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.findings import Findings
-from pedigree.forensics.measure import Progress, matched_matrices
+from pedigree.forensics.following import matched_matrices
+from pedigree.forensics.measure import Progress
 from pedigree.forensics.record import producer
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pedigree.forensics.anchors import SharedTokens, quiet_lens, read_table
+from pedigree.forensics.anchors import SharedTokens, quiet_lens, read_table, share_tokens
 from pedigree.forensics.evidence import KINDS, Evidence, collect_evidence, look_closer
 from pedigree.forensics.gauge import (
     Gauge,
@@ -76,7 +76,7 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
     result.tried.append((first.fitted_on, result.best.best_z()))
     if not a.sample.ladder:
         return _finish(a, b, result)
-    for rung in (_token_rungs, _moment_rungs, _unit_rungs):
+    for rung in (_token_rungs, _row_rungs, _moment_rungs, _unit_rungs):
         if result.best.best_z() >= SURE_Z:
             break
         for gauge in rung(a, b, tokens, result):
@@ -133,14 +133,32 @@ def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[
     # Frames of large models cost seconds and grow with the anchors: two tables share what one would take.
     most = max(a.sample.max_anchors // (2 if sampled and both_tables else 1), 64)
     chosen = tokens.of_width(most, max(a.width, b.width))
+    return _frames_of_rows(a, b, chosen, "shared tokens", sampled and both_tables, result)
+
+
+def _row_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Gauge]:
+    """A frame from vocabulary rows of one number, where tokenizers give them other names.
+
+    Names are not the weights': a cipher in front of a tokenizer renames every row and leaves it where it stands.
+    """
+    named = tokens.by != "row number" and not tokens.same_rows
+    if not named or a.sample.max_units is not None:
+        return []
+    by_number = share_tokens(None, None, a.vocabulary_rows, b.vocabulary_rows)
+    chosen = by_number.of_width(max(a.sample.max_anchors, 64), max(a.width, b.width))
+    return _frames_of_rows(a, b, chosen, "one number", False, result)
+
+
+def _frames_of_rows(a: Side, b: Side, chosen: SharedTokens, which: str, together: bool, result: Climb) -> list[Gauge]:
+    """Frames fitted on each table, or on both together only."""
     found: list[Gauge] = []
     rows = []
-    for role, words in (("embed", "embedding rows of shared tokens"), ("head", "output rows of shared tokens")):
+    for role, words in (("embed", f"embedding rows of {which}"), ("head", f"output rows of {which}")):
         left, right = read_table(a.anatomy, role, chosen.a_T), read_table(b.anatomy, role, chosen.b_T)
         if left is None or right is None:
             continue
         rows.append((left / left.norm().clamp_min(1e-30), right / right.norm().clamp_min(1e-30)))
-        if sampled and both_tables:
+        if together:
             continue
         gauge = fit_rotation(left, right, words)
         if gauge is None:
@@ -149,7 +167,9 @@ def _token_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[
             found.append(gauge)
     if len(rows) == 2:
         both = fit_rotation(
-            torch.cat([rows[0][0], rows[1][0]]), torch.cat([rows[0][1], rows[1][1]]), "embedding and output rows"
+            torch.cat([rows[0][0], rows[1][0]]),
+            torch.cat([rows[0][1], rows[1][1]]),
+            f"embedding and output rows of {which}",
         )
         found += [both] if both is not None else []
     return found

@@ -157,6 +157,7 @@ class Library:
             if any(blob is None or len(blob) != 4 * LENGTH for _, blob in rows):
                 raise MalformedFile("a search vector has the wrong length", where=str(self.folder / "library.db"))
             data = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(-1, LENGTH)
+            data = np.where(np.isfinite(data).all(axis=1, keepdims=True), data, np.float32(0.0))  # else no order
             yield np.array([number for number, _ in rows], np.int64), data
 
     def _best(self, batches: Iterable[tuple[Ids, Floats]], query_E: Floats, wanted: int) -> list[tuple[int, float]]:

@@ -75,3 +75,31 @@ def side_by_side(function: Callable[[Tensor], tuple[Tensor, Tensor]], *matrices:
     """A decomposition of several matrices at once, results in their order."""
     with ThreadPoolExecutor(len(matrices)) as pool:
         return list(pool.map(function, matrices))
+
+
+LOUD, QUIET_QUANTILE = 3.0, 0.1
+"""Rows longer than so many times the length that a tenth of the rows stay below count as that long in a mean."""
+
+
+def row_weights(length_U: Tensor) -> Tensor | None:
+    """Weights of rows in their mean, [U]; None where all count alike.
+
+    Whoever adds rows that do nothing (units whose writers cancel, heads that write nothing) may make them as long as he
+    likes, and a plain mean is theirs: all others would point away from it.
+
+    Args:
+        length_U: lengths of the rows; those of zero do not count in the quantile.
+    """
+    there_U = length_U[length_U > 0]
+    if not len(there_U):
+        return None
+    short = there_U.sort().values[int(QUIET_QUANTILE * (len(there_U) - 1))]
+    if float(there_U.max()) <= LOUD * float(short):
+        return None
+    return (LOUD * short / length_U.clamp_min(1e-30)).clamp_max(1.0)
+
+
+def mean_row(rows_UD: Tensor, length_U: Tensor | None = None) -> Tensor:
+    """The mean of rows, [D], to which no row adds more than a few ordinary ones (`row_weights`)."""
+    weight_U = row_weights(rows_UD.norm(dim=1) if length_U is None else length_U)
+    return rows_UD.mean(dim=0) if weight_U is None else weight_U @ rows_UD / weight_U.sum()

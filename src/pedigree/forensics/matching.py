@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pedigree.forensics.exact.assignment import permutation_z
 from pedigree.forensics.gauge import Gauge, unit_rows
+from pedigree.forensics.linear import mean_row, row_weights
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.views import UnitKind, UnitSet
 
@@ -113,7 +114,14 @@ def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     if rows_UD.numel() <= MANY_NUMBERS:
         return view(centered(rows_UD))
     blocks = [rows_UD[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(rows_UD), ROWS_AT_ONCE)]
-    mean_1D = torch.stack([block_UD.float().sum(dim=0) for block_UD in blocks]).sum(dim=0, keepdim=True) / len(rows_UD)
+    weight_U = row_weights(torch.cat([block_UD.float().norm(dim=1) for block_UD in blocks]))
+    if weight_U is None:
+        sums = [block_UD.float().sum(dim=0) for block_UD in blocks]
+        mean_1D = torch.stack(sums).sum(dim=0, keepdim=True) / len(rows_UD)
+    else:
+        parts = zip(torch.split(weight_U, ROWS_AT_ONCE), blocks, strict=True)
+        mean_1D = torch.stack([w_U @ block_UD.float() for w_U, block_UD in parts]).sum(dim=0, keepdim=True)
+        mean_1D = mean_1D / weight_U.sum()
     seen = []
     for block_UD in blocks:
         dead_U = ~block_UD.any(dim=1)
@@ -132,7 +140,7 @@ def centered(rows_UD: Tensor) -> Tensor:
     length_U = rows_UD.norm(dim=1, dtype=torch.float32)
     rows_UD = rows_UD.to(torch.float32, copy=True)
     dead_U = ~rows_UD.any(dim=1)
-    rows_UD -= rows_UD.mean(dim=0, keepdim=True)
+    rows_UD -= mean_row(rows_UD, length_U)
     rows_UD[dead_U | (rows_UD.norm(dim=1) < SAME_ROWS * length_U)] = 0.0
     return rows_UD
 

@@ -9,20 +9,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pedigree.forensics.additions import AdditionsMeter
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
 from pedigree.forensics.contents import compare_contents, same_contents
-from pedigree.forensics.direction import additive_vote
+from pedigree.forensics.copies import find_copies
 from pedigree.forensics.evidence import Evidence, collect_evidence
 from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
-from pedigree.forensics.gains import compare_gains
+from pedigree.forensics.following import follow_directions
 from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
 from pedigree.forensics.grids import rounded_side
 from pedigree.forensics.heads import pooled_score
@@ -33,13 +31,11 @@ from pedigree.forensics.index_tests import (
     table_fixed_points,
     unless_repeated,
 )
+from pedigree.forensics.kept_origin import origin_of_kept
 from pedigree.forensics.ladder import TABLES, Climb, climb, frame_of_units_in_place
 from pedigree.forensics.read_units import read_units_agree
-from pedigree.forensics.sampling import spread_evenly
-from pedigree.forensics.share import ShareMeter
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
-from pedigree.forensics.survival import MIN_DIRECTIONS, SurvivalMeter
 from pedigree.forensics.table_origin import TableOrigin, table_origin
 from pedigree.forensics.tables import Tables
 from pedigree.forensics.unit_map import UnitMap, map_units
@@ -50,9 +46,6 @@ FEW_UNITS_EFFECT = 0.3
 """Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
 
 Progress = Callable[[str, float, str], None]
-
-SURVIVAL_LAYERS = 12
-"""Layers that take part in the survival test, spread over the depth."""
 
 
 @contextmanager
@@ -136,11 +129,12 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         found.heads = _head_scores(a, b, found)
         found.reverse_units = _reverse_units(a, b, found)
         tell("survival", 0.8, f"{evidence_words(found)}; following learned directions")
-        _follow_directions(a, b, found)
+        follow_directions(a, b, found)
     _table_cosines(a, b, found)
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
+    found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
@@ -226,6 +220,7 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
         found.exact["kept-units"] = found.kept.outcome
     if found.keeps_units:
         found.layer_map = _layers_of_units(b, found.kept)
+        found.kept_origin = origin_of_kept(a, b, found.kept)
 
 
 def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
@@ -353,160 +348,6 @@ def _pairs_of(a: Side, b: Side, found: Findings, kind: UnitKind) -> Iterator[tup
         right = b.units(kind, j)
         if left is not None and right is not None:
             yield left, right
-
-
-def _follow_directions(a: Side, b: Side, found: Findings) -> None:
-    forward, backward, share, additions = SurvivalMeter(), SurvivalMeter(), ShareMeter(), AdditionsMeter()
-    votes = []
-    for _, x_ND, y_ND in matched_matrices(a, b, found):
-        forward.add(x_ND, y_ND)
-        backward.add(y_ND, x_ND)
-        share.add(x_ND, y_ND)
-        additions.add(x_ND, y_ND)
-        votes.append(additive_vote(x_ND, y_ND))
-    found.forward, found.backward = forward.result(), backward.result()
-    found.share, found.additions = share.result(), additions.result(a, b)
-    found.additive = (votes.count(1), votes.count(-1))
-    followed = set(_layers_followed(a, found))
-    pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
-    found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
-
-
-def matched_matrices(
-    a: Side, b: Side, found: Findings, most_moved: float = 0.4
-) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
-    """Projections of both models in one frame with rows in the same order, with their kind, one pair after the other.
-
-    Where units stand in place all of them are taken: keeping only those that match would hide what has died.
-    Where they were moved, the matched ones are taken, each with A's sign, and with A's length where theirs was changed
-    by more than training does. Of several layers of B that came from one layer of A the most alike is taken.
-
-    Args:
-        a, b, found: the pair.
-        most_moved: share of matched units in other places up to which all units are taken where they stand.
-    """
-    layers = _layers_followed(a, found)
-    # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
-    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
-    kinds: tuple[UnitKind, ...] = ("ffn",) if disguised else ("ffn", "vo", "qk")
-    for j in layers:
-        i = found.layer_map[j]
-        for kind in kinds:
-            left = None if i is None else a.units(kind, i)
-            right = b.units(kind, j)
-            if left is not None and right is not None:
-                for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
-                    yield kind, x_ND, y_ND
-
-
-def _layers_followed(a: Side, found: Findings) -> list[int]:
-    """Layers of B that are laid beside A's, spread over the depth."""
-    layers = layers_once(found)
-    most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
-    return layers if len(layers) <= most else [layers[(k * len(layers)) // most] for k in range(most)]
-
-
-def layers_once(found: Findings) -> list[int]:
-    """Layers of B with an origin; of copies of one layer the one that agrees most with it."""
-
-    def agreement(j: int, i: int) -> float:
-        return max((float(np.nan_to_num(grid.effect_IJ[i, j])) for grid in found.evidence.grids.values()), default=0.0)
-
-    best: dict[int, int] = {}
-    for j, i in enumerate(found.layer_map):
-        if i is not None and (i not in best or agreement(j, i) > agreement(best[i], i)):
-            best[i] = j
-    return sorted(best.values())
-
-
-RESCALED = 0.3
-"""Natural logarithm of the length of a unit against its origin's from which it counts as rescaled: a GLU lets up and
-down be scaled against each other, and copies share what they write."""
-
-UNEVEN = 0.08
-"""Deviation of that logarithm from which all units of a layer count as rescaled; training moves it less."""
-
-
-def _aligned_rows(
-    left: UnitSet, right: UnitSet, found: Findings, j: int, most_moved: float
-) -> Iterator[tuple[Tensor, Tensor]]:
-    names = [n for n in left.names if n in right.names]
-    carry = found.evidence.gauge.carry
-    units = found.unit_maps.get(j) if left.kind == "ffn" else None
-    same = left.count == right.count and bool((left.index_U == right.index_U).all())
-    if found.carried:
-        in_place = True
-    elif left.kind == "ffn":
-        in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
-    else:
-        in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
-    standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
-    if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
-        pick_N = _followed_rows(left)
-        for name in names:
-            yield carry(left.rows(name, pick_N)), right.rows(name, pick_N)
-        return
-    if units is None or int(units.matched_N.sum()) < MIN_DIRECTIONS or not found.hit("ffn", j):
-        return
-    hit_N = torch.nonzero(units.matched_N).flatten()
-    hit_N = hit_N[spread_evenly(len(hit_N), _most_followed(left, len(hit_N)))]
-    for name in names:
-        x_ND = carry(left.rows(name, units.origin_N[hit_N]))
-        y_ND = right.rows(name, hit_N)
-        sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
-        length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        log_N1 = length_N1.clamp_min(1e-30).log()
-        if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
-            length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
-        yield x_ND, y_ND * sign_N1 * length_N1
-
-
-WIDEST_FOLLOWED, FOLLOWED_ROWS = 2048, 1024
-"""Width beyond which only so many rows of a matrix are followed: decomposing all of them would take minutes and
-gigabytes for each, and a thousand rows of every projection of a dozen layers say the same."""
-
-
-MOST_FOLLOWED = 1 << 24
-"""Numbers of a matrix that are followed at most: a mixture has a hundred thousand units in a layer."""
-
-
-def _most_followed(units: UnitSet, count: int) -> int | None:
-    """How many of so many rows are followed, None for all of them."""
-    if min(units.width, count) > WIDEST_FOLLOWED:
-        return FOLLOWED_ROWS
-    return None if count * units.width <= MOST_FOLLOWED else MOST_FOLLOWED // units.width
-
-
-def _followed_rows(units: UnitSet) -> Tensor | None:
-    """Places of the rows that are followed, None for all of them."""
-    most = _most_followed(units, units.count)
-    return None if most is None else spread_evenly(units.count, most)
-
-
-RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1
-"""Spread of log lengths (octaves of a disguise; training leaves less than 0.2) and share of negated units above which
-rows of units are compared with A's lengths and signs."""
-
-
-def _is_rescaled(units: UnitMap) -> bool:
-    """Whether units were negated or rescaled one by one, which leaves the function and spoils rows side by side."""
-    hit_N = units.matched_N
-    if int(hit_N.sum()) < MIN_DIRECTIONS:
-        return False
-    negated = float((units.sign_N[hit_N] < 0).float().mean())
-    spread = float(units.log_scale_N[hit_N].nan_to_num(0.0).std())
-    return negated > NEGATED_SHARE or spread > RESCALED_SPREAD
-
-
-STANDING_SHARE = 0.3
-"""Share of dimensions of attention whose nearest is the one in its place, above which heads were not moved."""
-
-
-def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
-    """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
-    a_UD, b_UD = unit_rows(a_UD), unit_rows(b_UD)
-    nearest_U = torch.cat([(part_KD @ b_UD.T).abs().argmax(dim=1) for part_KD in torch.split(a_UD, 2048)])
-    return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE
 
 
 ALIKE, ORIGIN_ROWS = 0.3, 1024

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pedigree.forensics.gauge import Gauge, polar, unit_rows
 from pedigree.forensics.heads import bases
-from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.linear import mean_row, symmetric_eigen
 from pedigree.forensics.streamed_units import BLOCK_NUMBERS, blocks
 from pedigree.forensics.views import LayerView, UnitSet
 
@@ -32,16 +32,49 @@ ITERATIONS = 60
 def layer_moments(view: LayerView) -> list[Tensor]:
     """Traceless second moments of one layer, in a fixed order of projections, each [D, D] with unit norm."""
     found: list[Tensor] = []
+    silent = _silent_heads(view.units.get("vo"))
     for kind in ("ffn", "qk", "vo"):
         units = view.units.get(kind)
         if units is None:
             continue
+        heard_U = _heard(units, silent)
         for name in units.names:
-            found.append(_moment(units, name))
+            found.append(_moment(units, name, heard_U))
     return found
 
 
-def _moment(units: UnitSet, name: str) -> Tensor:
+SILENT = 1e-6
+"""Length of what a unit or a head writes, over the mean of the layer, below which nothing of it is ever heard: whoever
+adds such units chooses their readers, and would choose the second moments with them."""
+
+
+def _silent_heads(vo: UnitSet | None) -> set[int]:
+    """Heads of keys and values that write nothing."""
+    if vo is None or "o" not in vo.names:
+        return set()
+    length_U = vo.rows("o").norm(dim=1)
+    heard_U = length_U > SILENT * length_U.mean()
+    return set(vo.label_U.tolist()) - set(vo.label_U[heard_U].tolist())
+
+
+def _heard(units: UnitSet, silent_heads: set[int]) -> Tensor | None:
+    """Units that write something, [U]; None where all do, or where that is not looked at (layers that are streamed)."""
+    if units.kind != "ffn":
+        if not silent_heads:
+            return None
+        return torch.tensor([label not in silent_heads for label in units.label_U.tolist()])
+    if "down" not in units.names or units.count * units.width > BLOCK_NUMBERS:
+        return None
+    length_U = units.rows("down").norm(dim=1)
+    heard_U = length_U > SILENT * length_U.mean()
+    return None if bool(heard_U.all()) or not bool(heard_U.any()) else heard_U
+
+
+def _moment(units: UnitSet, name: str, heard_U: Tensor | None = None) -> Tensor:
+    if heard_U is not None and bool(heard_U.any()):
+        kept_N = torch.nonzero(heard_U).flatten()
+        views = {name: units.rows(name, kept_N)}
+        units = UnitSet(units.kind, views, units.index_U[kept_N], units.label_U[kept_N], len(kept_N))
     if units.kind != "vo" and units.count * units.width > BLOCK_NUMBERS:
         return _normalized(_moment_in_blocks(units, name))
     rows_UD = units.rows(name)
@@ -49,7 +82,7 @@ def _moment(units: UnitSet, name: str) -> Tensor:
         basis_HCD = bases(rows_UD, units.label_U)
         rows_UD = basis_HCD.reshape(-1, rows_UD.shape[1])
     else:
-        rows_UD = unit_rows(rows_UD - rows_UD.mean(dim=0, keepdim=True))
+        rows_UD = unit_rows(rows_UD - mean_row(rows_UD))
     return _normalized(rows_UD.T @ rows_UD / max(1, rows_UD.shape[0]))
 
 

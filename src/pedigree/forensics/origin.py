@@ -191,8 +191,9 @@ def _is_even(survival: Survival, mean: float, each: float) -> bool:
 
 
 def _is_even_on_average(both: list[Survival]) -> bool:
-    """Whether one is in the other by a share that is less than whole and on the average the same in every direction."""
-    even = any(FAINT[0] <= s.ratio <= FAINT[1] and s.middle > LEAST_PART for s in both)
+    """Whether one is in the other by a share that is less than whole and on the average the same in every direction,
+    those that were learned among them: what learned nothing that can be seen is in its twins so, too."""
+    even = any(FAINT[0] <= s.ratio <= FAINT[1] and s.middle > LEAST_PART and s.excess >= SEEN for s in both)
     return even and max(s.middle for s in both) < FAINT_MIDDLE
 
 

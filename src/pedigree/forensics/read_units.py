@@ -28,6 +28,7 @@ from torch import Tensor
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.gram_agreement import CARD, MARGIN, GramMeter, log_pairings
 from pedigree.forensics.gauge import unit_rows
+from pedigree.forensics.linear import mean_row
 from pedigree.forensics.shared_units import UnitRows, can_be_whitened, first_of_copies
 from pedigree.forensics.side import Side
 from pedigree.forensics.tables import Tables
@@ -127,7 +128,7 @@ def _add(meter: GramMeter, reading: _Reading, i: int, j: int) -> float:
     a_KVD = torch.stack([_take(reading, a, i, name, rows_K) for name in names], dim=1)
     if moved and sampled:
         read = read_ffn_rows(b.side.anatomy, j, names, index_K, label_K)
-        means = [right.views_UD[name].float().mean(dim=0) for name in names]
+        means = [mean_row(right.rows(name)) for name in names]
         b_KVD = torch.stack([unit_rows(rows_KD - m) for rows_KD, m in zip(read, means, strict=True)], dim=1)
     else:
         there_K = _rows_of(right, index_K, label_K) if moved else index_K

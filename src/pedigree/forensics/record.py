@@ -208,6 +208,16 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
     if found.filled:
         out.append(f"{len(found.filled)} layers of the map were filled in by order: too few of their units were read")
     out += [f"not tried: {words}" for words in found.climb.skipped]
+    if found.carried:
+        out.append(
+            "whether vocabulary rows bear their own names: the frame rests on them, and whoever renames rows chooses "
+            "it; a model whose rows were renamed writes no text with its own tokenizer"
+        )
+    if _names_lead_nowhere(found):
+        out.append(
+            "rows of shared tokens have nothing in common: if one tokenizer was renamed (a cipher), only frames from "
+            "rows of one number and from weights led from one model to the other"
+        )
     if not any(i is not None for i in found.layer_map):
         where = "of every layer" if a.sample.max_units is None else "of the layers that were read whole"
         out.append(f"an overlap below {_share(detection_limit(found))} of the units {where} would not be seen")
@@ -220,6 +230,17 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
         if side.anatomy.unmapped:
             out.append(f"{len(side.anatomy.unmapped)} tensors of {name} have no known role and were left out")
     return out
+
+
+STRANGE_ROWS, FEW_TOKENS = 0.05, 64
+"""Agreement of held-out vocabulary rows below which their names lead to no common frame; tokens that it takes."""
+
+
+def _names_lead_nowhere(found: Findings) -> bool:
+    if any(i is not None for i in found.layer_map) or found.tokens.by == "row number":
+        return False
+    seen = [found.tables[role] for role in ("embed", "head") if role in found.tables]
+    return found.tokens.count >= FEW_TOKENS and bool(seen) and max(seen) < STRANGE_ROWS
 
 
 def detection_limit(found: Findings) -> float:

@@ -25,12 +25,19 @@ from pedigree.forensics.kinship import mark_of
 from pedigree.forensics.library import Entry, Library
 from pedigree.forensics.measure import Progress
 from pedigree.forensics.record import producer
-from pedigree.forensics.sketch import sketch
+from pedigree.forensics.sketch import Floats, sketch
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Comparison
 from pedigree.records.scan import Candidate, Multiplicity, Scan, ScanResult
 
 RELATIVES = ("identical", "related", "partly-related", "shared-initialization")
+MOST_RANKED = 4096
+"""Models that are ranked at most to find as many different ones as are wanted."""
+
+NEAR = 0.4
+"""Similarity of search vectors beyond that of strangers: those of the calibration families reach 0.36, relatives have
+0.42 to 0.98."""
+
 RULE = "p-values are multiplied by the number of models in the library, compared or not (Bonferroni)"
 
 
@@ -67,8 +74,8 @@ def scan(
     mine = load(model, salt=library.salt, allow_pickle=allow_pickle)
     tried, failed = library.counts()
     tell("searching", 0.0, f"{tried} models")
-    ranked = library.nearest(sketch(mine), candidates)
-    whole = [entry for entry, _ in ranked[:confirm] if _is_local(entry.location) and not is_fingerprint(model)]
+    ranked, copies = _distinct(library, sketch(mine), candidates)
+    whole = [entry for entry, _ in ranked[:confirm] if _has_weights(entry.location) and not is_fingerprint(model)]
     on_weights = _on_weights([entry.location for entry in whole], str(model), allow_pickle, tell, workers, fleet, keep)
     found: list[Candidate] = []
     for rank, (entry, similarity) in enumerate(ranked, start=1):
@@ -86,10 +93,32 @@ def scan(
             relatives=relatives,
             others=[c for c in found if c.verdict not in RELATIVES],
             multiplicity=_multiplicity(tried, found),
-            not_checked=_not_checked(failed, tried, found),
+            not_checked=_not_checked(failed, tried, found, copies),
             seconds=round(time.monotonic() - start, 3),
         ),
     )
+
+
+def _distinct(library: Library, query_E: Floats, wanted: int) -> tuple[list[tuple[Entry, float]], int]:
+    """The nearest models, of those with equal fingerprints one, and how many others of them there are.
+
+    Whoever may add to a library could fill all places with copies of one model. Of equal ones the first whose weights
+    are on this machine is taken, else the first.
+    """
+    asked = wanted
+    while True:
+        ranked = library.nearest(query_E, asked)
+        chosen: dict[str, tuple[Entry, float]] = {}
+        for entry, similarity in ranked:
+            key = entry.digest or entry.location
+            before = chosen.get(key)
+            if before is None or (not _has_weights(before[0].location) and _has_weights(entry.location)):
+                chosen[key] = (entry, similarity)
+        if len(chosen) >= wanted or len(ranked) < asked or asked >= MOST_RANKED:
+            first = list(chosen.values())[:wanted]
+            kept = {entry.digest for entry, _ in first}
+            return first, sum(entry.digest in kept for entry, _ in ranked) - len(first)
+        asked *= 4
 
 
 @dataclass(frozen=True)
@@ -188,7 +217,7 @@ def _candidate(
     return blank.model_copy(update={"compared": on, **_answer(record, tried)})
 
 
-def _is_local(location: str) -> bool:
+def _has_weights(location: str) -> bool:
     return "://" not in location and Path(location).exists() and not is_fingerprint(location)
 
 
@@ -229,13 +258,19 @@ def _multiplicity(tried: int, found: Sequence[Candidate]) -> Multiplicity:
     )  # fmt: skip
 
 
-def _not_checked(failed: int, tried: int, found: Sequence[Candidate]) -> list[str]:
+def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: int) -> list[str]:
     out = []
     if failed:
         out.append(f"{failed} models of the library could not be read; pedigree library list names them")
-    left = tried - len(found)
+    if copies:
+        out.append(f"{copies} models have the fingerprint of a candidate and were not compared again")
+    left = tried - len(found) - copies
     if left:
         out.append(f"{left} models were ranked behind the candidates and not compared; --candidates takes more")
+        last = found[-1] if found else None
+        if last is not None and (last.verdict in RELATIVES or (last.similarity or 0.0) >= NEAR):
+            near = f"similarity {last.similarity or 0.0:.2f}"
+            out.append(f"the last candidate is as near as relatives are ({near}): others as near may stand behind it")
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
         out.append(f"{only} candidates were compared on fingerprints only, which see units in place")

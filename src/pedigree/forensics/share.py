@@ -82,7 +82,7 @@ class ShareMeter:
             return
         mean_ND, difference_ND = (a_ND.double() + b_ND.double()) / 2, b_ND.double() - a_ND.double()
         length = float(mean_ND.norm())
-        if length == 0.0 or float(_without_gains(difference_ND, mean_ND).norm()) < UNMOVED * length:
+        if not moved_beyond_gains(a_ND, b_ND):
             return
         if mean_ND.shape[0] > mean_ND.shape[1]:
             mean_ND, difference_ND = mean_ND.T, difference_ND.T
@@ -106,6 +106,13 @@ class ShareMeter:
             error = float(((slopes_M - slopes_M.mean()) ** 2).sum().mul((n - 1) / n).sqrt())
         slope = max(0.5 - MOST, min(MOST - 0.5, slope))
         return Share(0.5 - slope, min(0.5, error), sorted(self._moved)[n // 2], n)
+
+
+def moved_beyond_gains(a_ND: Tensor, b_ND: Tensor) -> bool:
+    """Whether anything but the scales of rows and columns differs; of matrices without a length nothing does."""
+    mean_ND, difference_ND = (a_ND.double() + b_ND.double()) / 2, b_ND.double() - a_ND.double()
+    length = float(mean_ND.norm())
+    return length > 0.0 and float(_without_gains(difference_ND, mean_ND).norm()) >= UNMOVED * length
 
 
 def _without_gains(difference_ND: Tensor, mean_ND: Tensor) -> Tensor:

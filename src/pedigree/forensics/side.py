@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from pedigree.forensics.linear import row_weights
 from pedigree.forensics.sampling import Sample
 from pedigree.forensics.streamed_units import blocks, stream_units
 from pedigree.forensics.views import LayerView, UnitKind, UnitSet, read_layer, read_units
@@ -99,13 +100,22 @@ class Side:
             return self._last[2]
 
     def mean_unit(self, units: UnitSet, number: int, name: str) -> Tensor:
-        """The mean row of a projection of a layer, [D], worked out once; empty units count as zeros."""
+        """The mean row of a projection of a layer, [D], worked out once (`linear.mean_row`); empty units count as
+        zeros."""
         key = (units.kind, number, name)
         if key not in self._means:
-            total_D = torch.zeros(units.width)
+            total_D, lengths = torch.zeros(units.width), []
             for pick_K in blocks(units.count, units.width):
-                total_D += units.rows(name, pick_K).sum(dim=0)
-            self._means[key] = total_D / max(1, units.count)
+                rows_KD = units.rows(name, pick_K)
+                total_D += rows_KD.sum(dim=0)
+                lengths.append(rows_KD.norm(dim=1))
+            weight_U = row_weights(torch.cat(lengths)) if lengths else None
+            if weight_U is None:
+                self._means[key] = total_D / max(1, units.count)
+            else:  # a second walk, for models in which some rows are far longer than others
+                picks = blocks(units.count, units.width)
+                parts = [weight_U[pick_K] @ units.rows(name, pick_K) for pick_K in picks]
+                self._means[key] = torch.stack(parts).sum(dim=0) / weight_U.sum()
         return self._means[key]
 
     def whole_units(self, kind: UnitKind, number: int) -> UnitSet | None:

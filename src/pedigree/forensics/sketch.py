@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.fingerprint import Fingerprint
+from pedigree.forensics.linear import without_damage
 
 HALF = 512
 LENGTH = 2 * HALF
@@ -28,7 +29,8 @@ Floats = npt.NDArray[np.float32]
 def sketch(fingerprint: Fingerprint) -> Floats:
     """The vector of a fingerprint, length one, float32 [2 E]; a half that could not be made is zero."""
     both = np.concatenate([_unit(_in_place(fingerprint)), _unit(_forms(fingerprint))]).astype(np.float32)
-    return _unit(both)
+    found: Floats = np.nan_to_num(_unit(both), nan=0.0, posinf=0.0, neginf=0.0)
+    return found
 
 
 def frame_free_similarity(left: Fingerprint, right: Fingerprint) -> float | None:
@@ -67,7 +69,8 @@ def _in_place(fingerprint: Fingerprint) -> npt.NDArray[np.float64]:
         if not name.startswith("model.layers."):
             continue
         layer, kind = int(name.split(".")[2]), name.split(".")[4]
-        rows_UC = tensor.float().numpy()
+        # A number that is none would spoil the whole vector, and with it the order of a library.
+        rows_UC = without_damage(tensor).numpy()
         rows_UC = rows_UC.T if kind in ("down_proj", "o_proj") else rows_UC
         rows_UC = rows_UC / np.maximum(np.linalg.norm(rows_UC, axis=1, keepdims=True), 1e-30)
         sign_UE = _row_signs(kind, layer, rows_UC.shape[0])
@@ -87,7 +90,7 @@ def _forms(fingerprint: Fingerprint) -> npt.NDArray[np.float64]:
         return total
     left_TE = {side: _token_signs(model.tokens[: forms.shape[1]], side) for side in ("read", "written")}
     by_depth = np.zeros((DEPTHS, *forms.shape[1:]))
-    for layer, form_TT in enumerate(forms.float().numpy()):
+    for layer, form_TT in enumerate(without_damage(forms).numpy()):
         by_depth[_depth(layer, model.n_layers)] += form_TT
     for depth, form_TT in enumerate(by_depth):
         signs_E = np.sign(_generator("depth", depth).standard_normal(HALF))

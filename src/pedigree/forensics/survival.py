@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pedigree.forensics.linear import symmetric_eigen
+from pedigree.forensics.linear import singular_values, symmetric_eigen
 
 MIN_DIRECTIONS = 16
 
@@ -38,6 +38,10 @@ whole."""
 NEARLY_WHOLE = 0.8
 """Share of directions that a matrix has to have for its spectrum to be held against that of a random one; a LayerNorm
 takes one of them away."""
+
+FOREIGN, FOREIGN_SHARE = 0.05, 0.25
+"""Survival of the middle of the spectrum, and of that of the better matrices, below which a matrix has nothing of the
+other's in it. In narrow matrices chance alone reaches 0.1."""
 
 EVEN = 0.2
 """Unevenness below which a model lives on by one share throughout, as in a merge."""
@@ -89,7 +93,7 @@ class SurvivalMeter:
         self._residuals: list[float] = []
         self._own: list[float] = []
         self._alike: list[float] = []
-        self._excess: list[float] = []
+        self._excess: list[float | None] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and of B in one frame, rows of B in A's order; small ones are passed over."""
@@ -107,23 +111,41 @@ class SurvivalMeter:
         self._middles.append(float(r_K[middle].mean()))
         self._residuals.append(float(rest_K[top].mean() / rest_K[middle].mean().clamp_min(1e-300)))
         along_K, many = (r_K[top] - 1.0) * strength_K[top], len(r_K[top])
-        self._own.append(float(along_K.sum() / (many * rest_K[top].sum()).sqrt().clamp_min(1e-300)))
+        apart = float((many * rest_K[top].sum()).sqrt())
+        # Where nothing differs rounding would be divided by rounding.
+        self._own.append(float(along_K.sum()) / apart if apart > ROUNDING * float(strength_K[0]) else 0.0)
         self._alike.append(float((a_ND * b_ND).sum() / (a_ND.norm() * b_ND.norm())))
         there_R = strength_N[strength_N > ROUNDING * strength_N[0]]
-        if len(there_R) >= NEARLY_WHOLE * min(a_ND.shape):
-            self._excess.append(visible_learning(there_R, max(a_ND.shape)))
+        whole = len(there_R) >= NEARLY_WHOLE * min(a_ND.shape)
+        self._excess.append(visible_learning(there_R, max(a_ND.shape)) if whole else None)
 
     def result(self) -> Survival | None:
-        """Averages over the matrices, or None when none was large enough."""
-        n = len(self._tops)
+        """Averages over the matrices, or None when none was large enough.
+
+        Matrices of which nothing lives on are left out where others do: a part that was drawn anew has neither the
+        start nor what was learned, and averaged with the others it would make any two look like a merge.
+        """
+        least = max(FOREIGN, FOREIGN_SHARE * _upper_quartile(self._middles))
+        live = [k for k, middle in enumerate(self._middles) if middle >= least] or list(range(len(self._tops)))
+        n = len(live)
         if n == 0:
             return None
-        middle = sum(self._middles) / n
-        gap = sum(abs(t - m) for t, m in zip(self._tops, self._middles, strict=True)) / n
-        residual = sorted(self._residuals)[n // 2]
-        own, alike = sum(self._own) / n, sum(self._alike) / n
-        excess = sum(self._excess) / max(1, len(self._excess))
-        return Survival(sum(self._tops) / n, middle, gap / max(abs(middle), 1e-6), n, residual, own, alike, excess)
+        tops, middles, residuals, owns, alikes = (
+            [numbers[k] for k in live]
+            for numbers in (self._tops, self._middles, self._residuals, self._own, self._alike)
+        )
+        middle = sum(middles) / n
+        gap = sum(abs(t - m) for t, m in zip(tops, middles, strict=True)) / n
+        excesses = [e for k in live if (e := self._excess[k]) is not None]
+        excess = sum(excesses) / max(1, len(excesses))
+        return Survival(
+            sum(tops) / n, middle, gap / max(abs(middle), 1e-6), n, sorted(residuals)[n // 2],
+            sum(owns) / n, sum(alikes) / n, excess,
+        )  # fmt: skip
+
+
+def _upper_quartile(numbers: list[float]) -> float:
+    return sorted(numbers)[3 * len(numbers) // 4] if numbers else 0.0
 
 
 def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,3 +200,23 @@ def bulk_spectrum(n: int, m: int) -> tuple[float, ...]:
     mass_G = np.sin(t_G) ** 2 / x_G
     share_G = np.cumsum(mass_G) / mass_G.sum()
     return tuple(float(v) * m for v in np.interp((np.arange(n)[::-1] + 0.5) / n, share_G, x_G))
+
+
+LONGER, MOST_LONGER, ALIKE_LENGTHS = 1.5, 20.0, 1.25
+"""Factor between the bulks of two matrices that no training leaves, but starts drawn at two sizes have; the largest
+that is taken for one; and the one between lengths up to which it is not looked for."""
+
+
+def bulk_ratio(a_ND: Tensor, b_ND: Tensor) -> float:
+    """How much larger the random bulk of B is than A's, by the middle third of their singular values; one where their
+    lengths are much alike, and where one has no bulk, being of low rank."""
+    lengths = float(b_ND.norm() / a_ND.norm().clamp_min(1e-30))
+    if 1.0 / ALIKE_LENGTHS < lengths < ALIKE_LENGTHS:
+        return 1.0
+    bulks = []
+    for m_ND in (a_ND, b_ND):
+        strength_K = singular_values(m_ND)
+        n = len(strength_K)
+        bulks.append(float(strength_K[n // 3 : max(n // 3 + 1, 2 * n // 3)].median()))
+    ratio = bulks[1] / bulks[0] if min(bulks) > 0.0 else 1.0
+    return ratio if 1.0 / MOST_LONGER < ratio < MOST_LONGER else 1.0

@@ -6,8 +6,9 @@ import math
 
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.following import origin_of
 from pedigree.forensics.side import Side
-from pedigree.forensics.verdict import Judgment, origin_of
+from pedigree.forensics.verdict import Judgment
 from pedigree.records.comparison import TestRecord
 
 _MATCH_NAMES = {

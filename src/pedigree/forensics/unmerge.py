@@ -50,6 +50,10 @@ ON_THE_WAY = 0.1
 """Weight that any other source may have beside the one parent that a child continues."""
 
 
+SAME = 1e-12
+"""Squared distance of two sources over their squared length up to which they are one."""
+
+
 @dataclass
 class Decomposition:
     """What was found; model numbers count the child as 0, then the parents, then the base."""
@@ -151,6 +155,11 @@ def decompose(
         found = _in_frame(body, tensors, alignment, candidates, base, locations)
     for number in candidates:
         found.update(number, cosine=cosines[number])
+    for k, number in enumerate(candidates):
+        for other in candidates[k + 1 :]:
+            if distance(total, number, other) <= SAME * float(total[number, number]):
+                words = "are the same in every number that was read: the weight of one stands for both"
+                found.warnings.append(f"{found.name(number)} and {found.name(other)} {words}")
     counted = {"numbers": sum(t.numbers for t in tensors), "tensors": len(tensors)}
     found.explained = found.explained.model_copy(update=counted)
     return found
@@ -216,6 +225,7 @@ def _single(
             f"one source and nothing of the others; the model is {drift:.1%} of its length away from it"
         )
         found.also_possible.append("a nearer relative that was not among the sources")
+        found.also_possible.append("a source that was made from the model: distances do not say which came first")
         return found
     found.sources = [s.model_copy(update={"weight": 0.0}) for s in found.sources]
     worst = max(beside, key=lambda s: abs(beside[s]))

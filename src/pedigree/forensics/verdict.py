@@ -19,7 +19,8 @@ import math
 from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
-from pedigree.forensics.origin import SEEN, OriginEvidence, weigh_origin
+from pedigree.forensics.following import origin_of
+from pedigree.forensics.origin import SEEN, OriginEvidence
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
@@ -57,6 +58,21 @@ class Judgment:
 
 def judge(a: Side, b: Side, found: Findings) -> Judgment:
     """Choose the verdict and describe each component."""
+    return _settled(_judge(a, b, found))
+
+
+def _settled(judgment: Judgment) -> Judgment:
+    """The same with components that claim no more than the whole: what is alike since two models began alike, or may
+    be, is not related."""
+    word = judgment.verdict
+    if word in ("shared-initialization", "inconclusive"):
+        for name, part in judgment.components.items():
+            if part.verdict == "related":
+                judgment.components[name] = part.model_copy(update={"verdict": word})
+    return judgment
+
+
+def _judge(a: Side, b: Side, found: Findings) -> Judgment:
     components = _components(a, b, found)
     if found.same_numbers:
         return Judgment("identical", {k: _same(c) for k, c in components.items()}, ["every number is equal"])
@@ -64,32 +80,42 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
     if not found.evidence.grids and (b.sample.ladder or not readable):
         return _without_layers(found, components)
     if found.keeps_units:
-        # Most of the matrices is foreign, so following their directions would say nothing about these units.
-        return Judgment("partly-related", components, [components["mlp" if "mlp" in components else "experts"].note])
-    if not found.layers_hit("ffn", "vo", "qk"):
+        return _with_units(found, components)
+    if not found.layers_hit("ffn", "vo", "qk") and not found.copied:
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
     if found.within_reach:
         why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
         return Judgment("inconclusive", components, [why])
-    if found.framed:
+    if found.framed and not found.copied:
         why = "attention agrees, but in a frame that vocabulary rows do not share, no more than a chosen one can"
         return Judgment("inconclusive", components, [why])
-    origin = OriginEvidence("descent") if _is_rounding(found) else origin_of(found)
+    origin = OriginEvidence("descent") if _is_rounding(found) or found.copied else origin_of(found)
     if origin.origin == "start":
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
         return Judgment("shared-initialization", components, [why])
     if origin.origin == "unknown":
         return Judgment("inconclusive", components, [_open_origin(found, origin)], open_origin=True)
-    if _is_partial(a, b, found, components):
-        return Judgment("partly-related", components, [])
-    return Judgment("related", components, [])
+    reasons = []
+    if found.untouched is not None and found.untouched.told:
+        reasons.append(
+            f"of {found.untouched.rows} vocabulary rows that point in one direction in both some had been trained: "
+            "one learned them and the other never touched them"
+        )
+    return Judgment("partly-related" if _is_partial(a, b, found, components) else "related", components, reasons)
 
 
-def origin_of(found: Findings) -> OriginEvidence:
-    """Start or descent, by everything that was measured."""
-    return weigh_origin(
-        found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
-    )
+def _with_units(found: Findings, components: dict[str, Component]) -> Judgment:
+    """Some units live on in a model otherwise foreign, or were drawn from one seed there."""
+    note = components["mlp" if "mlp" in components else "experts"].note
+    kept = found.kept_origin
+    if kept is None or kept.origin == "descent":
+        return Judgment("partly-related", components, [note])
+    what = "layers or experts" if kept.whole else "rows"
+    why = f"{note}; {what} of two models of one seed agree so, too"
+    odds = f"log odds of descent {kept.evidence.log_odds:.1f}"
+    if kept.origin == "start":
+        return Judgment("shared-initialization", components, [f"{why}, and learned directions are absent ({odds})"])
+    return Judgment("inconclusive", components, [f"{why}, and descent is not clear ({odds})"], open_origin=True)
 
 
 def _is_rounding(found: Findings) -> bool:
@@ -186,10 +212,20 @@ def _components(a: Side, b: Side, found: Findings) -> dict[str, Component]:
         component = _table(found, role)
         if component is not None:
             out[role] = component
-    out["attn"] = _attention(found)
-    out["experts" if has_experts else "mlp"] = _feed_forward(a, b, found)
+    out["attn"] = _or_copied(found, _attention(found), "attn.")
+    out["experts" if has_experts else "mlp"] = _or_copied(found, _feed_forward(a, b, found), "mlp.", "moe.")
     out["norm"] = Component(verdict="not-testable", note="gains of unrelated models look alike; never evidence")
     return out
+
+
+def _or_copied(found: Findings, part: Component, *kinds: str) -> Component:
+    """The component, related in any case where trained matrices of it are equal number for number."""
+    copied = found.copies.of(*kinds) if found.copies is not None and found.copied else ()
+    if not copied or part.verdict == "related":
+        return part
+    layers = sorted({int(name.split(".")[1]) for name in copied})
+    note = f"trained matrices are equal number for number: {', '.join(copied[:4])}"
+    return part.model_copy(update={"verdict": "related", "layers": layers, "note": note})
 
 
 def _table(found: Findings, role: str) -> Component | None:

@@ -1,0 +1,124 @@
+"""Who may add to a library, or hand over a fingerprint, chooses its numbers and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.forensics.merges import Shop
+
+from pedigree.forensics.compare import compare
+from pedigree.forensics.fingerprint import Fingerprint, make_fingerprint, read_fingerprint
+from pedigree.forensics.library import open_library
+from pedigree.forensics.scan import scan
+from pedigree.forensics.sketch import sketch
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    shop = Shop(tmp_path_factory.mktemp("shop"))
+    for name in ("A", "B", "stranger"):
+        shop.path(name)
+    return shop
+
+
+def changed(fingerprint: Fingerprint, **tensors: torch.Tensor) -> Fingerprint:
+    return replace(fingerprint, model=replace(fingerprint.model, tensors={**fingerprint.model.tensors, **tensors}))
+
+
+def written(fingerprint: Fingerprint, place: Path) -> str:
+    place.write_bytes(fingerprint.to_bytes())
+    return str(place)
+
+
+GATE = "model.layers.0.mlp.gate_proj.weight"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_numbers_that_are_none_in_an_entry_of_a_library(value: float, shop: Shop, tmp_path: Path) -> None:
+    """A search vector that is no vector would stand anywhere in the order, and push relatives out of it."""
+    honest = make_fingerprint(shop.path("stranger"))
+    rows = honest.model.tensors[GATE].clone()
+    rows[::3] = value
+    crafted = [written(changed(honest, **{GATE: rows + k}), tmp_path / f"crafted{k}.fingerprint") for k in range(4)]
+    assert np.isfinite(sketch(changed(honest, **{GATE: rows}))).all()
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add([*crafted[:2], str(shop.path("A")), *crafted[2:]])
+        found = scan(shop.path("B"), library, candidates=1, confirm=0).result
+    assert [Path(c.location).name for c in found.relatives] == ["A"]
+
+
+def test_search_vectors_in_a_library_that_are_none(shop: Shop, tmp_path: Path) -> None:
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add([str(shop.path("stranger")), str(shop.path("A"))])
+        blob = np.full(len(sketch(make_fingerprint(shop.path("A")))), np.nan, np.float32).tobytes()
+        with library._connection:
+            library._connection.execute("UPDATE models SET vector = ? WHERE id = 1", (blob,))
+        found = scan(shop.path("B"), library, candidates=1, confirm=0).result
+    assert [Path(c.location).name for c in found.relatives] == ["A"]
+
+
+def test_copies_of_one_model_flood_a_library(shop: Shop, tmp_path: Path) -> None:
+    """Twelve copies of the model that is looked for fill every place before its parent; equal ones take one place."""
+    mine = make_fingerprint(shop.path("B"))
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add([written(mine, tmp_path / f"copy{k}.fingerprint") for k in range(12)])
+        library.add([str(shop.path("B")), str(shop.path("A")), str(shop.path("stranger"))])
+        found = scan(shop.path("B"), library, candidates=2, confirm=1).result
+    assert [Path(c.location).name for c in found.relatives] == ["B", "A"]
+    assert found.relatives[0].compared == "weights"
+    assert any("12 models have the fingerprint of a candidate" in words for words in found.not_checked)
+
+
+def test_near_copies_flood_a_library_and_the_scan_says_that_more_may_stand_behind(shop: Shop, tmp_path: Path) -> None:
+    """They cannot be left out: whoever looks like a parent without being it would hide the parent."""
+    mine = make_fingerprint(shop.path("B"))
+    near = [
+        changed(mine, **{GATE: mine.model.tensors[GATE] * (1.0 + 0.01 * k)})  # another file each
+        for k in range(1, 5)
+    ]
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add([written(one, tmp_path / f"near{k}.fingerprint") for k, one in enumerate(near)])
+        library.add([str(shop.path("A"))])
+        found = scan(shop.path("B"), library, candidates=3, confirm=0).result
+        more = scan(shop.path("B"), library, candidates=5, confirm=0).result
+    assert "A" not in [Path(c.location).name for c in found.relatives]
+    assert any("others as near may stand behind it" in words for words in found.not_checked)
+    assert "A" in [Path(c.location).name for c in more.relatives]
+
+
+def test_a_strangers_fingerprint_that_names_the_victims_digests(shop: Shop, tmp_path: Path) -> None:
+    """What a fingerprint says of itself changes no word, and comparing it with the model that it names exposes it."""
+    victim, other = make_fingerprint(shop.path("A")), make_fingerprint(shop.path("stranger"))
+    claims = {**other.facts, "header_digest": victim.facts["header_digest"], "parameters": victim.facts["parameters"]}
+    lying = written(replace(other, facts=claims), tmp_path / "lying.fingerprint")
+    assert compare(lying, shop.path("B")).result.verdict not in ("related", "identical", "partly-related")
+    assert compare(lying, shop.path("A")).result.verdict != "identical"
+
+
+def test_the_victims_numbers_under_the_name_of_a_stranger(shop: Shop, tmp_path: Path) -> None:
+    """A fingerprint with a victim's numbers is the victim's, whatever it calls itself; the record says how to tell."""
+    victim, other = make_fingerprint(shop.path("A")), make_fingerprint(shop.path("stranger"))
+    framed = written(
+        replace(victim, facts={**victim.facts, "header_digest": other.facts["header_digest"]}), tmp_path / "f"
+    )
+    result = compare(framed, shop.path("B")).result
+    assert any("whether a fingerprint was made from the model that it names" in w for w in result.not_checked)
+    assert compare(framed, shop.path("stranger")).result.verdict == "inconclusive"
+    assert read_fingerprint(framed).digest() != other.digest()
+
+
+def test_gains_and_noise_make_no_entry_everybodys_neighbor(shop: Shop) -> None:
+    """A vector between all models of a library lies at most as near to each as one part in the root of their number."""
+    fingerprints = [make_fingerprint(shop.path(name)) for name in ("A", "stranger")]
+    names = [n for n in fingerprints[0].model.tensors if n.startswith("model.layers.")]
+    middle = changed(
+        fingerprints[0],
+        **{n: sum(f.model.tensors[n].float() for f in fingerprints) for n in names},  # type: ignore[misc]
+    )
+    child = make_fingerprint(shop.path("B"))
+    near, hub = (float(sketch(child) @ sketch(one)) for one in (fingerprints[0], middle))
+    assert hub < near

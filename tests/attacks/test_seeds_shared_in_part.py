@@ -1,0 +1,131 @@
+"""One random seed in two models of which something differs: depth, size of the start, a component drawn anew, one that
+was frozen before it learned anything. What they share was drawn and not handed down.
+
+Each attack stands beside the relation that it imitates.
+
+Shapes: D = residual width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
+from torch import Tensor
+
+from pedigree.forensics.direction import weigh_direction
+from pedigree.forensics.measure import measure
+from pedigree.forensics.verdict import Judgment, judge
+
+SIZES = Sizes(d=48, layers=2, head_dim=12, inner=112)
+DEEPER = Sizes(d=48, layers=4, head_dim=12, inner=112)
+CLAIMS = ("related", "identical")
+
+
+def answers(a: Tensors, b: Tensors, deeper: bool = False) -> list[Judgment]:
+    """Both ways."""
+    left = side(a, SIZES.config(), tokens=words(SIZES.vocab))
+    right = side(b, (DEEPER if deeper else SIZES).config(), tokens=words(SIZES.vocab))
+    return [judge(x, y, measure(x, y, whole_bits=True)) for x, y in ((left, right), (right, left))]
+
+
+def claims_nothing(judgment: Judgment) -> None:
+    assert judgment.verdict in ("shared-initialization", "inconclusive"), judgment.verdict
+    assert not {name for name, part in judgment.components.items() if part.verdict in CLAIMS}
+
+
+def change(t: Tensor, seed: int, size: float) -> Tensor:
+    """A few strong directions, and noise, as training leaves them."""
+    g = generator(seed)
+    strong = torch.randn(t.shape[0], 3, generator=g) @ torch.randn(3, t.shape[1], generator=g)
+    return size * (strong + 0.5 * torch.randn(t.shape, generator=g))
+
+
+def trained(start: Tensors, seed: int, size: float = 0.04, only: Callable[[str], bool] = lambda name: True) -> Tensors:
+    """The start after a training of its own; gains begin at one."""
+    out = {}
+    for number, (name, t) in enumerate(start.items()):
+        if t.ndim == 1:
+            g = generator(1000 * seed + number)
+            out[name] = 1.0 + 0.1 * torch.randn(t.shape, generator=g) if only(name) else torch.ones_like(t)
+        else:
+            out[name] = t + change(t, 1000 * seed + number, size) if only(name) else t.clone()
+    return out
+
+
+def continued(parent: Tensors, seed: int, size: float = 0.02) -> Tensors:
+    """A child: it goes on from what its parent learned, gains too."""
+    out = {}
+    for number, (name, t) in enumerate(parent.items()):
+        g = generator(2000 * seed + number)
+        out[name] = t + 0.02 * torch.randn(t.shape, generator=g) if t.ndim == 1 else t + change(t, seed + number, size)
+    return out
+
+
+def in_deeper(model: Tensors, seed: int) -> Tensors:
+    """A deeper stranger whose third layer has the feed-forward matrices of the model's second."""
+    body = llama(seed, DEEPER)
+    for name in ("gate", "up", "down"):
+        body[f"model.layers.2.mlp.{name}_proj.weight"] = model[f"model.layers.1.mlp.{name}_proj.weight"]
+    return body
+
+
+def test_a_layer_drawn_from_one_seed_in_models_of_other_depth() -> None:
+    start = llama(1, SIZES)
+    for judgment in answers(trained(start, 2), trained(in_deeper(start, 8), 3), deeper=True):
+        claims_nothing(judgment)
+
+
+def test_a_layer_that_was_handed_down_to_a_deeper_stranger_is_listed() -> None:
+    parent = trained(llama(1, SIZES), 2)
+    for judgment in answers(parent, continued(in_deeper(parent, 8), 3, size=0.005), deeper=True):
+        assert judgment.verdict == "partly-related"
+        assert judgment.components["mlp"].verdict == "related"
+
+
+@pytest.mark.parametrize("factor", [0.4, 3.0])
+def test_one_start_drawn_at_two_sizes(factor: float) -> None:
+    start = llama(1, SIZES)
+    scaled = {name: factor * t if t.ndim == 2 else t for name, t in start.items()}
+    for judgment in answers(trained(start, 2), trained(scaled, 3, size=0.04 * factor)):
+        claims_nothing(judgment)
+
+
+def test_a_start_of_which_the_feed_forward_matrices_were_drawn_anew() -> None:
+    start, other = llama(1, SIZES), llama(9, SIZES)
+    mixed = {name: other[name] if "mlp" in name else t for name, t in start.items()}
+    for judgment in answers(trained(start, 2, size=0.015), trained(mixed, 3, size=0.015)):
+        claims_nothing(judgment)
+
+
+@pytest.mark.parametrize("size", [0.03, 0.1])
+def test_the_start_itself_comes_before_what_was_trained_from_it(size: float) -> None:
+    """A file that was never trained is the ancestor of its own training, and no twin of it."""
+    start = {name: t if t.ndim == 2 else torch.ones_like(t) for name, t in llama(1, SIZES).items()}
+    sides = [side(m, SIZES.config(), tokens=words(SIZES.vocab)) for m in (start, trained(start, 2, size=size))]
+    for (a, b), arrow in ((sides, "a-to-b"), (sides[::-1], "b-to-a")):
+        found = measure(a, b, whole_bits=True)
+        assert judge(a, b, found).verdict == "related"
+        assert weigh_direction(a, b, found).verdict == arrow
+
+
+def is_not_attention(name: str) -> bool:
+    return "attn" not in name
+
+
+def test_attention_that_was_frozen_before_it_learned_anything() -> None:
+    """Equal number for number in both, and no sign of descent: both began with it."""
+    start = llama(1, SIZES)
+    for judgment in answers(trained(start, 2, only=is_not_attention), trained(start, 3, only=is_not_attention)):
+        claims_nothing(judgment)
+
+
+def test_attention_that_was_trained_and_copied_is_listed() -> None:
+    parent, stranger = trained(llama(1, SIZES), 2), trained(llama(9, SIZES), 3)
+    mixed = {name: parent[name] if "attn" in name else t for name, t in stranger.items()}
+    for judgment in answers(parent, mixed):
+        assert judgment.verdict == "partly-related"
+        assert judgment.components["attn"].verdict == "related"
+        assert judgment.components["mlp"].verdict == "unrelated"
