@@ -131,8 +131,8 @@ def unmerge(
 
 
 def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allow_pickle: bool) -> None:
-    """Withdraw the one parent where no descent from it is shown: models trained apart from one random start lie near each
-    other number by number, too, and what tells them is not how near."""
+    """Withdraw the one parent where no descent from it is shown: models trained apart from one random start lie near
+    each other number by number, too, and what tells them is not how near."""
     if found.verdict != "one-parent" or found.explained.exact or found.explained.residual_share == 0.0:
         return
     number = next(n for n, source in enumerate(found.sources, start=1) if source.weight)
