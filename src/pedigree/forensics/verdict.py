@@ -70,19 +70,30 @@ def judge(a: Side, b: Side, found: Findings) -> Judgment:
         return _without_body(found, components) if b.sample.ladder else _without_place(found, components)
     if found.within_reach:
         why = "units agree, but no more than somebody who chose the frame could bring about in the few that were read"
-        return Judgment("inconclusive", components, [why])
+        return Judgment("inconclusive", _restated(components, "inconclusive", "no more than a chosen frame"), [why])
     if found.framed:
         why = "attention agrees, but in a frame that vocabulary rows do not share, no more than a chosen one can"
-        return Judgment("inconclusive", components, [why])
+        return Judgment("inconclusive", _restated(components, "inconclusive", "no more than a chosen frame"), [why])
     origin = OriginEvidence("descent") if _is_rounding(found) else origin_of(found)
     if origin.origin == "start":
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
-        return Judgment("shared-initialization", components, [why])
+        return Judgment("shared-initialization", _restated(components, "shared-initialization", "one start"), [why])
     if origin.origin == "unknown":
-        return Judgment("inconclusive", components, [_open_origin(found, origin)], open_origin=True)
+        restated = _restated(components, "inconclusive", "descent or one start")
+        return Judgment("inconclusive", restated, [_open_origin(found, origin)], open_origin=True)
     if _is_partial(a, b, found, components):
         return Judgment("partly-related", components, [])
     return Judgment("related", components, [])
+
+
+def _restated(components: dict[str, Component], word: ComponentVerdict, note: str) -> dict[str, Component]:
+    """Components that agree, in the word of the whole answer: no part is related where the models are not."""
+    return {
+        name: part.model_copy(update={"verdict": word, "note": f"{part.note}; {note}".lstrip("; ")})
+        if part.verdict == "related"
+        else part
+        for name, part in components.items()
+    }
 
 
 def origin_of(found: Findings) -> OriginEvidence:
