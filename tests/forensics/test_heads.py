@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pedigree.forensics.gauge import Gauge, identity_gauge
-from pedigree.forensics.heads import match_heads, overlap, pooled_score
+from pedigree.forensics.heads import match_heads, moved_heads, overlap, pooled_score
 from pedigree.forensics.views import UnitSet
 
 HEADS, C, D = 6, 4, 48
@@ -58,6 +58,14 @@ def test_heads_in_another_order_are_found() -> None:
     match, _, held = match_heads(heads(0), mixed(heads(0), 1, order), PLAIN)
     assert torch.equal(order[match], torch.arange(HEADS))
     torch.testing.assert_close(held[torch.arange(HEADS), match], torch.ones(HEADS), rtol=0, atol=1e-3)
+    moved = int((order != torch.arange(HEADS)).sum())
+    assert moved_heads(heads(0), mixed(heads(0), 1, order), PLAIN) == moved > 1
+
+
+def test_heads_that_stand_still_and_heads_of_a_stranger_were_not_moved() -> None:
+    assert moved_heads(heads(0), mixed(heads(0), 1), PLAIN) == 0
+    assert moved_heads(heads(0), heads(1), PLAIN) == 0
+    assert moved_heads(heads(0), heads(0, HEADS + 2), PLAIN) == 0
 
 
 def pairs(n_layers: int, related: bool, order: Tensor | None = None) -> list[tuple[UnitSet, UnitSet]]:

@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.forensics.merges import Shop, tuned
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import MalformedFile, MissingInput, UsageError
 from pedigree.forensics import fleet
 from pedigree.forensics import library as module
+from pedigree.forensics.fingerprint_compare import load
 from pedigree.forensics.fleet import Made, Outcome
 from pedigree.forensics.library import Library, open_library
 from pedigree.forensics.neighbors import has_index
 from pedigree.forensics.scan import scan
-from pedigree.forensics.sketch import LENGTH, Floats
+from pedigree.forensics.sketch import LENGTH, Floats, sketch
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,31 @@ def test_a_stranger_has_no_relatives(shop: Shop, tmp_path: Path) -> None:
         library.add(paths(shop, "A B base"))
         found = scan(shop.folder / "stranger", library, confirm=1).result
     assert (found.verdict, found.relatives) == ("none-found", [])
-    assert [c.verdict for c in found.others] == ["unrelated", "inconclusive", "inconclusive"]
+    assert [c.verdict for c in found.others] == ["unrelated"] * 3
+    assert all(c.compared == "weights" for c in found.others), "fingerprints see units in place and exclude nothing"
+
+
+def test_small_models_behind_the_first_are_compared_on_weights_before_none_is_found(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disguise hides a model from fingerprints, so that others may rank before its parent."""
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
+    inside = ("o_proj", "down_proj")
+    hidden = {}
+    for name, t in shop["A"].items():
+        if t.ndim == 1:
+            hidden[name] = t[order]
+        else:
+            hidden[name] = t[order] if name.split(".")[-2] in inside else t[:, order]
+    place = shop.add("hidden", hidden)
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add(paths(shop, "stranger A"))
+        best_last = sorted(library.nearest(sketch(load(place)), 2), key=lambda pair: pair[0].location.endswith("/A"))
+        monkeypatch.setattr(library, "nearest", lambda *_: best_last)
+        found = scan(place, library, confirm=1).result
+        assert [Path(c.location).name for c in found.relatives] == ["A"]
+        monkeypatch.setattr("pedigree.forensics.scan.LIGHT", 10)
+        assert scan(place, library, confirm=1).result.relatives == []
 
 
 def test_disguised_relatives_rank_first_and_are_confirmed_on_weights(zoo: Zoo, tmp_path: Path) -> None:

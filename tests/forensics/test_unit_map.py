@@ -116,3 +116,19 @@ def test_layers_with_no_two_projections_in_common_are_not_mapped() -> None:
     only_gate = gaussian_units(0, N, D, names=("gate",))
     assert map_units(PARENT, only_gate, PLAIN, 0, 0) is None
     assert map_units(PARENT, gaussian_units(0, N, D, names=("up", "down")), PLAIN, 0, 0) is None
+
+
+def test_units_that_lost_their_counterpart_are_no_copies_of_the_next_best() -> None:
+    """Some units of A are gone from B; theirs resemble others of A a little, which are still there."""
+    g = generator(5)
+    views = {name: view.clone() for name, view in PARENT.views_UD.items()}
+    for view in views.values():
+        view[10:20] = 0.55 * view[:10] + 0.8 * torch.randn(10, D, generator=g)
+    parent = UnitSet("ffn", views, torch.arange(N), torch.zeros(N, dtype=torch.long), N)
+    kept = {name: torch.cat([view[:10], torch.randn(10, D, generator=g), view[20:]]) for name, view in views.items()}
+    child_units = UnitSet("ffn", kept, torch.arange(N), torch.zeros(N, dtype=torch.long), N)
+    back = map_units(child_units, parent, PLAIN, 0, 0)
+    assert back is not None
+    doubled = int(back.matched_N.sum()) - len(torch.unique(back.origin_N[back.matched_N]))
+    assert doubled >= 8
+    assert back.copies == 0

@@ -64,6 +64,40 @@ def test_a_child_continues_one_parent(shop: Shop) -> None:
     assert (found.verdict, weights(found)) == ("one-parent", [0.0, 1.0, 0.0])
 
 
+def test_a_twin_of_one_random_start_has_no_parent(tmp_path: Path) -> None:
+    """Nearer to the other than many a child is to its parent, and nothing that the other learned is in it."""
+    shop = Shop(tmp_path)
+    start = shop["base"]
+    first, twin = shop.add("first", learned(start, 31)), shop.add("twin", learned(start, 32))
+    found, _, _ = unmerge(twin, [first, shop.path("stranger")])
+    assert found.verdict == "not-explained"
+    assert weights(found) == [0.0, 0.0]
+    assert "no descent from it is shown" in found.reasons[0]
+    child = shop.add("later", tuned(learned(start, 31), 0.05, 33))
+    found, _, _ = unmerge(child, [first, shop.path("stranger")])
+    assert (found.verdict, weights(found)) == ("one-parent", [1.0, 0.0])
+
+
+def learned(start: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """The start with a few strong directions in every matrix, and gains of its own."""
+    g = torch.Generator().manual_seed(seed)
+    out = {}
+    for name, tensor in start.items():
+        if tensor.ndim == 2:
+            low = torch.randn(tensor.shape[0], 3, generator=g) @ torch.randn(3, tensor.shape[1], generator=g)
+            out[name] = tensor + 0.6 * low * (tensor.norm() / low.norm())
+        else:
+            out[name] = tensor * (1.0 + 0.05 * torch.randn(tensor.shape, generator=g))
+    return out
+
+
+def test_a_base_without_a_share_does_not_change_the_method(shop: Shop) -> None:
+    model = shop.add("plain", linear((0.7, shop["A"]), (0.3, shop["B"])))
+    found = apart(shop, model, "A B", "base")
+    assert (found.verdict, found.method) == ("merge", "linear")
+    assert weights(found) == pytest.approx([0.7, 0.3, 0.0], abs=1e-3)
+
+
 def test_a_stranger_is_not_in_the_frame(shop: Shop) -> None:
     found = apart(shop, shop.path("stranger"), "A B")
     assert (found.verdict, found.recipe) == ("not-in-frame", None)

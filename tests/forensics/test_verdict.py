@@ -165,6 +165,23 @@ def test_components_name_the_layers_that_agree() -> None:
     assert answer.components["attn"].layers == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({"survival": (TWIN, TWIN)}, "shared-initialization"),
+        ({"survival": (None, None)}, "inconclusive"),
+        ({"exact": {"units-read": -2.0}}, "inconclusive"),
+        ({"framed": True}, "inconclusive"),
+    ],
+    ids=["one start", "descent or one start", "within reach of a frame", "in a frame of its own"],
+)
+def test_no_part_is_called_related_where_the_models_are_not(more: dict[str, Any], word: str) -> None:
+    answer = ask(Case(word, PLAIN, more=more))
+    assert answer.verdict == word
+    assert answer.components["mlp"].verdict == answer.components["attn"].verdict == word
+    assert answer.components["mlp"].layers == [0, 1, 2, 3]
+
+
 def test_a_relation_by_embeddings_alone_lists_them_and_not_the_body() -> None:
     answer = ask(CASES["nothing agrees and only embeddings keep their coordinates"])
     assert answer.components["embed"].verdict == "related"

@@ -36,6 +36,16 @@ def test_partly_related_names_the_parts() -> None:
     assert words.verdict_sentence(embeddings_only().result) == "Some parts share ancestry (embeddings), others do not."
 
 
+def test_partly_related_says_no_more_of_parts_that_could_not_be_told() -> None:
+    result = embeddings_only().result
+    open_parts = {
+        name: part if part.verdict in ("related", "identical") else part.model_copy(update={"verdict": "not-testable"})
+        for name, part in result.components.items()
+    }
+    sentence = words.verdict_sentence(result.model_copy(update={"components": open_parts}))
+    assert sentence == "Some parts share ancestry (embeddings), others could not be told."
+
+
 def test_a_p_value_is_told_with_the_null_it_belongs_to() -> None:
     sentences = words.sure_sentences(grown_child().result)
     assert sentences[0] == "z 118 and effect 0.71 on 13 of 14 layers"

@@ -508,6 +508,29 @@ def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(ca
         assert anatomy.part(role, 1) is not None
 
 
+STATE_SPACES: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {
+    "mamba": ("Mamba", ("up", "gate"), {}),
+    "falcon_mamba": ("FalconMamba", ("up", "gate"), {}),
+    "mamba2": ("Mamba2", ("gate", "up"), {"num_heads": 8, "head_dim": 8, "n_groups": 1}),
+}
+
+
+@pytest.mark.parametrize("case", STATE_SPACES)
+def test_channels_of_a_state_space_are_units_that_read_twice_and_write_once(case: str, tmp_path: Path) -> None:
+    """A channel reads through a row for its state and one for its gate, and writes through one column."""
+    config, order, options = STATE_SPACES[case]
+    sizes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "expand": 2}
+    model = build(config, **sizes, **options)
+    checkpoint = saved(model, tmp_path)
+    anatomy = read_anatomy(checkpoint)
+    assert (anatomy.architecture, anatomy.n_layers) == (case.replace("falcon_", ""), 2)
+    assert all("mixer" in name for name in anatomy.unmapped)
+    for i, layer in enumerate(model.backbone.layers):
+        rows = dict(zip(order, layer.mixer.in_proj.weight[:128].split(64), strict=True))
+        check(anatomy, {"mlp.down": layer.mixer.out_proj.weight, "norm.mlp": layer.norm.weight}, i)
+        check(anatomy, {f"mlp.{name}": row for name, row in rows.items()}, i)
+
+
 def llama_rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, **_: Any) -> Any:
     """Half-split rotation of the first rotary dimensions, as Llama does it; any doubling of cos and sin is undone."""
     pairs = cos.shape[-1] // 2

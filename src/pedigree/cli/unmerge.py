@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Repeated from pedigree.records.unmerging, whose import would slow every start; a test holds them together.
 WORDS = ("merge", "one-parent", "not-explained", "not-in-frame")
+FAR_MORE = 1000.0
+"""Residual over that of rounding from which the number says nothing: single precision rounds by next to nothing."""
+
 STYLES = {"merge": "bold blue", "one-parent": "bold blue", "not-explained": "bold magenta"}
 
 
@@ -170,5 +173,7 @@ def _explained(record: Unmerging) -> list[str]:
             "on rows that were not fitted"
         )
     if explained.rounding_ratio is not None and record.result.verdict == "merge":
-        out.append(f"the rest is {explained.rounding_ratio:,.1f} times what rounding leaves by itself")
+        ratio = explained.rounding_ratio
+        times = f"{ratio:,.1f} times what" if ratio < FAR_MORE else "far more than"
+        out.append(f"the rest is {times} rounding leaves by itself")
     return out

@@ -34,6 +34,10 @@ KEPT, FOREIGN = 0.1, 1.0
 """Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
 
 
+STEP, BESIDE = 1 / 3, 0.02
+"""Step of the singular values behind the last direction of an adapter, and share of energy that may lie behind it."""
+
+
 @dataclass(frozen=True)
 class Additions:
     """The difference of matched matrices.
@@ -44,6 +48,7 @@ class Additions:
         untrained: whether one side was never trained, as far as its gains tell.
         matrices: how many were laid side by side.
         least, most: the same of the matrix that moved least, and most.
+        rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
     """
 
     moved: float
@@ -52,6 +57,12 @@ class Additions:
     matrices: int
     least: float = 0.5
     most: float = 0.5
+    rank: int = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the difference is more than what a cast leaves."""
+        return self.moved >= STILL
 
     @property
     def is_planted(self) -> bool:
@@ -71,6 +82,7 @@ class AdditionsMeter:
     def __init__(self) -> None:
         self._moved: list[float] = []
         self._structure: list[float] = []
+        self._ranks: list[int] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and B in one frame, rows of B in A's order; small ones are passed over."""
@@ -82,6 +94,7 @@ class AdditionsMeter:
         if self._moved[-1] < STILL:
             return
         there_R = singular_values(difference_ND)
+        self._ranks.append(few_directions(there_R))
         there_R = there_R[there_R > ROUNDING * there_R[0]]
         # A difference of few directions is all structure.
         whole = len(there_R) >= NEARLY_WHOLE * min(a_ND.shape)
@@ -94,7 +107,25 @@ class AdditionsMeter:
             return None
         structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
         untrained = is_untrained(a) or is_untrained(b)
-        return Additions(sum(self._moved) / n, structure, untrained, n, min(self._moved), max(self._moved))
+        rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
+        return Additions(sum(self._moved) / n, structure, untrained, n, min(self._moved), max(self._moved), rank)
+
+
+def few_directions(strength_R: Tensor) -> int:
+    """How many directions a difference has where it has a few and next to nothing beside them; else 0.
+
+    A merged adapter ends in a step: behind its rank there is rounding. What training leaves fades out.
+
+    Args:
+        strength_R: singular values, strongest first.
+    """
+    few = len(strength_R) // 4
+    energy_R = strength_R**2
+    left_R = 1.0 - energy_R.cumsum(0) / energy_R.sum().clamp_min(1e-300)
+    for k in range(1, few + 1):
+        if float(strength_R[k]) < STEP * float(strength_R[k - 1]) and float(left_R[k - 1]) < BESIDE:
+            return k
+    return 0
 
 
 def is_untrained(side: Side) -> bool:

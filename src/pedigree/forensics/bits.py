@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -29,6 +29,49 @@ BAND_NUMBERS = 1 << 22
 """Numbers of a part that are compared at once."""
 
 
+ZEROS_LOOKED_AT = 1 << 13
+"""Numbers of a band of a matrix among which zeros are counted."""
+
+
+@dataclass
+class Zeros:
+    """Numbers that are zero on one side only, in a sample of those matrices that differ.
+
+    Attributes:
+        only_a, only_b: how many are zero in A alone, in B alone.
+        alive: how many are zero in neither.
+        kept: how many of those are equal.
+        hidden_a2, hidden_b2: sum of squares of what the other side has in place of A's zeros, and of B's.
+        moved2: sum of squares of the difference of those that are zero in neither.
+    """
+
+    only_a: int = 0
+    only_b: int = 0
+    alive: int = 0
+    kept: int = 0
+    hidden_a2: float = 0.0
+    hidden_b2: float = 0.0
+    moved2: float = 0.0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take in numbers of A and B that stand in the same places."""
+        x_N, y_N = (z.flatten()[:ZEROS_LOOKED_AT].double() for z in (x, y))
+        a_N, b_N = x_N == 0, y_N == 0
+        both_N = ~a_N & ~b_N
+        self.only_a += int((a_N & ~b_N).sum())
+        self.only_b += int((b_N & ~a_N).sum())
+        self.alive += int(both_N.sum())
+        self.kept += int((both_N & (x_N == y_N)).sum())
+        self.hidden_a2 += float((y_N[a_N] ** 2).sum())
+        self.hidden_b2 += float((x_N[b_N] ** 2).sum())
+        self.moved2 += float(((x_N - y_N)[both_N] ** 2).sum())
+
+    def join(self, other: Zeros) -> None:
+        """Add the counts of another matrix."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
 @dataclass
 class BitPass:
     """Outcome of the bit pass.
@@ -42,6 +85,7 @@ class BitPass:
         whole: whether all rows were looked at (else a sample).
         equal_share: share of equal numbers over all informative parts.
         coarser: "a" or "b", whose number type is the coarser one among parts equal after rounding.
+        zeros: numbers of matrices that differ which are zero on one side only, with what stands beside them.
     """
 
     equal: list[str] = field(default_factory=list)
@@ -55,6 +99,7 @@ class BitPass:
     same: int = 0
     seen: int = 0
     coarser: str | None = None
+    zeros: Zeros = field(default_factory=Zeros)
 
     @property
     def all_equal(self) -> bool:
@@ -116,6 +161,7 @@ class _Tally:
     same_after_cast: bool = True
     varies: bool = False
     first: tuple[float, float] | None = None
+    zeros: Zeros = field(default_factory=Zeros)
 
 
 def _tallies(a: Side, b: Side, pairs: list[tuple[Part, Part, str]], whole: bool) -> Iterator[tuple[_Tally, _Kinds]]:
@@ -149,6 +195,7 @@ def _enter(name: str, tally: _Tally, kinds: _Kinds, out: BitPass) -> None:
         out.coarser = "a" if _coarser(*kinds) == kinds[0] else "b"
     else:
         out.different.append(name)
+        out.zeros.join(tally.zeros)
 
 
 def _count(x: Tensor, y: Tensor, tally: _Tally) -> None:
@@ -159,6 +206,8 @@ def _count(x: Tensor, y: Tensor, tally: _Tally) -> None:
     equal = wide_x == wide_y
     tally.same += int(equal.sum())
     tally.seen += int(x.numel())
+    if x.dim() > 1:
+        tally.zeros.add(x, y)
     if x.dtype != y.dtype and tally.same_after_cast:
         floating = x.is_floating_point() and y.is_floating_point()
         kind = _coarser(x.dtype, y.dtype) if floating else None

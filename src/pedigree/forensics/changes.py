@@ -11,6 +11,8 @@ from collections import Counter
 import torch
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
+from pedigree.forensics.heads import moved_heads
+from pedigree.forensics.number_edits import number_edits
 from pedigree.forensics.side import Side
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.records.comparison import Transformation
@@ -29,6 +31,7 @@ def list_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         out += expert_changes(a, b, found)
         out += inner_changes(a, b, found)
         out += disguises(found)
+        out += head_order(a, b, found)
         out += component_changes(a, b, found)
         if not found.renamed:  # what two tables read differently in the same tensors was not changed by anyone
             out += structure_changes(a.anatomy, b.anatomy)
@@ -272,6 +275,19 @@ def disguises(found: Findings) -> list[Transformation]:
     return out
 
 
+def head_order(a: Side, b: Side, found: Findings) -> list[Transformation]:
+    """Attention heads that stand in other places; asked of models that were read whole."""
+    if a.width != b.width or a.sample.max_units is not None or b.sample.max_units is not None:
+        return []
+    moved = []
+    for j in found.layers_hit("vo", "qk"):
+        i = found.layer_map[j]
+        left, right = None if i is None else a.units("vo", i), b.units("vo", j)
+        if left is not None and right is not None and moved_heads(left, right, found.evidence.gauge) > 1:
+            moved.append(j)
+    return [Transformation(kind="heads-permuted", layers=moved)] if moved else []
+
+
 def _is_rescaled(units: UnitMap) -> bool:
     """Unit scale is free in a GLU; training moves it a little and evenly, a disguise a lot and unevenly."""
     log_scale = units.log_scale_N[~units.log_scale_N.isnan()]
@@ -364,7 +380,8 @@ def number_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
             out.append(Transformation(kind=kind, grid=kinds_b))
         else:
             out.append(Transformation(kind=kind, **{"from": kinds_a, "to": kinds_b}))
-    return out
+    of_few_bits = {kinds_a, kinds_b} - {"F64", "F32", "F16", "BF16"}
+    return out + number_edits(found, stored_otherwise=bool(of_few_bits))
 
 
 def _number_type(side: Side) -> str:

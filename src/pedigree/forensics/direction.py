@@ -31,7 +31,9 @@ import torch
 from torch import Tensor
 
 from pedigree.forensics.additions import is_untrained
+from pedigree.forensics.bits import Zeros
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.number_edits import masked_side, was_there_before
 from pedigree.forensics.origin import RAW, SEEN
 from pedigree.forensics.share import Share
 from pedigree.forensics.side import Side
@@ -69,6 +71,9 @@ MAX_NEARER_LOG_ODDS = math.log(15.0)
 
 ROUNDED = 6.0
 """Log-odds of one number grid that is coarser than the other's."""
+
+MASKED = 6.0
+"""Log-odds of zeros that stand in places of numbers which cannot have grown out of them."""
 
 MOST_ODDS = 6.0
 """What the share of the difference may add: as much as the pairs it was fitted on can vouch for."""
@@ -125,6 +130,8 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     _layer_copies(found, out)
     _unit_copies(found, out)
     _vocabulary(found, out)
+    if _mask(found, out):
+        return out
     _never_trained(a, b, found, out)
     plain_noise = _only_noise_was_added(found)
     # A model cut to another width has lost a part of its energy, which would look like drift.
@@ -284,6 +291,16 @@ def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> 
         sign = 1.0 if bits.coarser == "b" else -1.0
         who = "B" if bits.coarser == "b" else "A"
         out.add(sign * ROUNDED, f"{who} is the other rounded to a coarser number type")
+
+
+def _mask(found: Findings, out: DirectionEvidence) -> bool:
+    """Numbers cut to zero: what is left of a model lives on whole in it, so nearness would point the wrong way."""
+    zeros = found.bits.zeros if found.bits is not None and found.rounded is None else Zeros()
+    masked = masked_side(zeros)
+    if masked is not None and was_there_before(zeros, masked):
+        sign, who = (1.0, "B") if masked == "b" else (-1.0, "A")
+        out.add(sign * MASKED, f"numbers of the other were cut to zero in {who}")
+    return masked is not None
 
 
 def _layer_copies(found: Findings, out: DirectionEvidence) -> None:

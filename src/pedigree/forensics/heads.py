@@ -113,3 +113,17 @@ def pooled_score(pairs: Iterable[tuple[UnitSet, UnitSet]], gauge: Gauge, layers:
 
 def _has_heads(units: UnitSet) -> bool:
     return len(units.names) > 1 and units.count % int(torch.unique(units.label_U).numel()) == 0
+
+
+SAME_HEAD = 0.5
+"""Overlap of subspaces, held out, from which two heads are one."""
+
+
+def moved_heads(a: UnitSet, b: UnitSet, gauge: Gauge) -> int:
+    """How many heads of B are heads of A that stand in another place; zero where both have other numbers of heads."""
+    if not _has_heads(a) or not _has_heads(b) or len(torch.unique(a.label_U)) != len(torch.unique(b.label_U)):
+        return 0
+    match_H, seen_HJ, held_HJ = match_heads(a, b, _shared_gauge(a, b, gauge))
+    places_H = torch.arange(len(match_H))
+    clear_H = (held_HJ[places_H, match_H] > SAME_HEAD) & (seen_HJ[places_H, match_H] > SAME_HEAD)
+    return int((clear_H & (match_H != places_H)).sum())

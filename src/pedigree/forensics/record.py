@@ -91,6 +91,8 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
         # Not some units agree but all, faintly or by a pattern; what the few say is then no finding.
         names = tuple(name for name in names if name != "kept-units")
     names += ("carried-planes",) if found.carried else ()
+    if judgment.verdict in ("related", "partly-related", "shared-initialization") and "units-read" in found.exact:
+        names += ("units-read",)  # asked of agreeing units only: a stranger has none, and its p-value would be no news
     # Holm over the exact tests: the smallest p-value pays for all of them.
     exact = smallest_of_all([found.log10_p(name) for name in names])
     if judgment.verdict == "unrelated" or exact < -12:

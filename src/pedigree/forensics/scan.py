@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +38,9 @@ NEAR = 0.4
 """Similarity of search vectors beyond that of strangers: those of the calibration families reach 0.36, relatives have
 0.42 to 0.98."""
 
+LIGHT = 1 << 24
+"""Parameters up to which a candidate is compared on weights before it is said that there is no relative."""
+
 RULE = "p-values are multiplied by the number of models in the library, compared or not (Bonferroni)"
 
 
@@ -59,7 +62,8 @@ def scan(
         model: its location, or that of its fingerprint.
         library: an open library.
         candidates: how many of the best-ranked models are compared on fingerprints.
-        confirm: how many of the first of them are compared on weights, where their files are on this machine.
+        confirm: how many of the first of them are compared on weights, where their files are on this machine. Where no
+            relative is among all that, small ones behind them are, too; zero for none at all.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
         workers, fleet: where models are compared on weights, see `spread.spread_out`.
@@ -77,11 +81,14 @@ def scan(
     ranked, copies = _distinct(library, sketch(mine), candidates)
     whole = [entry for entry, _ in ranked[:confirm] if _has_weights(entry.location) and not is_fingerprint(model)]
     on_weights = _on_weights([entry.location for entry in whole], str(model), allow_pickle, tell, workers, fleet, keep)
-    found: list[Candidate] = []
-    for rank, (entry, similarity) in enumerate(ranked, start=1):
-        tell("comparing", (rank - 1) / len(ranked), entry.location)
-        candidate = _candidate(mine, entry, library, rank, tried, on_weights.get(entry.location))
-        found.append(candidate.model_copy(update={"similarity": similarity}))
+    found = _answers(mine, ranked, library, tried, on_weights, tell)
+    if confirm and not is_fingerprint(model) and not any(c.verdict in RELATIVES for c in found):
+        # Fingerprints see units in place; a small model takes a second or two to be looked at properly.
+        light = [
+            e.location for e, _ in ranked[confirm:] if _has_weights(e.location) and (e.parameters or LIGHT + 1) <= LIGHT
+        ]
+        on_weights |= _on_weights(light, str(model), allow_pickle, tell, workers, fleet, keep)
+        found = _answers(mine, ranked, library, tried, on_weights, tell)
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
     return Scan(
         producer=producer(),
@@ -119,6 +126,23 @@ def _distinct(library: Library, query_E: Floats, wanted: int) -> tuple[list[tupl
             kept = {entry.digest for entry, _ in first}
             return first, sum(entry.digest in kept for entry, _ in ranked) - len(first)
         asked *= 4
+
+
+def _answers(
+    mine: Fingerprint,
+    ranked: Sequence[tuple[Entry, float]],
+    library: Library,
+    tried: int,
+    on_weights: Mapping[str, Comparison | str],
+    tell: Progress,
+) -> list[Candidate]:
+    """An answer for each candidate, on weights where there is one."""
+    found: list[Candidate] = []
+    for rank, (entry, similarity) in enumerate(ranked, start=1):
+        tell("comparing", (rank - 1) / len(ranked), entry.location)
+        candidate = _candidate(mine, entry, library, rank, tried, on_weights.get(entry.location))
+        found.append(candidate.model_copy(update={"similarity": similarity}))
+    return found
 
 
 @dataclass(frozen=True)

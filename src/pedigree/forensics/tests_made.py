@@ -7,6 +7,7 @@ import math
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.following import origin_of
+from pedigree.forensics.operating_points import EXACT
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment
 from pedigree.records.comparison import TestRecord
@@ -115,6 +116,11 @@ def strength(found: Findings, judgment: Judgment) -> str:
     if found.carried:
         reach = math.floor(found.log10_p("carried-planes"))
         return f"query/key planes agree in the frame of vocabulary rows (log10 p <= {reach})"
-    if exact <= -12:
-        return f"units stand where they stood (exact, log10 p <= {math.floor(exact)}); best layer pair z = {z:.0f}"
+    in_place = min((found.log10_p(name) for name in EXACT), default=0.0)
+    if in_place <= CLEAR_LOG10_P:
+        return f"units stand where they stood (exact, log10 p <= {math.floor(in_place)}); best layer pair z = {z:.0f}"
+    among = found.log10_p("units-read")
+    if among <= CLEAR_LOG10_P:
+        words = "matched units stand to each other as their partners do, whatever the frame"
+        return f"{words} (exact, log10 p <= {math.floor(among)}); best layer pair z = {z:.0f}"
     return f"held-out agreement of matched units {effect:.2f}, z = {z:.0f} in the best layer pair"

@@ -18,6 +18,10 @@ from pedigree.forensics.gauge import Gauge
 from pedigree.forensics.matching import Table, make_table
 from pedigree.forensics.views import UnitSet
 
+COPY_SCORE = 0.8
+"""Score of a match, over that of the best one with the same origin, from which units are copies of each other: copies
+reach 0.95 and more also after training; units that lost their own counterpart 0.64 (docs/LOG.md, 2026-11-30)."""
+
 
 @dataclass(frozen=True)
 class UnitMap:
@@ -74,9 +78,16 @@ class UnitMap:
 
     @property
     def copies(self) -> int:
-        """Units of B whose origin also serves another unit of B."""
-        hit = self.origin_N[self.matched_N]
-        return int(hit.numel() - torch.unique(hit).numel())
+        """Units of B whose origin also serves another unit of B, each of them about as well.
+
+        Where a unit of A is gone, the one of B that came from it finds the next best, which is another one's origin.
+        """
+        hit_N = self.matched_N
+        origin_K, score_K = self.origin_N[hit_N], self.score_N[hit_N]
+        best_M = torch.zeros(len(self.index_a_M), dtype=score_K.dtype)
+        best_M.scatter_reduce_(0, origin_K, score_K, "amax")
+        alike_K = score_K >= COPY_SCORE * best_M[origin_K]
+        return int(alike_K.sum() - torch.unique(origin_K[alike_K]).numel())
 
     def pairs(self) -> Tensor:
         """Matched positions (A, B), [K, 2]."""

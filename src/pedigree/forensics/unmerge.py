@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pedigree.errors import UsageError
+from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.gram import Alignment, GramTensor, align_parts, collect_grams
 from pedigree.forensics.measure import Progress, single_thread
 from pedigree.forensics.merge_groups import Group, explain_groups, group_tensors
@@ -45,6 +46,9 @@ EXACT = 8.0
 
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
+
+NOTHING = 1e-3
+"""Weight of a base below which it took no part."""
 
 ON_THE_WAY = 0.1
 """Weight that any other source may have beside the one parent that a child continues."""
@@ -122,11 +126,30 @@ def unmerge(
         alignment = align_parts(anatomies)
         tensors = collect_grams(alignment, whole=whole, progress=progress)
         found = decompose(tensors, alignment, len(parents), base is not None, [str(p) for p in locations])
+    _ask_for_descent(found, locations, allow_pickle)
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
     found.recipe = write_recipe(found, anatomies[0], _number_type(alignment)) if found.verdict == "merge" else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
+
+
+def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allow_pickle: bool) -> None:
+    """Withdraw the one parent where no descent from it is shown: models trained apart from one random start lie near
+    each other number by number, too, and what tells them is not how near."""
+    if found.verdict != "one-parent" or found.explained.exact or found.explained.residual_share == 0.0:
+        return
+    number = next(n for n, source in enumerate(found.sources, start=1) if source.weight)
+    a, b, _, judged = measure_pair(locations[number], locations[0], allow_pickle=allow_pickle)
+    a.checkpoint.close()
+    b.checkpoint.close()
+    if judged.verdict in ("identical", "related", "partly-related"):
+        return
+    found.verdict = "not-explained"
+    why = judged.reasons[0] if judged.reasons else "no layer of the two agrees"
+    lead = f"{found.name(number)} lies nearest, but no descent from it is shown"
+    found.reasons.insert(0, f"{lead}: {judged.verdict.replace('-', ' ')}; {why}")
+    found.sources = [source.model_copy(update={"weight": 0.0}) for source in found.sources]
 
 
 def _number_type(alignment: Alignment) -> str:
@@ -191,12 +214,17 @@ def _in_frame(
     is_merge = len(active) >= 2 or (base is not None and len(active) == 1 and mixture.branch_ratios[0] < BRANCH_RATIO)
     if is_merge:
         found.verdict = "merge"
-        found.method = "linear" if base is None else "task_arithmetic"
+        found.method = "linear" if base is None or _is_nothing(mixture, base) else "task_arithmetic"
         _say_bent(found, body, active, base)
         if not exact:
             found.reasons.append("the rest is more than rounding: the model was changed after the merge")
         return found
     return _single(found, body, candidates, base, exact)
+
+
+def _is_nothing(mixture: Mixture, base: int) -> bool:
+    """Whether weights add up to one without the base, so that a plain mean of the parents is all there is."""
+    return abs(mixture.weight(base)) < NOTHING
 
 
 def _say_bent(found: Decomposition, body: list[GramTensor], active: list[int], base: int | None) -> None:

@@ -13,7 +13,7 @@ def bytes_text(size: float) -> str:
     for unit, name in _SIZES:
         if size >= unit:
             scaled = size / unit
-            return f"{scaled:.3g} {name}" if scaled < 1000 else f"{scaled:.0f} {name}"
+            return f"{scaled:.3g} {name}" if scaled < 999.5 else f"{scaled:.0f} {name}"
     return f"{size:.0f} bytes"
 
 
@@ -26,7 +26,7 @@ def number_text(value: float) -> str:
     """`value` at three significant digits, without an exponent where it stays short."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
-    return f"{value:.3g}"
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def percent_text(share: float) -> str:

@@ -141,6 +141,15 @@ def _quantized(detail: Detail) -> str:
     return f"quantized to the grid of {_value_text(detail['grid'])}" if detail.get("grid") else "quantized"
 
 
+def _weights_pruned(detail: Detail) -> str:
+    share = detail.get("share")
+    return (
+        f"weights pruned ({percent_text(float(share))} set to zero)"
+        if isinstance(share, int | float)
+        else "weights pruned"
+    )
+
+
 def _low_rank(detail: Detail) -> str:
     rank = f" (rank {_value_text(detail['rank'])})" if detail.get("rank") is not None else ""
     return f"the difference is of low rank{rank}, as when an adapter is merged in"
@@ -200,10 +209,12 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "embeddings-reinitialized": _plain("embeddings started afresh"),
     "tensors-frozen": _tensors_frozen,
     "gauge-disguise": _gauge_disguise,
+    "heads-permuted": _plain("attention heads put in another order"),
     "units-permuted": _plain("feed-forward units put in another order"),
     "units-kept": _units_kept,
     "units-rescaled": _plain("feed-forward units rescaled, with the same function"),
     "quantized": _quantized,
+    "weights-pruned": _weights_pruned,
     "cast": _plain("number format changed"),
     "renamed": _plain("tensors renamed"),
     "resharded": _plain("split into files in another way"),

@@ -119,7 +119,9 @@ def verdict_sentence(result: Result) -> str:
     if result.verdict == "partly-related":
         alike = [key for key, part in result.components.items() if part.verdict in ("related", "identical")]
         if alike:
-            return f"Some parts share ancestry ({', '.join(component_name(key) for key in alike)}), others do not."
+            names = ", ".join(component_name(key) for key in alike)
+            foreign = any(part.verdict == "unrelated" for part in result.components.values())
+            return f"Some parts share ancestry ({names}), {'others do not' if foreign else 'others could not be told'}."
     return sentence
 
 

@@ -147,7 +147,7 @@ def choose_table(stripped: Mapping[str, str], hints: Hints) -> Table | None:
         required = {role for role in required if not role.startswith(("mlp.", "norm.final")) or role in roles}
         missing = len(required - roles)
         hinted = not table.model_types.isdisjoint(hints.kinds)
-        if missing > (1 - _FIT) * len(required) or "attn.o" not in roles or roles.isdisjoint(_QUERIES):
+        if missing > (1 - _FIT) * len(required) or not _has_its_mixer(table, roles):
             continue
         if table.by_hint and not hinted:
             continue
@@ -155,6 +155,14 @@ def choose_table(stripped: Mapping[str, str], hints: Hints) -> Table | None:
         if best is None or score > best[0]:
             best = (score, table)
     return None if best is None else best[1]
+
+
+def _has_its_mixer(table: Table, roles: set[str]) -> bool:
+    """Whether the projections are there without which nothing could be compared: those of attention, or, where a kind
+    has none (state spaces), those of its units."""
+    if any(role.startswith("attn.") for entry in table.entries for role in entry.roles):
+        return "attn.o" in roles and not roles.isdisjoint(_QUERIES)
+    return {"mlp.up", "mlp.down"} <= roles
 
 
 def _match_all(stripped: Mapping[str, str], table: Table) -> tuple[list[Match], list[str], list[str]]:

@@ -10,7 +10,7 @@ Shapes: H = heads, K = key/value heads, D = head dimension, R = rotary dimension
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pedigree.weights.dimensions import Heads, Hints, solve_heads
@@ -46,6 +46,7 @@ class Divider:
         interleaved: whether rotary pairs are stored as neighbours.
         out_cols: columns of the output projection by layer: the rows of the query.
         sinks: rows of key and of value, where learned sinks tell them.
+        inner_cols: columns of the writing projection of units by layer: how many units there are.
     """
 
     heads: Heads
@@ -53,11 +54,12 @@ class Divider:
     interleaved: bool
     out_cols: Mapping[int | None, int]
     sinks: tuple[int, int] | None
+    inner_cols: Mapping[int | None, int] = field(default_factory=dict)
 
     def divide(self, item: Oriented) -> list[Share]:
         """The roles in an oriented tensor with their rows, rotary rows half-split; empty where they do not divide."""
         entry = item.match.entry
-        reorders = entry.fused not in ("", "blocks") or entry.roles[0] in _REORDERED
+        reorders = entry.fused not in ("", "blocks", "leading") or entry.roles[0] in _REORDERED
         if reorders and item.rows > MOST_ORDERED_ROWS:
             return []
         if len(entry.roles) == 1:
@@ -66,6 +68,8 @@ class Divider:
             shares = _divide_in_turn(item)
         elif entry.fused in ("per-head", "per-group"):
             shares = _divide_groups(item, self.heads)
+        elif entry.fused == "leading":
+            shares = _divide_leading(item, self.inner_cols.get(item.match.layer, 0))
         else:
             sizes = fused_sizes(item, self.out_cols, self.sinks, self.heads.n_heads, self.heads.n_kv_heads)
             stops = [sum(sizes[: n + 1]) for n in range(len(sizes))]
@@ -106,7 +110,8 @@ def make_divider(oriented: Sequence[Oriented], facts: Mapping[str, Any], hints: 
     out_cols = {o.match.layer: o.cols for o in oriented if o.match.entry.roles == ("attn.o",) and o.cols}
     sinks = _sink_widths(oriented)
     heads = latent.heads if latent else _count_heads(oriented, out_cols, sinks, facts, hints, notes)
-    return Divider(heads, latent, facts.get("rope") == "interleaved", out_cols, sinks)
+    inner_cols = {o.match.layer: o.cols for o in oriented if o.match.entry.roles == ("mlp.down",) and o.cols}
+    return Divider(heads, latent, facts.get("rope") == "interleaved", out_cols, sinks, inner_cols)
 
 
 def _count_heads(
@@ -176,6 +181,14 @@ def fused_sizes(
         q_rows = total // 3
     rest = total - q_rows
     return (q_rows, rest // 2, rest // 2) if 0 < rest <= 2 * q_rows and rest % 2 == 0 else ()
+
+
+def _divide_leading(item: Oriented, units: int) -> list[Share]:
+    """The first rows, one stretch of `units` for each role; empty where there are not as many."""
+    roles = item.match.entry.roles
+    if not 0 < units * len(roles) <= item.rows:
+        return []
+    return [Share(role, n * units, (n + 1) * units) for n, role in enumerate(roles)]
 
 
 def _divide_in_turn(item: Oriented) -> list[Share]:

@@ -17,7 +17,8 @@ One JSON file per architecture in `data/`. A file holds
 A pattern is a tensor name without prefix and without `.weight`; `{i}` is the layer, `{e}` the expert, `{h}` the head
 of a tensor stored per head. `.bias` twins need no entry of their own. Instead of a role a pattern may name a storage:
 
-    {"roles": [...], "fused": "blocks" | "per-head" | "per-group" | "alternating", "packed": true, "transposed": true,
+    {"roles": [...], "fused": "blocks" | "leading" | "per-head" | "per-group" |
+     "alternating", "packed": true, "transposed": true,
      "swapped": true, "tail": true, "last": true, "halves": [...], "axes": "..."}
 
 Laws: loading is pure and cached; a name matches at most one pattern of a table; matching costs one dictionary lookup.
@@ -39,7 +40,7 @@ SLOTS = {"{i}": "layer", "{e}": "expert", "{h}": "head"}
 TWINS = frozenset({"weight", "bias", "gamma", "beta"})
 _NOT_TABLES = frozenset({"roles.json"})
 _FACT_KINDS = ("facts", "facts_by_type", "facts_by_flag")
-_FUSIONS = frozenset({"", "blocks", "per-head", "per-group", "alternating"})
+_FUSIONS = frozenset({"", "blocks", "leading", "per-head", "per-group", "alternating"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Entry:
     Attributes:
         pattern: name pattern, without prefix and without ".weight".
         roles: roles in the order their rows are stored; empty for a constant.
-        fused: "" (one role), "blocks" (role after role), "per-head" (head after head, the roles inside each),
+        fused: "" (one role), "blocks" (role after role), "leading" (the same, as many rows each as the block has units;
+            what follows has no role), "per-head" (head after head, the roles inside each),
             "per-group" (KV head after KV head: its query heads, its key head, its value head) or "alternating"
             (one row of each role in turn).
         packed: axis 0 is the expert.
