@@ -112,8 +112,7 @@ def strength(found: Findings, judgment: Judgment) -> str:
         reach = math.floor(found.log10_p("units-in-place"))
         return f"units in place agree beyond any choice of frame and order (log10 p <= {reach})"
     if found.carried:
-        reach = math.floor(found.log10_p("carried-planes"))
-        return f"query/key planes agree in the frame of vocabulary rows (log10 p <= {reach})"
+        return found.carried_words
     if exact <= -12:
         return f"units stand where they stood (exact, log10 p <= {math.floor(exact)}); best layer pair z = {z:.0f}"
     return f"held-out agreement of matched units {effect:.2f}, z = {z:.0f} in the best layer pair"
