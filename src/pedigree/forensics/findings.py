@@ -55,10 +55,9 @@ class Findings:
 
     `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
     `kept` units that live on one by one; both are looked for only where whole layers do not agree. `carried` lists
-    layers whose query/key planes or heads agree in the frame of vocabulary rows where nothing else does; `framed` tells that
-    only attention agrees, in a frame that vocabulary rows do not share, and no more than the choice of a frame could
-    bring about. `table_origins` says where vocabulary
-    rows that agree come from, if nothing else agrees.
+    layers whose query/key planes or heads agree in the frame of vocabulary rows where nothing else does; `framed` tells
+    that only attention agrees, in a frame that vocabulary rows do not share, and no more than the choice of a frame
+    could bring about. `table_origins` says where vocabulary rows that agree come from, if nothing else agrees.
     """
 
     tokens: SharedTokens

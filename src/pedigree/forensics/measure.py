@@ -253,11 +253,11 @@ def _carry_over(a: Side, b: Side, found: Findings) -> bool:
         return False
     pairs = [(j, j) for j in range(b.n_layers)]
     found.exact["carried-planes"] = planes_agree(a, b, found.tokens, pairs, 0.0)
+    standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
     if found.carried_log10_p > CLEAR_LOG10_P:
-        found.exact["carried-heads"] = heads_agree(a, b, found.tokens, pairs, 0.0)
+        found.exact["carried-heads"] = heads_agree(a, b, found.tokens, pairs, 0.0, standing=standing)
     if found.carried_log10_p > CLEAR_LOG10_P:
         return False
-    standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
     if standing and not found.evidence.gauge.is_trivial and a.width == b.width:
         # Too little is left for the ladder to prefer the frame in which units stand where they stood.
         plain = replace(identity_gauge(a.width, b.width), lens_BK=found.climb.lens_BK)

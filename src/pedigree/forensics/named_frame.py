@@ -12,7 +12,6 @@ Shapes: T = shared tokens, D and E = residual widths, K = directions looked thro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
