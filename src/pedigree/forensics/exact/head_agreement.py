@@ -10,9 +10,10 @@ Shapes    H = heads of both models in one order, C = dimensions of a head, K = d
 
 The dimensions of a head may be mixed by any invertible matrix without change of function, values against outputs and
 (where no rotary position turns them) queries against keys. The products O V and Q' K, seen as bilinear forms of the
-residual stream, are the same afterwards. Agreement of two forms is the cosine of their numbers; pairs of heads that do
-not belong together show its mean and deviation among independent ones. Half of the signs being wrong cancels, so forms
-of a fifth of a parent agree to a twenty-fifth only: it takes many heads.
+residual stream, are the same afterwards. Agreement of two forms is the cosine of their numbers, the multiple of the
+identity that is in them left out: it is the same in every frame, and heads of one layer tend to have it alike in any
+model. Pairs of heads that do not belong together show mean and deviation among independent ones. A form holds the
+parent twice, so of a fifth of it some twenty-fifth is left in each: it takes many heads.
 
 Rows that positions name have no order. With M the sum of a b' over rows, their agreement is tr(M), of variance
 |M|^2 / K over rotations of one model against the other, whatever both have in common among themselves.
@@ -76,14 +77,18 @@ def forms_score(a: list[Forms], b: list[Forms]) -> float:
 def _cosines(a: Forms, b: Forms) -> Tensor:
     """Cosines of all forms of one layer with those of another; the forms themselves are never made."""
     left, right = (torch.einsum("hck,gdk->hgcd", x.double(), y.double()) for x, y in zip(a, b, strict=True))
-    lengths = [_length(forms) for forms in (a, b)]
-    cos_HG: Tensor = (left * right).sum((2, 3)) / (lengths[0][:, None] * lengths[1][None, :]).clamp_min(1e-30)
+    (trace_H, length_H), (trace_G, length_G) = _facts(a), _facts(b)
+    product_HG = (left * right).sum((2, 3)) - trace_H[:, None] * trace_G[None, :] / a[0].shape[-1]
+    cos_HG: Tensor = product_HG / (length_H[:, None] * length_G[None, :]).clamp_min(1e-30)
     return cos_HG
 
 
-def _length(forms: Forms) -> Tensor:
+def _facts(forms: Forms) -> tuple[Tensor, Tensor]:
+    """Traces of forms, and their lengths without the part that is a multiple of the identity."""
     first, second = (rows.double() @ rows.double().mT for rows in forms)
-    return (first * second).sum((1, 2)).clamp_min(0.0).sqrt()
+    trace_H = (forms[0].double() * forms[1].double()).sum((1, 2))
+    square_H = (first * second).sum((1, 2)) - trace_H.square() / forms[0].shape[-1]
+    return trace_H, square_H.clamp_min(0.0).sqrt()
 
 
 def rows_score(a_NK: Tensor, b_NK: Tensor) -> float:
