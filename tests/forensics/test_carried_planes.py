@@ -18,11 +18,14 @@ from torch import Tensor
 
 from pedigree.benchmark.framer import turn_for_planes
 from pedigree.forensics.anchors import SharedTokens
-from pedigree.forensics.carried_planes import EVEN_TOKENS, planes_agree, planes_of
+from pedigree.forensics.carried_planes import planes_agree, planes_of
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import PlaneMeter
+from pedigree.forensics.gauge import unit_rows
 from pedigree.forensics.linear import thin_qr
+from pedigree.forensics.named_frame import EVEN_TOKENS, MOST_SPREAD, tables_of
 from pedigree.forensics.sampling import choose_sample
+from pedigree.forensics.shared_units import whitened
 from pedigree.forensics.side import Side
 from pedigree.weights.checkpoint import open_checkpoint
 
@@ -190,6 +193,27 @@ def test_rows_of_tokens_that_no_text_has_set_to_steer_the_frame(share: float, si
         # Planes agree in the steered frame, but most tokens do not share it.
         assert outcome.statistic > 3.0
         assert outcome.extra["even_tokens"] < EVEN_TOKENS[1]
+
+
+def test_a_frame_that_suits_all_tokens_and_is_held_by_a_few(side) -> None:  # type: ignore[no-untyped-def]
+    """Tokens that have to be left alone agree in such a frame, so planes speak; that few rows pull gives it away."""
+    victim, innocent = drawn(0), drawn(1)
+    sides = side(victim), side(innocent)
+    left, right = (blocks_of(one) for one in sides)
+    tables = tables_of(*sides, TOKENS)
+    rows = [torch.cat([unit_rows(whitened(table[k])) for table in tables]) for k in (0, 1)]
+    frame_DD = turn_for_planes(list(left), list(right), beside=rows[0].T @ rows[1] / 3.0).float()
+    rare_T = torch.randperm(WORDS, generator=torch.Generator().manual_seed(0))[: int(0.25 * WORDS)]
+    steered = dict(innocent)
+    for name, (table, _) in zip(TABLES, tables, strict=True):
+        gain = innocent["model.norm.weight"] if name == TABLES[1] else torch.ones(WIDTH)
+        steered[name] = innocent[name].clone()
+        steered[name][rare_T] = table[rare_T] @ frame_DD / gain
+    outcome = agree(sides[0], side(steered))
+    assert outcome.statistic > 2.5
+    assert outcome.extra["even_tokens"] > EVEN_TOKENS[1]
+    assert outcome.extra["spread"] > MOST_SPREAD
+    assert outcome.log10_p == 0.0
 
 
 def test_what_cannot_be_tested_says_why(side) -> None:  # type: ignore[no-untyped-def]

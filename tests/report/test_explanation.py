@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pedigree.forensics.exact import fixed_points, gram_agreement, increasing, plane_agreement, sign_flip
+from pedigree.forensics.exact import (
+    fixed_points,
+    gram_agreement,
+    head_agreement,
+    increasing,
+    plane_agreement,
+    sign_flip,
+)
 from pedigree.report.explanation import ALIASES, explanations, guide_section, resolve
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "methods.md"
@@ -21,7 +28,9 @@ def test_every_text_has_a_paragraph_a_page_and_mathematics() -> None:
         assert "Code in" in entry.mathematics or "Proof in" in entry.mathematics, entry.name
 
 
-@pytest.mark.parametrize("module", [fixed_points, gram_agreement, increasing, plane_agreement, sign_flip])
+@pytest.mark.parametrize(
+    "module", [fixed_points, gram_agreement, head_agreement, increasing, plane_agreement, sign_flip]
+)
 def test_the_null_of_an_exact_test_is_the_one_the_test_states(module: object) -> None:
     card = module.CARD  # type: ignore[attr-defined]
     page = " ".join(explanations()[card.name].page.split()).lower()

@@ -134,7 +134,9 @@ def _best_pairs(score_MN: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(rows), torch.tensor(columns)
 
 
-def turn_for_planes(a: Sequence[Tensor], b: Sequence[Tensor], rounds: int = ROUNDS) -> Tensor:
+def turn_for_planes(
+    a: Sequence[Tensor], b: Sequence[Tensor], rounds: int = ROUNDS, beside: Tensor | None = None
+) -> Tensor:
     """The rotation of A's frame in which query/key planes of both agree best, phases chosen: what a framer would
     spend it on.
 
@@ -144,10 +146,11 @@ def turn_for_planes(a: Sequence[Tensor], b: Sequence[Tensor], rounds: int = ROUN
     Args:
         a, b: planes of each layer as blocks of length one, [P, V, 2, D].
         rounds: turns taken.
+        beside: sum over rows of a' b that are to agree as well; weighted as it comes.
     """
     frame_DD = torch.eye(a[0].shape[-1], dtype=torch.float64)
     for _ in range(rounds):
-        moment_DD = torch.zeros_like(frame_DD)
+        moment_DD = torch.zeros_like(frame_DD) if beside is None else beside.double().clone()
         for x_PV2D, y_PV2D in zip(a, b, strict=True):
             seen_PV2D = x_PV2D.double() @ frame_DD
             along_P = (seen_PV2D * y_PV2D).sum((1, 2, 3))

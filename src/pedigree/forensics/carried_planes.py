@@ -23,39 +23,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pedigree.forensics.anchors import SharedTokens, leading_directions, read_table
+from pedigree.forensics.anchors import SharedTokens
 from pedigree.forensics.evidence import Grid
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import CARD, PlaneMeter
-from pedigree.forensics.gauge import polar, unit_rows
 from pedigree.forensics.linear import without_damage
+from pedigree.forensics.named_frame import EVEN_TOKENS, Tables, evenness, frame_of, tables_of, turned
 from pedigree.forensics.shared_units import WIDEST, whitened
 from pedigree.forensics.side import Side
 from pedigree.forensics.views import UnitKind, fold_reader
 from pedigree.weights.anatomy import Anatomy
 
-MOST_TOKENS = 8192
-"""Vocabulary rows that take part; the frame of 2,048 coordinates needs no more."""
-
-ROWS_PER_DIRECTION = 4
-"""Shared tokens for each coordinate, all tables together, that a frame is fitted on at least."""
-
-LOUD_SHARE = 0.25
-"""Share of the width, the leading directions of B's vocabulary rows, that is not looked at: models of one language
-agree there. On strangers of the calibration kinds the planes are as independent with a quarter left out as with a
-half."""
-
 SLOW, USUAL_BASE = 1e-3, 1e4
 """Planes that turn by less than this from one token to the next do not count: over some hundred tokens they hardly
 turn, and an edit that mixes them is nearly free. The base of frequencies where a model does not state it."""
-
-EVEN_TOKENS = (0.7, 0.85)
-"""Share of tokens that have to agree in a frame fitted on others, with one table and with two. Rows of tokens that no
-text has can be set at will, and a fifth of them, set to agree, steers the frame. In merges of the calibration kinds
-0.73 to 0.79 (one table) and 0.91 to 0.95 (two) of the tokens agree; in strangers of which three of ten rows were set
-0.68 and 0.79 at most."""
-
-FOLDS = 10
 
 CHEAP_WIDTH = 512
 """Up to this residual width any two models are tested; beyond, those whose units stand in one order or sign."""
@@ -83,29 +64,51 @@ def planes_agree(a: Side, b: Side, tokens: SharedTokens, pairs: Sequence[tuple[i
     left, right = (planes_of(side, [pair[k] for pair in pairs], count) for k, side in enumerate((a, b)))
     if left is None or right is None or left.shape[1:4] != right.shape[1:4]:
         return TestOutcome.not_applicable(CARD, "no query/key planes of one form")
-    tables = _tables(a, b, tokens)
-    if not tables or len(tables) * len(tables[0][0]) < ROWS_PER_DIRECTION * max(a.width, b.width):
+    tables = tables_of(a, b, tokens)
+    if not tables:
         return TestOutcome.not_applicable(CARD, "too few vocabulary rows that both have")
     groups = int(b.anatomy.n_kv_heads or 1)
     of_layer = math.lgamma(groups + 1) + groups * math.lgamma(int(b.anatomy.n_heads or groups) // groups + 1)
     # The loud directions that are left out may be B's or A's: two looks, both paid for.
     choices = paid + len(pairs) * of_layer + math.log(2.0)
-    turned = [(y, x) for x, y in tables]
-    looks = [_look(left, right, tables, choices), _look(right, left, turned, choices)]
+    looks = [_look(left, right, tables, choices), _look(right, left, turned(tables), choices)]
     best = min(looks, key=lambda outcome: (outcome.log10_p or 0.0, -outcome.statistic))
     if not best.log10_p:
         return best
-    even = (_even(tables) + _even(turned)) / 2
-    steered = even < EVEN_TOKENS[min(len(tables), len(EVEN_TOKENS)) - 1]
-    return replace(best, log10_p=0.0 if steered else best.log10_p, extra=best.extra | {"even_tokens": even})
+    even = evenness(tables)
+    steered = even.steered(EVEN_TOKENS[len(tables) - 1])
+    said = {"even_tokens": even.share, "spread": even.spread}
+    return replace(best, log10_p=0.0 if steered else best.log10_p, extra=best.extra | said)
 
 
-def _look(left: Tensor, right: Tensor, tables: Sequence[tuple[Tensor, Tensor]], choices: float) -> TestOutcome:
-    frame_DK, lens_EK = _frame(tables)
+def _look(left: Tensor, right: Tensor, tables: Tables, choices: float) -> TestOutcome:
+    return _meet(left, right, tables).outcome(choices)
+
+
+def _meet(left: Tensor, right: Tensor, tables: Tables) -> PlaneMeter:
+    frame_DK, lens_EK = frame_of(tables)
     meter = PlaneMeter()
     for x_PV2D, y_PV2E in zip(left, right, strict=True):
         meter.add(x_PV2D @ frame_DK, y_PV2E @ lens_EK)
-    return meter.outcome(choices)
+    return meter
+
+
+def plane_tail(a: Side, b: Side, tables: Tables, pairs: Sequence[tuple[int, int]]) -> float | None:
+    """log10 p of planes in the frame that tables give, seen from A; neither the order of heads nor a least ratio is
+    asked for. None where there are no planes.
+
+    Args:
+        a, b: the two models.
+        tables: vocabulary rows as `named_frame.tables_of` gives them.
+        pairs: (layer of A, layer of B).
+    """
+    if any(side.anatomy.rope not in ("half", "interleaved") or not side.anatomy.rotary_dim for side in (a, b)):
+        return None
+    count = min(_turning(side) for side in (a, b))
+    left, right = (planes_of(side, [pair[k] for pair in pairs], count) for k, side in enumerate((a, b)))
+    if left is None or right is None or left.shape[1:4] != right.shape[1:4]:
+        return None
+    return _meet(left, right, tables).log10_tail()
 
 
 def frame_spent(
@@ -154,52 +157,6 @@ def _turning(side: Side) -> int:
     stated = [float(v) for v in bases if isinstance(v, int | float) and not isinstance(v, bool) and 1.0 < v < 1e12]
     base = max(stated, default=USUAL_BASE)
     return min(planes, int(planes * math.log(1.0 / SLOW) / math.log(base)) + 1)
-
-
-def _tables(a: Side, b: Side, tokens: SharedTokens) -> list[tuple[Tensor, Tensor]]:
-    """Centered rows of the tokens that both have, one pair for each table."""
-    chosen = tokens.spread(MOST_TOKENS)
-    found = []
-    for role in ("embed", "head"):
-        left, right = read_table(a.anatomy, role, chosen.a_T), read_table(b.anatomy, role, chosen.b_T)
-        if left is not None and right is not None and len(left):
-            found.append((left - left.mean(0), right - right.mean(0)))
-    return found
-
-
-def _frame(tables: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Map from the first model's frame to directions of the second that are looked through, [D, K]; these, [E, K]."""
-    x_TD, y_TK, lens_EK = _rows(tables)
-    return polar(x_TD.T @ y_TK).double(), lens_EK.double()
-
-
-def _rows(tables: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Whitened rows of all tables, those of the second model as they are looked at, and the directions for that."""
-    bare_TE = torch.cat([right / right.norm().clamp_min(1e-30) for _, right in tables])
-    width = bare_TE.shape[1]
-    lens_EK = _outside(leading_directions(bare_TE, max(1, round(LOUD_SHARE * width))))
-    x_TD = torch.cat([unit_rows(whitened(left)) for left, _ in tables])
-    y_TK = torch.cat([unit_rows(whitened(right)) for _, right in tables]) @ lens_EK
-    return x_TD, y_TK, lens_EK
-
-
-def _even(tables: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Share of tokens that agree, all tables together, in a frame fitted on other tokens."""
-    x_TD, y_TK, _ = _rows(tables)
-    x_NTD, y_NTK = (rows.reshape(len(tables), -1, rows.shape[1]) for rows in (x_TD, y_TK))
-    fold_T = torch.randperm(x_NTD.shape[1], generator=torch.Generator().manual_seed(0)) % FOLDS
-    along_T = torch.zeros(x_NTD.shape[1])
-    for fold in range(FOLDS):
-        out_T = fold_T == fold
-        frame_DK = polar(torch.einsum("ntd,ntk->dk", x_NTD[:, ~out_T], y_NTK[:, ~out_T]))
-        along_T[out_T] = torch.einsum("ntd,dk,ntk->t", x_NTD[:, out_T], frame_DK, y_NTK[:, out_T])
-    return float((along_T > 0.0).double().mean())
-
-
-def _outside(loud_KE: Tensor) -> Tensor:
-    """Orthonormal directions outside of given ones, as columns."""
-    whole_EE: Tensor = torch.linalg.qr(loud_KE.T.double(), mode="complete")[0]
-    return whole_EE[:, loud_KE.shape[0] :].float()
 
 
 def planes_of(side: Side, layers: Sequence[int], count: int) -> Tensor | None:

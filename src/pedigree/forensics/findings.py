@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,11 +58,10 @@ class Findings:
 
     `in_place` lists layers of B whose units agree with those at the same position beyond any choice of frame and order,
     `kept` units that live on one by one, `kept_origin` where they come from; all are looked for only where whole layers
-    do not agree. `carried` lists
-    layers whose query/key planes agree in the frame of vocabulary rows where nothing else does; `framed` tells that
-    only attention agrees, in a frame that vocabulary rows do not share, and no more than the choice of a frame could
-    bring about. `table_origins` says where vocabulary
-    rows that agree come from, if nothing else agrees.
+    do not agree. `carried` lists layers whose query/key planes or heads agree in the frame of vocabulary rows where
+    nothing else does; `framed` tells that only attention agrees, in a frame that vocabulary rows do not share, and no
+    more than the choice of a frame could bring about. `table_origins` says where vocabulary rows that agree come from,
+    if nothing else agrees.
     """
 
     tokens: SharedTokens
@@ -131,13 +131,29 @@ class Findings:
     def within_reach(self) -> bool:
         """Whether a chosen frame could have made the few units that were read agree as they do."""
         chosen = "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
-        return chosen and self.log10_p("carried-planes") > CLEAR_LOG10_P and not self.copied
+        return chosen and self.carried_log10_p > CLEAR_LOG10_P and not self.copied
 
     @property
     def copied(self) -> bool:
         """Whether trained matrices of the body are equal number for number: then nobody chose the frame, and what one
         model has of the other was handed down."""
         return self.copies is not None and self.copies.told
+
+    @property
+    def carried_log10_p(self) -> float:
+        """log10 p that attention, with position rows, has in the frame of vocabulary rows."""
+        return min(self.log10_p("carried-planes"), self.log10_p("carried-heads"))
+
+    @property
+    def carried_words(self) -> str:
+        """What agrees in the frame of vocabulary rows, where `carried` lists its layers."""
+        if self.log10_p("carried-planes") <= CLEAR_LOG10_P:
+            what = "query/key planes agree"
+        elif "positions" in self.exact["carried-heads"].extra:
+            what = "position rows and heads agree"
+        else:
+            what = "heads agree"
+        return f"{what} in the frame that vocabulary rows give, log10 p <= {math.floor(self.carried_log10_p)}"
 
     @property
     def same_numbers(self) -> bool:

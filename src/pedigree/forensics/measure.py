@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
+from pedigree.forensics.carried_heads import heads_agree
 from pedigree.forensics.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
 from pedigree.forensics.contents import compare_contents, same_contents
 from pedigree.forensics.copies import find_copies
@@ -123,7 +124,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
-            if found.within_reach and _carry_planes(a, b, found):
+            if found.within_reach and _carry_over(a, b, found):
                 found.unit_maps = _unit_maps(a, b, found)
         tell("heads", 0.7, f"{evidence_words(found)}; comparing heads")
         found.heads = _head_scores(a, b, found)
@@ -238,17 +239,20 @@ def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
     standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
     if a.n_layers != b.n_layers or (max(a.width, b.width) > CHEAP_WIDTH and not standing):
         return
-    _carry_planes(a, b, found)
+    _carry_over(a, b, found)
 
 
-def _carry_planes(a: Side, b: Side, found: Findings) -> bool:
-    """Plane agreement of layers of one number; where it speaks, these are the layer map."""
+def _carry_over(a: Side, b: Side, found: Findings) -> bool:
+    """Planes, then heads and position rows, of layers of one number; where they speak, these are the layer map."""
     if a.n_layers != b.n_layers or any(i not in (None, j) for j, i in enumerate(found.layer_map)):
         return False
-    found.exact["carried-planes"] = planes_agree(a, b, found.tokens, [(j, j) for j in range(b.n_layers)], 0.0)
-    if found.log10_p("carried-planes") > CLEAR_LOG10_P:
-        return False
+    pairs = [(j, j) for j in range(b.n_layers)]
+    found.exact["carried-planes"] = planes_agree(a, b, found.tokens, pairs, 0.0)
     standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
+    if found.carried_log10_p > CLEAR_LOG10_P:
+        found.exact["carried-heads"] = heads_agree(a, b, found.tokens, pairs, 0.0, standing=standing)
+    if found.carried_log10_p > CLEAR_LOG10_P:
+        return False
     if standing and not found.evidence.gauge.is_trivial and a.width == b.width:
         # Too little is left for the ladder to prefer the frame in which units stand where they stood.
         plain = replace(identity_gauge(a.width, b.width), lens_BK=found.climb.lens_BK)

@@ -90,7 +90,7 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
     if found.kept is not None and not found.kept.alone:
         # Not some units agree but all, faintly or by a pattern; what the few say is then no finding.
         names = tuple(name for name in names if name != "kept-units")
-    names += ("carried-planes",) if found.carried else ()
+    names += tuple(name for name in ("carried-planes", "carried-heads") if found.carried and name in found.exact)
     if judgment.verdict in ("related", "partly-related", "shared-initialization") and "units-read" in found.exact:
         names += ("units-read",)  # asked of agreeing units only: a stranger has none, and its p-value would be no news
     # Holm over the exact tests: the smallest p-value pays for all of them.

@@ -114,8 +114,7 @@ def strength(found: Findings, judgment: Judgment) -> str:
         reach = math.floor(found.log10_p("units-in-place"))
         return f"units in place agree beyond any choice of frame and order (log10 p <= {reach})"
     if found.carried:
-        reach = math.floor(found.log10_p("carried-planes"))
-        return f"query/key planes agree in the frame of vocabulary rows (log10 p <= {reach})"
+        return found.carried_words
     in_place = min((found.log10_p(name) for name in EXACT), default=0.0)
     if in_place <= CLEAR_LOG10_P:
         return f"units stand where they stood (exact, log10 p <= {math.floor(in_place)}); best layer pair z = {z:.0f}"

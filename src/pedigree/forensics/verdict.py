@@ -297,8 +297,7 @@ def _attention(found: Findings) -> Component:
         score = max(_mean_effect(found, k, layers) for k in kinds)
         note = "matched dimensions"
         if found.carried:
-            reach = math.floor(found.log10_p("carried-planes"))
-            note = f"query/key planes agree in the frame that vocabulary rows give, log10 p <= {reach}"
+            note = found.carried_words
         return Component(verdict="related", score=score, n=len(found.layer_map), layers=layers, note=note)
     exact = found.family_log10_p("vo", "planes")
     if found.layers_hit("ffn") and exact <= CLEAR_LOG10_P:

@@ -20,6 +20,7 @@ ALIASES = {
     "units-read": "gram-agreement",
     "kept-units": "gram-agreement",
     "carried-planes": "plane-agreement",
+    "carried-heads": "head-agreement",
     "survival-of-learned-directions": "survival",
     "start-or-descent": "survival",
     "direction": "difference-share",

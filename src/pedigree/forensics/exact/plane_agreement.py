@@ -82,6 +82,14 @@ class PlaneMeter:
         """Planes taken in."""
         return sum(len(ratios) for ratios in self._ratios)
 
+    def log10_tail(self) -> float | None:
+        """log10 p without any choice paid for and without a least ratio; None with too few planes."""
+        n = self.planes
+        if n < LEAST_PLANES:
+            return None
+        ratio = float(torch.cat(self._ratios).mean())
+        return _gamma_log_tail(n, n * ratio) / LN10 if ratio > 0.0 else 0.0
+
     def outcome(self, choices: float) -> TestOutcome:
         """The test over everything taken in.
 
