@@ -35,7 +35,7 @@ from pedigree.records.family_tree import TreeResult
 
 ROOT = Path(__file__).resolve().parents[1]
 FRESH = 100
-KEPT_ROWS = 1
+KEPT_ROWS = 2
 """Raised by hand when rows are laid side by side in another way."""
 
 
@@ -101,9 +101,9 @@ def _rows(folder: Path, shown: Sequence[str], hub: int, members: Sequence[int]) 
         found = common_rows(members.index(hub), [folder / name for name in names])
         if found is None:
             return None
-        np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN)
+        np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN, width=found.width)
     with np.load(path) as kept:
-        return CommonRows(kept["gram"], kept["there"], members.index(hub))
+        return CommonRows(kept["gram"], kept["there"], members.index(hub), int(kept["width"]))
 
 
 def lines_of(result: TreeResult) -> list[Line]:

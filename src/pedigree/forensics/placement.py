@@ -30,7 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
-from pedigree.forensics.ways import Ways
+from pedigree.forensics.family_rows import CHANCE, EXCLUDED
+from pedigree.forensics.ways import SAME, Ways
 
 Floats = npt.NDArray[np.float64]
 
@@ -56,6 +57,9 @@ SHORT, PER_NOISE, BELIEVED = 0.01, 3.0, 2.5
 """Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it:
 there the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
 
+MORE = 1.03
+"""How many times as much, or as near, two models that grew together match."""
+
 ROUNDS = 6
 """Times that every model is taken out and put in again, at most."""
 
@@ -70,12 +74,15 @@ class Placed:
         sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
         order: how much more that is than log-odds that the parent is below it: seen from the parent's parent, the one
             on the way to the other came first. Of models that are not below the root itself.
+        exact: models that continue their parent so that nothing but chance is left, seen from the one above it: the
+            parent itself is where their ways part.
     """
 
     root: int
     parents: dict[int, int] = field(default_factory=dict)
     sure: dict[int, float] = field(default_factory=dict)
     order: dict[int, float] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)
 
     def children(self, of: int) -> list[int]:
         """In order of their numbers."""
@@ -99,7 +106,7 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
     """
     known = dict(merges or {})
     out = Placed(root)
-    order = sorted((j for j in range(len(ways)) if j != root), key=lambda j: (ways.length(root, j), j))
+    order = sorted((j for j in range(len(ways)) if j != root), key=lambda j: _distance_first(ways, root, j))
     for j in order:
         _put(out, j, ways, odds_NN, known)
     for _ in range(ROUNDS):
@@ -113,7 +120,15 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
             above = out.parents[parent]
             there, back = (continues(above, *pair, ways, odds_NN) for pair in ((parent, j), (j, parent)))
             out.order[j] = there - back
+            if ways.reshaped(above, parent) or (told_by_chance(above, parent, j, ways) or 0.0) > 0:
+                out.exact.add(j)
     return out
+
+
+def _distance_first(ways: Ways, root: int, j: int) -> tuple[float, int, int]:
+    """Nearest first; of models without a distance, those that were changed least in shape."""
+    steps = sum(abs(new - old) for old, new in zip(ways.shapes[root], ways.shapes[j], strict=False))
+    return ways.length(root, j) if ways.all_NN[root, j] > SAME else 0.0, steps, j
 
 
 def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, tuple[int, ...]]) -> None:
@@ -125,16 +140,24 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
     made_of_j = {x for x, sources in known.items() if not mine.isdisjoint(sources)}
     at, sure = out.root, math.inf
     while True:
-        steps = [(continues(at, i, j, ways, odds_NN), i) for i in out.children(at) if i not in mine | made_of_j]
-        best = max(steps, default=(-math.inf, -1))
+        ahead = [i for i in out.children(at) if i not in mine | made_of_j]
+        # Of two that were grown in one way each, a model that was grown in both matches the one it came from more, or
+        # to the last digit.
+        steps = [
+            (continues(at, i, j, ways, odds_NN), int(ways.matched_NN[i, j]), -float(ways.all_NN[i, j]), i)
+            for i in ahead
+        ]
+        best = max(steps, default=(-math.inf, 0, 0.0, -1))
         if best[0] <= 0:
             break
-        at, sure = best[1], best[0]
+        at, sure = best[3], best[0]
     out.parents[j], out.sure[j] = at, sure
 
 
 def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float:
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
+    if ways.reshaped(parent, i):
+        return MOST_ODDS if _has_the_shape(parent, i, j, ways) else -MOST_ODDS
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
     gain = float(d[0, 2] - d[1, 2]) / way_i
@@ -143,6 +166,9 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
     if odds <= -ABSTAIN_BELOW:
         return -MOST_ODDS
+    told = told_by_chance(parent, i, j, ways)
+    if told is not None:
+        return told
     blurred = float(np.clip(gain * way_i / (way_i + BLUR * way_j), *GAINS))
     cosine = float(min(1.0, (gain + 1.0) / 2.0 * (way_i / way_j) ** 0.5))
     whole = float(np.clip((gain - WHOLE_GAIN[0]) / (WHOLE_GAIN[1] - WHOLE_GAIN[0]), 0.0, 1.0))
@@ -152,6 +178,39 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
         return PAIRS_OFFSET + PAIRS_PER_GAIN * blurred + PER_ODDS * odds + more
     kept, joint = (float(np.clip(value, *GAINS)) for value in rows)
     return OFFSET + PER_GAIN * blurred + PER_ODDS * odds + PER_KEPT * kept + PER_JOINT * joint + more
+
+
+def told_by_chance(parent: int, i: int, j: int, ways: Ways) -> float | None:
+    """Log-odds that j continues i where one of two histories leaves nothing but chance and the other is excluded by it;
+    None elsewhere. The better a continuation fits, the more it is worth: of a model and its rounded copy the model is
+    the one that was continued."""
+    fits = ways.by_chance(parent, i, j)
+    if fits is None:
+        return None
+    below, beside = fits
+    if below.is_chance and beside.sum >= EXCLUDED:
+        return MOST_ODDS - abs(below.sum) / CHANCE
+    if beside.is_chance and below.sum <= -EXCLUDED:
+        return -MOST_ODDS
+    return None
+
+
+def _has_the_shape(parent: int, i: int, j: int, ways: Ways) -> bool:
+    """Whether j has what was put into i, which has nothing else that its parent has not, or lacks what i lacks.
+
+    Another model may have grown in the same way: then no more layers of it match i than match the parent, and units
+    that were put in are further from those of i.
+    """
+    shapes = zip(ways.shapes[parent], ways.shapes[i], ways.shapes[j], strict=False)
+    if any((new - old) * (other - new) < 0 for old, new, other in shapes):
+        return False
+    if ways.shapes[i] != ways.shapes[j]:
+        return True
+    both, alone = int(ways.matched_NN[i, j]), int(ways.matched_NN[parent, j])
+    if ways.shapes[i][0] > ways.shapes[parent][0]:
+        return both > MORE * alone
+    near, far = float(ways.all_NN[i, j]), float(ways.all_NN[parent, j])
+    return MORE * both >= alone and near <= MORE * far
 
 
 def common(parent: int, j: int, k: int, ways: Ways) -> float:

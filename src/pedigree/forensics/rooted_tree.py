@@ -45,7 +45,8 @@ class Rooted:
         root: the model that came first.
         edges: (parent, child, length).
         hidden: how many hidden vertices there are.
-        sure, order: log-odds that a model is below its parent and not beside it, and not above it; see `Placed`.
+        sure, order, exact: log-odds that a model is below its parent and not beside it, and not above it, and which
+            models are there by chance alone; see `Placed`.
     """
 
     root: int
@@ -53,6 +54,7 @@ class Rooted:
     hidden: int = 0
     sure: dict[int, float] = field(default_factory=dict)
     order: dict[int, float] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)
 
 
 def rooted_tree(
@@ -75,7 +77,7 @@ def rooted_tree(
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
     """The tree below a first model that is known; see `rooted_tree`."""
     placed = place(ways, drift_NN, root, merges)
-    tree = Rooted(root, sure=placed.sure, order=placed.order)
+    tree = Rooted(root, sure=placed.sure, order=placed.order, exact=placed.exact)
     for parent in range(len(ways)):
         _hang(tree, placed, parent, ways, set(merges or ()))
     return tree
