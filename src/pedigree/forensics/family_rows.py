@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pedigree.errors import PedigreeError
 from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.family_bulk import Bulk, thinned
 from pedigree.forensics.findings import Findings
 from pedigree.forensics.kinship import FOREIGN
 from pedigree.forensics.measure import UNEVEN, dimensions_stand, kinds_that_stand, layers_once
@@ -223,12 +224,14 @@ class CommonRows:
         there_RN: which models have a row.
         hub: number of the hub.
         width: dimensions of a row.
+        bulk: some of the rows themselves.
     """
 
     gram_RNN: npt.NDArray[np.float64]
     there_RN: npt.NDArray[np.bool_]
     hub: int
     width: int = 0
+    bulk: Bulk = field(default_factory=Bulk)
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
@@ -339,7 +342,7 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
             keys.setdefault(key, rows)
     if not keys:
         return None
-    grams, there = [], []
+    grams, there, all_rows = [], [], []
     for key, own_UK in keys.items():
         rows_NUK = torch.zeros(n, *own_UK.shape, dtype=torch.float64)
         there_NU = torch.zeros(n, own_UK.shape[0], dtype=torch.bool)
@@ -352,4 +355,6 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         rows_NUK = torch.where(there_NU[:, :, None], rows_NUK, 0.0)
         grams.append(torch.einsum("nuk,muk->unm", rows_NUK, rows_NUK).numpy())
         there.append(there_NU.T.numpy())
-    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, next(iter(keys.values())).shape[1])
+        all_rows.append(rows_NUK.numpy())
+    width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
+    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
-from pedigree.forensics.placement import Placed, common, place
+from pedigree.forensics.placement import LEAST_BULK, Placed, common, place
 from pedigree.forensics.ways import Ways
 
 AGAINST = -1.0
@@ -25,6 +25,9 @@ AGAINST = -1.0
 
 IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
+
+IN_BULK = 0.5
+"""The same in the bulk (`family_bulk`): children of one model have up to 0.36, of one that is not among them 0.7."""
 
 ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
 """Three or more children with such an ancestor share one and the same way however far each went on: its standard
@@ -109,9 +112,16 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
     """The first of the children, with those that share most of its way."""
     group = [children[0]]
     for j in children[1:]:
-        if all(common(parent, j, k, ways) >= IN_COMMON for k in group):
+        if all(_have_common(parent, j, k, ways) for k in group):
             group.append(j)
     return group
+
+
+def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
+    if common(parent, j, k, ways) >= IN_COMMON:
+        return True
+    bulk = ways.in_the_bulk(parent, j, k)
+    return bulk is not None and bulk.part >= LEAST_BULK and bulk.cosine >= IN_BULK
 
 
 def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ROUNDED
+from pedigree.forensics.family_bulk import Shared
 from pedigree.forensics.family_rows import CommonRows, Fit
 from pedigree.forensics.kinship import Shape
 from pedigree.forensics.strains import Pairs, kinship
@@ -83,6 +84,12 @@ class Ways:
         if self.rows is None:
             return None
         return self.rows.by_chance(*(self.numbers[k] for k in (parent, i, j)))
+
+    def in_the_bulk(self, parent: int, i: int, j: int) -> Shared | None:
+        """As `Bulk.shared`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.bulk.shared(*(self.numbers[k] for k in (parent, i, j)))
 
     def first_by_chance(self) -> Floats:
         """As `CommonRows.first_by_chance`, of every two models [n, n]; zeros where they were not laid side by side."""
