@@ -62,7 +62,7 @@ class Bulk:
     _known: dict[tuple[int, int, int], Shared | None] = field(default_factory=dict)
 
     def shared(self, parent: int, i: int, j: int) -> Shared | None:
-        """What the ways from the parent to i and to j share in the bulk; None where they have too few rows in common."""
+        """What the ways from the parent to i and to j share in the bulk; None where there are too few rows."""
         if (parent, i, j) not in self._known:
             self._known[parent, i, j] = self._shared(parent, i, j)
         return self._known[parent, i, j]

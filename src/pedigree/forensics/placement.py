@@ -57,9 +57,10 @@ SHORT, PER_NOISE, BELIEVED = 0.01, 3.0, 2.5
 """Nobody else shares the way of a model that was rounded, or one so much shorter that no training can have made it:
 there the gain is one or minus one but for noise, and a gain far beyond both is nothing but noise."""
 
-WHOLE_PART, PER_PART, LEAST_BULK, BESIDE_BULK = 0.76, 30.0, 0.02, 0.25
-"""In the bulk, the part of i's way that j has from which it continues i: continuations have 0.80 to 1.25, children of
-one model up to 0.72 (57 and 118 triples). Log-odds for each unit of it; part of i's way that has to lie there; and the
+WHOLE_PART, MORE_PART, PER_PART, LEAST_BULK, BESIDE_BULK = 0.76, 1.33, 30.0, 0.02, 0.25
+"""In the bulk, the parts of i's way between which j continues it: continuations have 0.80 to 1.25, children of one
+model up to 0.72 (57 and 118 triples), but those that were trained on one text in one order, one of them longer or
+faster, go i's way and 0.4 of it once more. Log-odds for each unit; part of i's way that has to lie there; and the
 weight of everything else beside it."""
 
 MORE = 1.03
@@ -166,20 +167,21 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
     gain = float(d[0, 2] - d[1, 2]) / way_i
-    if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
-        return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
     odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
-    if odds <= -ABSTAIN_BELOW:
-        return -MOST_ODDS
-    told = told_by_chance(parent, i, j, ways)
+    told = told_by_chance(parent, i, j, ways) if odds > -ABSTAIN_BELOW else None
     if told is not None:
         return told
+    if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
+        return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
+    if odds <= -ABSTAIN_BELOW:
+        return -MOST_ODDS
     learned = _learned(parent, i, j, way_i, way_j, gain, odds, ways)
     bulk = ways.in_the_bulk(parent, i, j)
     if bulk is None or bulk.part < LEAST_BULK:
         return learned
-    told_there = float(np.clip(PER_PART * (bulk.both / bulk.one - WHOLE_PART), -MOST_ODDS, MOST_ODDS))
-    return told_there + BESIDE_BULK * learned
+    part = bulk.both / bulk.one
+    told_there = float(np.clip(PER_PART * min(part - WHOLE_PART, MORE_PART - part), -MOST_ODDS, MOST_ODDS))
+    return min(told_there + BESIDE_BULK * learned, MOST_ODDS - 1.0)  # chance is surer
 
 
 def _learned(parent: int, i: int, j: int, way_i: float, way_j: float, gain: float, odds: float, ways: Ways) -> float:

@@ -29,6 +29,10 @@ IN_COMMON = 0.65
 IN_BULK = 0.5
 """The same in the bulk (`family_bulk`): children of one model have up to 0.36, of one that is not among them 0.7."""
 
+MOST_IN_COMMON = 1.1
+"""Part of either way that may be common to both; trainings on one text in one order go one way without an ancestor, and
+the longer or faster one goes further."""
+
 ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
 """Three or more children with such an ancestor share one and the same way however far each went on: its standard
 deviation over pairs is at most the first part of it, and at most the last part of what it is if cosines are compared
@@ -118,10 +122,12 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
 
 
 def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
-    if common(parent, j, k, ways) >= IN_COMMON:
-        return True
+    """Whether two children have an ancestor that is not among the models."""
     bulk = ways.in_the_bulk(parent, j, k)
-    return bulk is not None and bulk.part >= LEAST_BULK and bulk.cosine >= IN_BULK
+    if bulk is None or bulk.part < LEAST_BULK:
+        return common(parent, j, k, ways) >= IN_COMMON
+    more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
+    return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
 
 
 def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:
