@@ -63,6 +63,10 @@ model up to 0.72 (57 and 118 triples), but those that were trained on one text i
 faster, go i's way and 0.4 of it once more. Log-odds for each unit; part of i's way that has to lie there; and the
 weight of everything else beside it."""
 
+MAY_BE_TEXT = 1.5
+"""Most that the bulk says for a continuation where the cosine there is not above what children share: one that was
+trained long on the text that another was trained on briefly has its whole way, too (cosine 0.52)."""
+
 MORE = 1.03
 """How many times as much, or as near, two models that grew together match."""
 
@@ -180,7 +184,8 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     if bulk is None or bulk.part < LEAST_BULK:
         return learned
     part = bulk.both / bulk.one
-    told_there = float(np.clip(PER_PART * min(part - WHOLE_PART, MORE_PART - part), -MOST_ODDS, MOST_ODDS))
+    most = MAY_BE_TEXT if bulk.cosine < CHILDREN_SHARE else MOST_ODDS
+    told_there = float(np.clip(PER_PART * min(part - WHOLE_PART, MORE_PART - part), -MOST_ODDS, most))
     return min(told_there + BESIDE_BULK * learned, MOST_ODDS - 1.0)  # chance is surer
 
 
