@@ -235,7 +235,8 @@ class CommonRows:
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
-        """Squared distances of some models for each row [n, n]; None where they have too few rows in common."""
+        """Squared distances of some models for each row [n, n], relative to the hub's rows; None where they have too
+        few rows in common."""
         key = tuple(models)
         if key not in self._known:
             self._known[key] = self._distances(list(models))
@@ -248,8 +249,13 @@ class CommonRows:
             return None
         gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
         square = np.diag(gram)
-        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / count
+        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / (count * self._unit())
         return out
+
+    def _unit(self) -> float:
+        """Mean square of the hub's rows: distances are relative to it, as those of pairs are to their own."""
+        own_R = self.gram_RNN[self.there_RN[:, self.hub], self.hub, self.hub]
+        return float(own_R.mean()) or 1.0
 
     def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
         """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.

@@ -26,7 +26,7 @@ AGAINST = -1.0
 IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
 
-IN_BULK = 0.6
+IN_BULK = 0.65
 """The same in the bulk (`family_bulk`): children of one model have up to 0.36, or 0.52 where they were trained on one
 text; those of one that is not among them 0.7 and more."""
 
