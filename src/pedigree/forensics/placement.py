@@ -15,7 +15,9 @@ training passes every short one on like texts at some distance. So the gain is w
 - the cosine of both ways, where it is larger than children of one model were ever seen to have.
 
 The weights are a logistic fit on the families of `experiments/trees.py` that are kept for development; the same fit
-says how sure it is.
+says how sure it is. Three things say more than it where they speak: a model that was only grown or cut is known by its
+shape; what was added by chance (noise, rounding) is told exactly (`CommonRows.by_chance`); and beside what every
+training learns, in the bulk, a continuation has the whole way of what it continues (`family_bulk`).
 
 Shapes  N = models.
 """
