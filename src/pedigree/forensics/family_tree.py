@@ -33,7 +33,7 @@ from pedigree.forensics.placement import MORE
 from pedigree.forensics.record import producer
 from pedigree.forensics.rooted_tree import Rooted, rooted_tree, tree_below
 from pedigree.forensics.strains import WHOLE, Pairs, kinship, split
-from pedigree.forensics.tree_odds import all_odds, drift_odds, exact_odds, pair_odds, told_odds
+from pedigree.forensics.tree_odds import all_odds, before_most, drift_odds, exact_odds, pair_odds, told_odds
 from pedigree.forensics.ways import FAR, SAME, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
@@ -204,7 +204,7 @@ class _Drawn:
         """Distances of a family; the model that most odds name as the first is the one beside which all are laid."""
         ways = ways_of(heads, self.pairs)
         if self.lay_out is not None and len(heads) > 2:
-            hub = max(range(len(odds)), key=lambda x: (float(odds[x].sum()), -x))
+            hub = max(range(len(odds)), key=lambda x: (before_most(odds, x), -x))
             ways.rows = self.lay_out(heads[hub], heads)
             ways.numbers = tuple(range(len(heads)))
         return ways
@@ -304,7 +304,7 @@ def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
 def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
     """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
     other hybrid that came before them."""
-    first = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))
+    first = max(range(len(heads)), key=lambda x: (before_most(odds, x), -x))
     found = [first]
     for x in range(len(heads)):
         if x == first:

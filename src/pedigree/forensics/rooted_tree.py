@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
 from pedigree.forensics.placement import LEAST_BULK, Placed, common, place
+from pedigree.forensics.tree_odds import before_most
 from pedigree.forensics.ways import Ways
 
 AGAINST = -1.0
@@ -99,7 +100,7 @@ def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int |
     for i in own:
         odds = odds_NN[i, [j for j in own if j != i]]
         if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
-            told.append((float(odds.sum()), i))
+            told.append((before_most(odds_NN[:, own], i), i))
     return max(told)[1] if told else None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pedigree.forensics.direction import ABSTAIN_BELOW
 from pedigree.forensics.strains import Pairs, kinship
 from pedigree.forensics.ways import Ways
 
@@ -31,6 +32,12 @@ def all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
             if x != y:
                 out[x, y] = pair_odds(groups[x], groups[y], pairs, True)
     return out
+
+
+def before_most(odds: Floats, k: int) -> float:
+    """How much speaks for a model as the first one: no pair counts for more than a decision, so that many sure pairs
+    below one model do not outweigh the pair that it has with the model above it."""
+    return float(np.clip(odds[k], -ABSTAIN_BELOW, ABSTAIN_BELOW).sum())
 
 
 def drift_odds(heads: Sequence[int], pairs: Pairs) -> Floats:
