@@ -28,6 +28,7 @@ from pedigree.benchmark.families.sizes import SCALES, scale_of
 from pedigree.benchmark.tree_score import Line, TreeTally, score_tree
 from pedigree.benchmark.zoo.random_family import Family, parents_of, random_family
 from pedigree.benchmark.zoo.workshop import Workshop
+from pedigree.forensics.family_bulk import Bulk
 from pedigree.forensics.family_rows import CommonRows, common_rows
 from pedigree.forensics.family_tree import build_tree
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
@@ -35,7 +36,7 @@ from pedigree.records.family_tree import TreeResult
 
 ROOT = Path(__file__).resolve().parents[1]
 FRESH = 100
-KEPT_ROWS = 1
+KEPT_ROWS = 3
 """Raised by hand when rows are laid side by side in another way."""
 
 
@@ -101,9 +102,13 @@ def _rows(folder: Path, shown: Sequence[str], hub: int, members: Sequence[int]) 
         found = common_rows(members.index(hub), [folder / name for name in names])
         if found is None:
             return None
-        np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN)
+        parts = {f"bulk-{k}": rows for k, rows in enumerate(found.bulk.rows)}
+        parts |= {f"there-{k}": there for k, there in enumerate(found.bulk.there)}
+        np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN, width=found.width, **parts)
     with np.load(path) as kept:
-        return CommonRows(kept["gram"], kept["there"], members.index(hub))
+        count = sum(name.startswith("bulk-") for name in kept.files)
+        bulk = Bulk([kept[f"bulk-{k}"] for k in range(count)], [kept[f"there-{k}"] for k in range(count)])
+        return CommonRows(kept["gram"], kept["there"], members.index(hub), int(kept["width"]), bulk)
 
 
 def lines_of(result: TreeResult) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def laid_out(at: list[np.ndarray]) -> LayOut:
     def lay_out(hub: int, members: Sequence[int]) -> CommonRows:
         rows = np.stack([at[k].reshape(-1, ROW) for k in members])
         gram = np.einsum("nrk,mrk->rnm", rows, rows)
-        return CommonRows(gram, np.ones(gram.shape[:2], dtype=np.bool_), members.index(hub))
+        return CommonRows(gram, np.ones(gram.shape[:2], dtype=np.bool_), members.index(hub), ROW)
 
     return lay_out
 
@@ -221,6 +222,45 @@ def test_equal_weights_share_a_place() -> None:
         ("m0", "m1", "same-weights", False),
         ("m0", "m2", "descent", True),
     ]
+
+
+def grown(shapes: dict[str, tuple[int, ...]], at: dict[str, np.ndarray], copies: dict[str, float]) -> TreeResult:
+    """A tree of models of several shapes; `copies` are log-odds of what was grown by copies that it came later."""
+    names, pairs = list(shapes), {}
+    for x, one in enumerate(names):
+        for y, two in enumerate(names[:x]):
+            d2 = float(((at[one] - at[two]) ** 2).sum()) / float((at["base"] ** 2).sum())
+            later = copies.get(one, 0.0) - copies.get(two, 0.0)
+            layers = min(shapes[one][0], shapes[two][0])
+            pairs[y, x] = Kinship(
+                "related", later, later, d2, 1.0, None, 1000 * layers, shapes=(shapes[two], shapes[one])
+            )  # fmt: skip
+    return build_tree(names, pairs, laid_out([at[name] for name in names]))
+
+
+def test_a_model_that_was_only_grown_or_cut_is_another_model_with_children_of_its_own() -> None:
+    """All its numbers are those of the base: distances cannot tell whose child continues it, its shape can."""
+    base = points([None], 0)[0]
+    at = dict.fromkeys(("base", "deep", "cut"), base)
+    at |= {name: base + 0.1 * points([None], k)[0] for k, name in enumerate(("tuned", "deep's", "cut's"), start=1)}
+    normal, deep, cut = (4, 128, 64, 32, 0), (5, 128, 64, 32, 0), (4, 96, 64, 32, 0)
+    shapes = {"base": normal, "deep": deep, "cut": cut, "tuned": normal, "deep's": deep, "cut's": cut}
+    result = grown(shapes, at, {"deep": 7.0, "deep's": 7.0})
+    truth = {("base", "deep"), ("base", "cut"), ("base", "tuned"), ("deep", "deep's"), ("cut", "cut's")}
+    assert lines(result) == {frozenset(line) for line in truth}
+    assert arrows(result) == truth
+    assert {edge.kind for edge in result.edges} == {"descent"}
+
+
+def test_a_start_among_the_models_settles_what_a_pair_leaves_open() -> None:
+    """Two short trainings of a random start, one after the other: alone the pair may be two trainings of one start."""
+    parents: list[int | None] = [None, 0, 1]
+    pairs = pairs_of(parents, 0, [0, 1, 2])
+    pairs[1, 2] = replace(pairs[1, 2], verdict="inconclusive", open_origin=True)
+    at = points(parents, 0)
+    result = build_tree(["start", "tuned", "again"], pairs, laid_out(at))
+    assert arrows(result) == {("start", "tuned"), ("tuned", "again")}
+    assert result.open_pairs == []
 
 
 def test_a_pair_that_cannot_be_compared_is_said() -> None:

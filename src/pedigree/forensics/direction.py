@@ -330,6 +330,10 @@ def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
             out.add(-5.0, f"{there} units of A are copies of units that B has once")
     silent_b = sum(int(u.silent_N.sum()) for u in found.unit_maps.values())
     silent_a = sum(int(u.silent_N.sum()) for u in found.reverse_units.values())
+    if len(found.layer_map) == len(found.reverse_map) and total == sum(
+        int(u.index_b_N.shape[0]) for u in found.reverse_units.values()
+    ):
+        return  # both have them, and a training only woke them up
     if silent_b > 4 * silent_a and silent_b >= 8:
         out.add(SILENT_LOG_ODDS, f"{silent_b} units of B write nothing, as added units do before training")
     elif silent_a > 4 * silent_b and silent_a >= 8:

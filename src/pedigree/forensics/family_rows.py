@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pedigree.errors import PedigreeError
 from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.family_bulk import Bulk, thinned
 from pedigree.forensics.findings import Findings
-from pedigree.forensics.following import dimensions_stand, layers_once
+from pedigree.forensics.following import UNEVEN, dimensions_stand, kinds_that_stand, layers_once
 from pedigree.forensics.kinship import FOREIGN
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
@@ -40,6 +41,16 @@ LEAST = 0.05
 
 MIN_ROWS = 64
 """Fewer rows than this are fitted by nothing."""
+
+BLOCK = 32
+"""Neighboring rows, mostly of one matrix: what moved a whole matrix shows there."""
+
+CHANCE, SPREAD, BLOCK_SPREAD, EXCLUDED = 5.0, 1.3, 2.0, 8.0
+"""What chance leaves at the most: in standard deviations over all rows, as a mean square over single rows, and over
+blocks of them; and the standard deviations from which on a history is excluded."""
+
+NEAR = 3.0
+"""The same over all rows, where a way of one's own would hide in it: of a sibling that hardly moved."""
 
 TOUCH = 1e-6
 """What is added to the diagonal of a fit, as a part of its trace."""
@@ -89,7 +100,7 @@ def beside(a: Side, b: Side, found: Findings) -> Beside | None:
     out, back, signs_DK = Beside(), frame.inverse(), _signs(a.width)
     for j in layers_once(found):
         i = found.layer_map[j]
-        for kind in ("ffn", "vo", "qk"):
+        for kind in kinds_that_stand(found):
             left = None if i is None else a.units(kind, i)
             right = b.units(kind, j)
             if i is None or left is None or right is None:
@@ -106,9 +117,13 @@ def beside(a: Side, b: Side, found: Findings) -> Beside | None:
                 x_UD, y_UD = left.rows(name), back.carry(right.rows(name))
                 y_UD = y_UD[rows_U.clamp_min(0)]
                 sign_U1 = torch.sign((x_UD * y_UD).sum(1, keepdim=True)) if kind == "ffn" else 1.0
+                key, there_U = (kind, i, name), rows_U >= 0
                 y_UD = y_UD * sign_U1
-                key = (kind, i, name)
-                out.there[key] = (rows_U >= 0) & _alike(x_UD, y_UD, rows_U >= 0)
+                if kind == "ffn":
+                    y_UD = _with_lengths(x_UD, y_UD, there_U)
+                if kind == "ffn" and name == "down":
+                    there_U = there_U & ~_copied(found, j, left.count)  # copies share what the unit wrote
+                out.there[key] = there_U & _alike(x_UD, y_UD, there_U)
                 out.hub[key], out.other[key] = x_UD @ signs_DK, y_UD @ signs_DK
     return out if out.hub else None
 
@@ -129,6 +144,26 @@ def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
     return rows_U
 
 
+def _copied(found: Findings, j: int, hubs: int) -> Tensor:
+    """Which units of A stand several times in B."""
+    units = found.unit_maps.get(j)
+    if units is None:
+        return torch.zeros(hubs, dtype=torch.bool)
+    origin_N = units.origin_N[units.matched_N & (units.origin_N >= 0)]
+    several_U: Tensor = torch.bincount(origin_N, minlength=hubs)[:hubs] > 1
+    return several_U
+
+
+def _with_lengths(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
+    """Rows of y with the lengths of x, where units were rescaled one by one; a GLU lets up and down be scaled against
+    each other."""
+    if not bool(there_U.any()):
+        return y_UD
+    length_U = x_UD.norm(dim=1).clamp_min(1e-30) / y_UD.norm(dim=1).clamp_min(1e-30)
+    off_U = (length_U.log() - length_U[there_U].log().median()).abs()
+    return y_UD * length_U[:, None] if float(off_U[there_U].median()) >= UNEVEN else y_UD
+
+
 def _alike(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
     if not bool(there_U.any()):
         return there_U
@@ -147,6 +182,39 @@ def _signs(width: int) -> Tensor:
     return signs_DK
 
 
+@dataclass(frozen=True)
+class Fit:
+    """What a history leaves unexplained, in standard deviations of chance.
+
+    Attributes:
+        sum: of all rows together.
+        spread: mean square over single rows; one where nothing but chance is left.
+        blocks: the same over the sums of `BLOCK` neighbors.
+    """
+
+    sum: float
+    spread: float
+    blocks: float
+
+    @classmethod
+    def of(cls, left_R: Floats, variance_R: Floats) -> Fit:
+        """From what is left of each row, and the variance that chance gives it."""
+        starts = np.arange(0, len(left_R), BLOCK)
+        total = float(variance_R.sum()) or 1e-300
+        squares = (float((np.add.reduceat(left_R, at) ** 2).sum()) for at in (np.arange(len(left_R)), starts))
+        return cls(float(left_R.sum()) / total**0.5, *(square / total for square in squares))
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether chance explains everything."""
+        return abs(self.sum) <= CHANCE and self.spread <= SPREAD and self.blocks <= BLOCK_SPREAD
+
+
+def _stands_upright(own: Fit, other: Fit) -> bool:
+    """Whether only one of two models is at a right angle to their difference."""
+    return own.is_chance and abs(own.sum) <= NEAR and other.sum <= -EXCLUDED
+
+
 @dataclass
 class CommonRows:
     """Inner products of every row of the hub between all models.
@@ -155,15 +223,20 @@ class CommonRows:
         gram_RNN: inner products, zero where a model lacks the row.
         there_RN: which models have a row.
         hub: number of the hub.
+        width: dimensions of a row.
+        bulk: some of the rows themselves.
     """
 
     gram_RNN: npt.NDArray[np.float64]
     there_RN: npt.NDArray[np.bool_]
     hub: int
+    width: int = 0
+    bulk: Bulk = field(default_factory=Bulk)
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
-        """Squared distances of some models for each row [n, n]; None where they have too few rows in common."""
+        """Squared distances of some models for each row [n, n], relative to the hub's rows; None where they have too
+        few rows in common."""
         key = tuple(models)
         if key not in self._known:
             self._known[key] = self._distances(list(models))
@@ -176,14 +249,67 @@ class CommonRows:
             return None
         gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
         square = np.diag(gram)
-        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / count
+        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / (count * self._unit())
         return out
+
+    def _unit(self) -> float:
+        """Mean square of the hub's rows: distances are relative to it, as those of pairs are to their own."""
+        own_R = self.gram_RNN[self.there_RN[:, self.hub], self.hub, self.hub]
+        return float(own_R.mean()) or 1.0
 
     def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
         """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.
 
         With the ways from the parent, row by row, their inner products are fitted by |i|^2 and by |i||j|.
         """
+        steps = self._steps(parent, i, j)
+        if steps is None:
+            return None
+        of_i_R, of_j_R, both_R = steps
+        same = np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1)
+        normal, toward = same.T @ same, same.T @ both_R
+        # A way without length says nothing; a touch of the diagonal keeps two like columns from blowing up.
+        kept, joint = np.linalg.solve(normal + (TOUCH * np.trace(normal) + 1e-300) * np.eye(2), toward)
+        return (float(kept), float(joint)) if np.isfinite(kept + joint) else None
+
+    def by_chance(self, parent: int, i: int, j: int) -> tuple[Fit, Fit] | None:
+        """How well two histories explain the inner products of the ways from the parent to i and to j: that j continues
+        i, or that both have nothing in common but the parent.
+
+        What was added independently of a step has an inner product with it that is zero but for chance, of variance
+        |x|^2 |y|^2 over the dimensions of a row. Noise and rounding are like that; trainings on like texts are not,
+        and then neither history fits.
+        """
+        steps = self._steps(parent, i, j)
+        if steps is None or self.width < 1:
+            return None
+        of_i_R, of_j_R, both_R = steps
+        rest_R = np.maximum(0.0, of_i_R + of_j_R - 2.0 * both_R)
+        moved_R = (of_i_R > 0) & (of_j_R > 0) & (rest_R > 0)
+        if int(moved_R.sum()) < MIN_ROWS:
+            return None
+        of_i_R, of_j_R, both_R, rest_R = (x[moved_R] for x in (of_i_R, of_j_R, both_R, rest_R))
+        return Fit.of(both_R - of_i_R, of_i_R * rest_R / self.width), Fit.of(both_R, of_i_R * of_j_R / self.width)
+
+    def first_by_chance(self, x: int, y: int) -> int:
+        """One where the first model came first, minus one where the second did, zero where it cannot be told.
+
+        What was added independently of a model stands at a right angle to it, but for chance, and not to the sum of
+        both. Neither of two siblings is at a right angle to their difference.
+        """
+        common_R = np.all(self.there_RN[:, [x, y]], axis=1)
+        if int(common_R.sum()) < MIN_ROWS or self.width < 1:
+            return 0
+        gram = self.gram_RNN[:, [x, y]][:, :, [x, y]][common_R]
+        apart_R = np.maximum(0.0, gram[:, 0, 0] + gram[:, 1, 1] - 2.0 * gram[:, 0, 1])
+        left, right = (
+            Fit.of(gram[:, 0, 1] - gram[:, own, own], gram[:, own, own] * apart_R / self.width) for own in (0, 1)
+        )
+        return int(_stands_upright(left, right)) - int(_stands_upright(right, left))
+
+    def _steps(self, parent: int, i: int, j: int) -> tuple[Floats, Floats, Floats] | None:
+        """Row by row, squared lengths of the ways from the parent to i and to j, and their inner product [R] each; None
+        where the three have too few rows in common."""
         models = [parent, i, j]
         common_R = np.all(self.there_RN[:, models], axis=1)
         if int(common_R.sum()) < max(MIN_ROWS, LEAST * len(self.there_RN)):
@@ -192,11 +318,7 @@ class CommonRows:
         of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])
         of_j_R = np.maximum(0.0, gram[:, 2, 2] - 2 * gram[:, 0, 2] + gram[:, 0, 0])
         both_R = gram[:, 1, 2] - gram[:, 0, 1] - gram[:, 0, 2] + gram[:, 0, 0]
-        same = np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1)
-        normal, toward = same.T @ same, same.T @ both_R
-        # A way without length says nothing; a touch of the diagonal keeps two like columns from blowing up.
-        kept, joint = np.linalg.solve(normal + (TOUCH * np.trace(normal) + 1e-300) * np.eye(2), toward)
-        return (float(kept), float(joint)) if np.isfinite(kept + joint) else None
+        return of_i_R, of_j_R, both_R
 
 
 def common_rows(
@@ -226,7 +348,7 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
             keys.setdefault(key, rows)
     if not keys:
         return None
-    grams, there = [], []
+    grams, there, all_rows = [], [], []
     for key, own_UK in keys.items():
         rows_NUK = torch.zeros(n, *own_UK.shape, dtype=torch.float64)
         there_NU = torch.zeros(n, own_UK.shape[0], dtype=torch.bool)
@@ -239,4 +361,6 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         rows_NUK = torch.where(there_NU[:, :, None], rows_NUK, 0.0)
         grams.append(torch.einsum("nuk,muk->unm", rows_NUK, rows_NUK).numpy())
         there.append(there_NU.T.numpy())
-    return CommonRows(np.concatenate(grams), np.concatenate(there), hub)
+        all_rows.append(rows_NUK.numpy())
+    width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
+    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk)

@@ -29,16 +29,15 @@ from pedigree.forensics.family_rows import CommonRows, common_rows
 from pedigree.forensics.joining import Graph, collapse, neighbor_joining
 from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
 from pedigree.forensics.measure import Progress
+from pedigree.forensics.placement import MORE
 from pedigree.forensics.record import producer
 from pedigree.forensics.rooted_tree import Rooted, rooted_tree, tree_below
 from pedigree.forensics.strains import WHOLE, Pairs, kinship, split
-from pedigree.forensics.ways import FAR, Ways, ways_of
+from pedigree.forensics.tree_odds import all_odds, before_most, drift_odds, exact_odds, pair_odds, told_odds
+from pedigree.forensics.ways import FAR, SAME, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
 Floats = npt.NDArray[np.float64]
-
-SAME = 1e-6
-"""Squared distance below which two models have the same weights but for rounding and disguise."""
 
 
 def grow_tree(
@@ -104,7 +103,7 @@ def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None
         drawn.family(number, members)
     for number, members in enumerate(strains.hybrids, start=len(strains.families)):
         drawn.hybrids(number, members, strains.families)
-    is_open = [_is_open(edge, pairs) for edge in drawn.edges]
+    is_open = [_is_open(edge, pairs) and (edge.source, edge.target) not in drawn.settled for edge in drawn.edges]
     # Who came first is no question where it is open whether one descends from the other at all.
     edges = [e.model_copy(update={"directed": False}) if o else e for e, o in zip(drawn.edges, is_open, strict=True)]
     return TreeResult(
@@ -154,6 +153,8 @@ class _Drawn:
     lay_out: LayOut | None = None
     nodes: list[TreeNode] = field(default_factory=list)
     edges: list[TreeEdge] = field(default_factory=list)
+    settled: set[tuple[str, str]] = field(default_factory=set)  # lines of descent by more than their pair
+    same: dict[int, list[int]] = field(default_factory=dict)  # models of equal weights, by the one that stands for them
 
     def family(self, number: int, members: Sequence[int]) -> None:
         """A family of its own: one first model, known or not."""
@@ -162,6 +163,8 @@ class _Drawn:
             return
         odds, drift = all_odds(groups, self.pairs), drift_odds(heads, self.pairs)
         ways = self._ways(heads, odds)
+        exact = exact_odds(heads, self.pairs, ways)
+        odds, drift = odds + exact, drift + exact
         merges = find_merges(ways)
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio)
@@ -177,6 +180,8 @@ class _Drawn:
         groups, heads = self._places(number, members)
         odds = all_odds(groups, self.pairs)
         ways = self._ways(heads, odds)
+        exact = exact_odds(heads, self.pairs, ways)
+        odds = odds + exact
         pure = [k for family in families for k in family]
         firsts = first_hand(heads, pure, ways, odds, self.pairs)
         for x in firsts:
@@ -189,7 +194,7 @@ class _Drawn:
         for first in firsts:
             mine = [x for x in range(len(heads)) if own[x] == first or x == first]
             part = ways.part(mine)
-            drift = drift_odds([heads[x] for x in mine], self.pairs)
+            drift = drift_odds([heads[x] for x in mine], self.pairs) + exact[np.ix_(mine, mine)]
             below = tree_below(mine.index(first), part, drift)
             own_heads = [heads[x] for x in mine]
             told = told_odds(own_heads, odds[np.ix_(mine, mine)], drift, part)
@@ -199,7 +204,7 @@ class _Drawn:
         """Distances of a family; the model that most odds name as the first is the one beside which all are laid."""
         ways = ways_of(heads, self.pairs)
         if self.lay_out is not None and len(heads) > 2:
-            hub = max(range(len(odds)), key=lambda x: (float(odds[x].sum()), -x))
+            hub = max(range(len(odds)), key=lambda x: (before_most(odds, x), -x))
             ways.rows = self.lay_out(heads[hub], heads)
             ways.numbers = tuple(range(len(heads)))
         return ways
@@ -209,6 +214,7 @@ class _Drawn:
         groups = _same_weights(members, self.pairs)
         heads = [_head(group, len(self.names), self.pairs) for group in groups]
         for group, head in zip(groups, heads, strict=True):
+            self.same[head] = group
             self.nodes += [TreeNode(id=f"m{k}", locations=[self.names[k]], family=number) for k in group]
             for k in group:
                 if k != head:
@@ -222,6 +228,7 @@ class _Drawn:
             pair = kinship(self.pairs, source, child)
             if ratio <= EXACT:
                 reasons = ["it is a mixture of its two parents, and nothing else"]
+                self.settled.add((f"m{source}", f"m{child}"))
                 self.edges.append(_merge_edge(source, child, pair, reasons))
             else:
                 self.edges.append(_between_edge(f"m{source}", f"m{child}", pair))
@@ -240,8 +247,31 @@ class _Drawn:
             first = above.get(u, u)
             value = min(_order(rooted, odds, first, w) for w in below.get(v, [v]))
             sure = min(rooted.sure.get(w, math.inf) for w in below.get(v, [v]))
-            reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < n else ()
-            self.edges.append(_edge(ids[u], ids[v], max(0.0, min(value, sure)), length, "descent", reasons))
+            ends: tuple[str, str] = (ids[u], ids[v])
+            reasons: tuple[str, ...] = ()
+            if max(u, v) < n:
+                one, two = self._likest(heads[u], heads[v])
+                ends, reasons = (f"m{one}", f"m{two}"), kinship(self.pairs, one, two).reasons
+                if self._is_settled(rooted, heads, u, v):
+                    self.settled.add(ends)
+            self.edges.append(_edge(*ends, max(0.0, min(value, sure)), length, "descent", reasons))
+
+    def _likest(self, one: int, two: int) -> tuple[int, int]:
+        """Of models of equal weights at both ends of a line, those of which most stands in place: what descends from a
+        disguised model keeps its order. Those that stand for the others, where none matches more."""
+        ends = [(x, y) for x in self.same[one] for y in self.same[two]]
+        best = max(ends, key=lambda pair: kinship(self.pairs, *pair).matched)
+        more = kinship(self.pairs, *best).matched > MORE * kinship(self.pairs, one, two).matched
+        return best if more else (one, two)
+
+    def _is_settled(self, rooted: Rooted, heads: Sequence[int], u: int, v: int) -> bool:
+        """Whether two models of which a pair alone leaves descent open are below each other by a third one: the first
+        model, of which both surely descend."""
+        if v in rooted.exact:
+            return True
+        both = (kinship(self.pairs, heads[rooted.root], heads[x]) for x in (u, v) if x != rooted.root)
+        surely = rooted.sure.get(v, math.inf) >= ABSTAIN_BELOW and not any(pair.open_origin for pair in both)
+        return u != rooted.root and surely
 
     def _unrooted(self, number: int, heads: Sequence[int], groups: Sequence[Sequence[int]], ways: Ways) -> None:
         """The lines of a family of which no model came first."""
@@ -261,6 +291,10 @@ def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
     below a root that came before both. Places alone would name the sibling that stayed near to a parent that is not
     among the models."""
     pair = float(odds[parent, child])
+    above = {v: u for u, v, _ in rooted.edges}
+    if child in rooted.exact and above.get(parent, len(odds)) < len(odds):
+        # Their ways part at the parent itself, which has one parent and no other: who is below is decided there.
+        return max(pair, _order(rooted, odds, above[parent], parent))
     if parent == rooted.root or pair < LEANS or child not in rooted.order:
         return pair
     root = rooted.root
@@ -270,7 +304,7 @@ def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
 def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
     """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
     other hybrid that came before them."""
-    first = max(range(len(heads)), key=lambda x: (float(odds[x].sum()), -x))
+    first = max(range(len(heads)), key=lambda x: (before_most(odds, x), -x))
     found = [first]
     for x in range(len(heads)):
         if x == first:
@@ -288,10 +322,12 @@ def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floa
 def likest(near: Sequence[int], child: int, pairs: Pairs) -> int:
     """The parent of a merge among relatives of one family: a merge has the largest cosine with what went into it.
 
-    Among those that match most widely: of others only the parts that are nearest match.
+    Among those of its shape, which it has from both, and that match most widely: of others only the parts that are
+    nearest match.
     """
-    most = max(kinship(pairs, k, child).matched for k in near)
-    alike = [k for k in near if kinship(pairs, k, child).matched >= WHOLE * most]
+    there = [k for k in near if (pair := kinship(pairs, k, child)).shapes[0] == pair.shapes[1]] or near
+    most = max(kinship(pairs, k, child).matched for k in there)
+    alike = [k for k in there if kinship(pairs, k, child).matched >= WHOLE * most]
     return max(alike, key=lambda k: (kinship(pairs, k, child).cosine or -1.0, -k))
 
 
@@ -300,35 +336,6 @@ def _merge_edge(parent: int, child: int, pair: Kinship, reasons: Sequence[str] =
         **{"from": f"m{parent}", "to": f"m{child}"}, kind="merge", directed=True, length=pair.distance2,
         reasons=list(reasons) or ["related to models that are strangers to each other"],
     )  # fmt: skip
-
-
-def all_odds(groups: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
-    """Log-odds of every two groups that the first came before the second, if one descends from the other."""
-    out = np.zeros((len(groups), len(groups)))
-    for x in range(len(groups)):
-        for y in range(len(groups)):
-            if x != y:
-                out[x, y] = _odds(groups[x], groups[y], pairs, True)
-    return out
-
-
-def drift_odds(heads: Sequence[int], pairs: Pairs) -> Floats:
-    """The same of single models, without structural evidence in favor, which a sibling would have as well."""
-    out = np.zeros((len(heads), len(heads)))
-    for x, i in enumerate(heads):
-        for y, j in enumerate(heads):
-            if x != y:
-                pair = kinship(pairs, i, j)
-                out[x, y] = pair.log_odds - max(0.0, pair.structural)
-    return out
-
-
-def told_odds(heads: Sequence[int], odds: Floats, drift: Floats, ways: Ways) -> Floats:
-    """What an arrow may rest on: evidence of who came first that a sibling would not have as well.
-
-    A rounded copy is one of the model that it was rounded from and of no sibling of it.
-    """
-    return np.where(ways.rounded_NN, odds, np.minimum(odds, drift))
 
 
 def _distance(pairs: Pairs, i: int, j: int) -> float:
@@ -451,12 +458,18 @@ def _edge(u: str, v: str, odds: float, length: float, kind: str, reasons: Sequen
 def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
     groups: list[list[int]] = []
     for k in members:
-        mine = next((g for g in groups if _distance(pairs, g[0], k) <= SAME), None)
+        mine = next((g for g in groups if _are_same(pairs, g[0], k)), None)
         if mine is None:
             groups.append([k])
         else:
             mine.append(k)
     return groups
+
+
+def _are_same(pairs: Pairs, i: int, j: int) -> bool:
+    """Whether two models are the same but for rounding and disguise; one that was grown or cut is another model."""
+    one, two = kinship(pairs, i, j).shapes
+    return _distance(pairs, i, j) <= SAME and one == two
 
 
 def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
@@ -496,19 +509,12 @@ def _root_score(graph: Graph, root: int, heads: Sequence[int], groups: Sequence[
         if 0 <= v < graph.n:
             if above >= 0:
                 # Half, since the opposite root counts the same pair against: their difference is the pair's log-odds.
-                total += 0.5 * _odds(groups[above], groups[v], pairs, direct)
+                total += 0.5 * pair_odds(groups[above], groups[v], pairs, direct)
             above, direct = v, True
         elif above >= 0:
             direct = False
         stack += [(w, v, above, direct) for w in graph.edges[v] if w != parent]
     return total
-
-
-def _odds(first: Sequence[int], second: Sequence[int], pairs: Pairs, direct: bool) -> float:
-    """Log-odds between two groups of equal weights: the pair that says most."""
-    found = [kinship(pairs, i, j) for i in first for j in second]
-    values = [pair.log_odds if direct else pair.structural for pair in found]
-    return max(values, key=abs)
 
 
 def _side_of(graph: Graph, u: int, v: int) -> set[int]:

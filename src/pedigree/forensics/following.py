@@ -109,17 +109,21 @@ def matched_matrices(
         most_moved: share of matched units in other places up to which all units are taken where they stand.
     """
     layers = _layers_followed(a, found)
-    # Whoever turned the stream and rescaled units may have mixed the dimensions of heads; side by side they look dead.
-    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
-    kinds: tuple[UnitKind, ...] = ("ffn",) if disguised else ("ffn", "vo", "qk")
     for j in layers:
         i = found.layer_map[j]
-        for kind in kinds:
+        for kind in kinds_that_stand(found):
             left = None if i is None else a.units(kind, i)
             right = b.units(kind, j)
             if left is not None and right is not None:
                 for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
                     yield kind, x_ND, y_ND
+
+
+def kinds_that_stand(found: Findings) -> tuple[UnitKind, ...]:
+    """The kinds of units that can be laid side by side. Whoever turned the stream and rescaled units may have mixed the
+    dimensions of heads; side by side they look dead."""
+    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
+    return ("ffn",) if disguised else ("ffn", "vo", "qk")
 
 
 def _layers_followed(a: Side, found: Findings) -> list[int]:

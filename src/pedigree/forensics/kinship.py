@@ -28,7 +28,9 @@ from pedigree.forensics.record import producer
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Verdict
+from pedigree.weights.anatomy import Anatomy
 from pedigree.weights.checkpoint import open_checkpoint
+from pedigree.weights.roles import axes_of
 
 MOST_MOVED = 0.02
 """Share of matched units in other places from which rows are laid beside their origins: distances have to add up, and
@@ -36,6 +38,11 @@ a few rows beside the wrong ones are as far apart as a whole training."""
 
 DESCENT = ("identical", "related", "partly-related")
 RELATED = (*DESCENT, "shared-initialization")
+
+SPACES = ("inner", "heads", "kv_heads")
+
+Shape = tuple[int, ...]
+"""Layers, feed-forward units, channels of queries, channels of keys, experts."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Kinship:
         reasons: of the direction.
         error: why the comparison failed, None where it did not.
         open_origin: the two share numbers, and only start or descent is left open.
+        shapes: of either model, see `shape_of`; empty where that is not known.
     """
 
     verdict: Verdict
@@ -67,6 +75,7 @@ class Kinship:
     reasons: tuple[str, ...] = ()
     error: str | None = None
     open_origin: bool = False
+    shapes: tuple[Shape, Shape] = ((), ())
 
     @property
     def related(self) -> bool:
@@ -84,7 +93,8 @@ class Kinship:
     def turned(self) -> Kinship:
         """The same pair the other way round."""
         lengths = (self.lengths[1], self.lengths[0])
-        return replace(self, log_odds=-self.log_odds, structural=-self.structural, lengths=lengths)
+        shapes = (self.shapes[1], self.shapes[0])
+        return replace(self, log_odds=-self.log_odds, structural=-self.structural, lengths=lengths, shapes=shapes)
 
 
 @dataclass(frozen=True)
@@ -210,6 +220,7 @@ class KeptPairs:
             units = row.get("units")
             row["units"] = None if units is None else (float(units[0]), float(units[1]))
             row["lengths"] = (float(row["lengths"][0]), float(row["lengths"][1]))
+            row["shapes"] = tuple(tuple(int(size) for size in shape) for shape in row.get("shapes", ((), ())))
             row["reasons"] = tuple(str(words) for words in row.get("reasons", ()))
             self._pairs[marks] = Kinship(**row)
         except (AttributeError, KeyError, TypeError, ValueError, IndexError):
@@ -239,7 +250,22 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
         lengths,
         tuple(_named(words, str(first), str(second)) for words in whole.reasons),
         open_origin=judgment.open_origin,
+        shapes=(shape_of(a.anatomy), shape_of(b.anatomy)),
     )
+
+
+def shape_of(anatomy: Anatomy) -> Shape:
+    """What a model was grown or cut in: its layers, the largest extent of each of `SPACES` in a matrix of a layer, and
+    its experts. No disguise changes it."""
+    widest = dict.fromkeys(SPACES, 0)
+    for part in anatomy.parts():
+        if part.layer is None or len(part.shape) != 2:
+            continue
+        for axis, extent in zip(axes_of(part.role), part.shape, strict=False):
+            if axis.space in widest:
+                widest[axis.space] = max(widest[axis.space], extent)
+    experts = max((anatomy.experts(layer) for layer in range(anatomy.n_layers)), default=0)
+    return anatomy.n_layers, *widest.values(), experts
 
 
 def _named(words: str, first: str, second: str) -> str:

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
-from pedigree.forensics.placement import Placed, common, place
+from pedigree.forensics.placement import LEAST_BULK, Placed, common, place
+from pedigree.forensics.tree_odds import before_most
 from pedigree.forensics.ways import Ways
 
 AGAINST = -1.0
@@ -25,6 +26,14 @@ AGAINST = -1.0
 
 IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
+
+IN_BULK = 0.65
+"""The same in the bulk (`family_bulk`): children of one model have up to 0.36, or 0.52 where they were trained on one
+text; those of one that is not among them 0.7 and more."""
+
+MOST_IN_COMMON = 1.1
+"""Part of either way that may be common to both; trainings on one text in one order go one way without an ancestor, and
+the longer or faster one goes further."""
 
 ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
 """Three or more children with such an ancestor share one and the same way however far each went on: its standard
@@ -45,7 +54,8 @@ class Rooted:
         root: the model that came first.
         edges: (parent, child, length).
         hidden: how many hidden vertices there are.
-        sure, order: log-odds that a model is below its parent and not beside it, and not above it; see `Placed`.
+        sure, order, exact: log-odds that a model is below its parent and not beside it, and not above it, and which
+            models are there by chance alone; see `Placed`.
     """
 
     root: int
@@ -53,6 +63,7 @@ class Rooted:
     hidden: int = 0
     sure: dict[int, float] = field(default_factory=dict)
     order: dict[int, float] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)
 
 
 def rooted_tree(
@@ -75,7 +86,7 @@ def rooted_tree(
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
     """The tree below a first model that is known; see `rooted_tree`."""
     placed = place(ways, drift_NN, root, merges)
-    tree = Rooted(root, sure=placed.sure, order=placed.order)
+    tree = Rooted(root, sure=placed.sure, order=placed.order, exact=placed.exact)
     for parent in range(len(ways)):
         _hang(tree, placed, parent, ways, set(merges or ()))
     return tree
@@ -89,7 +100,7 @@ def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int |
     for i in own:
         odds = odds_NN[i, [j for j in own if j != i]]
         if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
-            told.append((float(odds.sum()), i))
+            told.append((before_most(odds_NN[:, own], i), i))
     return max(told)[1] if told else None
 
 
@@ -107,9 +118,18 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
     """The first of the children, with those that share most of its way."""
     group = [children[0]]
     for j in children[1:]:
-        if all(common(parent, j, k, ways) >= IN_COMMON for k in group):
+        if all(_have_common(parent, j, k, ways) for k in group):
             group.append(j)
     return group
+
+
+def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
+    """Whether two children have an ancestor that is not among the models."""
+    bulk = ways.in_the_bulk(parent, j, k)
+    if bulk is None or bulk.part < LEAST_BULK:
+        return common(parent, j, k, ways) >= IN_COMMON
+    more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
+    return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
 
 
 def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:

@@ -16,8 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ROUNDED
-from pedigree.forensics.family_rows import CommonRows
+from pedigree.forensics.family_bulk import Shared
+from pedigree.forensics.family_rows import CommonRows, Fit
+from pedigree.forensics.kinship import Shape
 from pedigree.forensics.strains import Pairs, kinship
+
+SAME = 1e-6
+"""Squared distance below which two models have the same weights but for rounding and disguise."""
 
 FAR = 2.0
 """Squared distance of relatives of which nothing could be matched row by row: that of strangers."""
@@ -34,6 +39,8 @@ class Ways:
         units_NN: of feed-forward units alone; equal to `all_NN` where a pair has none.
         whole_NN: whether heads were matched as well.
         rounded_NN: whether the second is the first one rounded to a coarser grid.
+        matched_NN: how many numbers of every two were matched.
+        shapes: of the models, see `kinship.shape_of`; empty where they are not known.
         rows: the same rows of all models, where they could be laid beside one of them.
         numbers: the models' numbers among those.
     """
@@ -42,6 +49,8 @@ class Ways:
     units_NN: Floats
     whole_NN: npt.NDArray[np.bool_]
     rounded_NN: npt.NDArray[np.bool_]
+    matched_NN: npt.NDArray[np.int64]
+    shapes: tuple[Shape, ...]
     rows: CommonRows | None = None
     numbers: tuple[int, ...] = ()
 
@@ -52,7 +61,8 @@ class Ways:
     def of(cls, distance_NN: Floats) -> Ways:
         """Distances of one kind."""
         shape = distance_NN.shape
-        return cls(distance_NN, distance_NN, np.ones(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_))
+        yes_NN, no_NN = np.ones(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
+        return cls(distance_NN, distance_NN, yes_NN, no_NN, np.zeros(shape, dtype=np.int64), ((),) * len(distance_NN))
 
     def between(self, *models: int) -> Floats:
         """Distances of some models [n, n], by one measure."""
@@ -69,17 +79,50 @@ class Ways:
             return None
         return self.rows.kept_and_joint(*(self.numbers[k] for k in (parent, i, j)))
 
+    def by_chance(self, parent: int, i: int, j: int) -> tuple[Fit, Fit] | None:
+        """As `CommonRows.by_chance`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.by_chance(*(self.numbers[k] for k in (parent, i, j)))
+
+    def in_the_bulk(self, parent: int, i: int, j: int) -> Shared | None:
+        """As `Bulk.shared`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.bulk.shared(*(self.numbers[k] for k in (parent, i, j)))
+
+    def first_by_chance(self) -> Floats:
+        """As `CommonRows.first_by_chance`, of every two models [n, n]; zeros where they were not laid side by side."""
+        n = len(self)
+        out = np.zeros((n, n))
+        if self.rows is None:
+            return out
+        for x in range(n):
+            for y in range(x + 1, n):
+                out[x, y] = self.rows.first_by_chance(self.numbers[x], self.numbers[y])
+        return out - out.T
+
     def length(self, i: int, j: int) -> float:
         """One distance."""
         return float(self.between(i, j)[0, 1])
+
+    def reshaped(self, parent: int, i: int) -> bool:
+        """Whether the second is the first one with something put in or taken away, and nothing else."""
+        return self.shapes[parent] != self.shapes[i] and bool(self.all_NN[parent, i] <= SAME)
 
     def part(self, models: Sequence[int]) -> Ways:
         """Those of some models, renumbered."""
         at = np.ix_(models, models)
         numbers = () if self.rows is None else tuple(self.numbers[k] for k in models)
         return Ways(
-            self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at], self.rows, numbers
+            self.all_NN[at], self.units_NN[at], self.whole_NN[at], self.rounded_NN[at], self.matched_NN[at],
+            tuple(self.shapes[k] for k in models), self.rows, numbers,
         )  # fmt: skip
+
+
+def shape_in(pairs: Pairs, i: int, others: Sequence[int]) -> Shape:
+    """The shape of a model, which every pair that was compared knows."""
+    return next((shape for j in others if (shape := kinship(pairs, i, j).shapes[0])), ())
 
 
 def ways_of(heads: Sequence[int], pairs: Pairs) -> Ways:
@@ -89,11 +132,13 @@ def ways_of(heads: Sequence[int], pairs: Pairs) -> Ways:
     n = len(heads)
     out = Ways.of(np.zeros((n, n)))
     out.units_NN = np.zeros((n, n))
+    out.shapes = tuple(shape_in(pairs, i, [j for j in heads if j != i]) for i in heads)
     for x, i in enumerate(heads):
         for y, j in enumerate(heads):
             if x == y:
                 continue
             pair = kinship(pairs, i, j)
+            out.matched_NN[x, y] = pair.matched
             if pair.distance2 is None or not pair.related:
                 out.all_NN[x, y] = out.units_NN[x, y] = FAR
                 continue

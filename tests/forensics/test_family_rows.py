@@ -1,0 +1,94 @@
+"""Models side by side: what chance alone leaves, and what two ways share beside what every training learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pedigree.forensics.family_bulk import Bulk, Shared, thinned
+from pedigree.forensics.family_rows import CommonRows
+from pedigree.forensics.placement import WHOLE_PART
+
+ROWS, WIDTH = 768, 64
+
+
+def side_by_side(models: list[np.ndarray]) -> CommonRows:
+    rows = np.stack(models)
+    there = np.ones((len(models), len(rows[0])), dtype=np.bool_)
+    bulk = thinned([rows[:, at : at + 128] for at in range(0, ROWS, 128)], [there[:, :128]] * (ROWS // 128))
+    return CommonRows(np.einsum("nrk,mrk->rnm", rows, rows), there.T, 0, WIDTH, bulk)
+
+
+def noise(seed: int, size: float = 1.0) -> np.ndarray:
+    return size * np.random.default_rng(seed).standard_normal((ROWS, WIDTH))
+
+
+def learned(seed: int, size: float) -> np.ndarray:
+    """A change that is mostly the one direction per matrix that every training learns, and a bulk of its own."""
+    g = np.random.default_rng(1000)
+    strong = np.concatenate([np.outer(g.standard_normal(128), g.standard_normal(WIDTH)) for _ in range(ROWS // 128)])
+    return size * (strong + noise(seed, 0.7))
+
+
+BASE = noise(0)
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3])
+def test_what_was_added_by_chance_names_the_first_and_neither_of_two_siblings(size: float) -> None:
+    one, two = BASE + noise(1, size), BASE + noise(2, size)
+    rows = side_by_side([BASE, one, one + noise(3, size), two])
+    assert [rows.first_by_chance(0, k) for k in (1, 2, 3)] == [1, 1, 1]
+    assert [rows.first_by_chance(k, 0) for k in (1, 2, 3)] == [-1, -1, -1]
+    assert rows.first_by_chance(1, 2) == 1
+    assert rows.first_by_chance(1, 3) == rows.first_by_chance(2, 3) == 0
+
+
+def test_two_trainings_are_not_told_by_chance() -> None:
+    """What both learned of one text is no chance: neither history fits, and nothing is said."""
+    rows = side_by_side([BASE, BASE + learned(1, 0.3), BASE + learned(2, 0.3)])
+    fits = rows.by_chance(0, 1, 2)
+    assert fits is not None
+    assert not any(fit.is_chance for fit in fits)
+    assert rows.first_by_chance(1, 2) == 0
+
+
+def test_chance_tells_a_continuation_from_a_sibling() -> None:
+    one = BASE + noise(1, 0.1)
+    rows = side_by_side([BASE, one, one + noise(2, 0.3), BASE + noise(3, 0.3)])
+    below, beside = rows.by_chance(0, 1, 2) or (None, None)
+    assert below is not None
+    assert beside is not None
+    assert below.is_chance
+    assert beside.sum > 50
+    below, beside = rows.by_chance(0, 1, 3) or (None, None)
+    assert below is not None
+    assert beside is not None
+    assert beside.is_chance
+    assert below.sum < -50
+
+
+def test_the_bulk_has_the_way_of_an_ancestor_and_not_what_everybody_learns() -> None:
+    """Siblings look like a continuation by all numbers; in the bulk they have next to nothing in common."""
+    one, unseen = BASE + learned(1, 0.1), BASE + learned(2, 0.1)
+    models = [BASE, one, one + noise(3, 0.1), BASE + learned(4, 0.3), unseen + noise(5, 0.05), unseen + noise(6, 0.05)]
+    rows = side_by_side(models)
+    d = rows.distances([0, 1, 3])
+    assert d is not None
+    assert (d[0, 2] - d[1, 2]) / d[0, 1] > 0.9
+
+    def shared(i: int, j: int) -> Shared:
+        found = rows.bulk.shared(0, i, j)
+        assert found is not None
+        return found
+
+    assert WHOLE_PART < shared(1, 2).both / shared(1, 2).one < 1.1
+    assert shared(1, 3).both / shared(1, 3).one < 0.3
+    assert shared(4, 5).cosine > 0.5
+
+
+def test_without_rows_in_common_nothing_is_shared() -> None:
+    there = np.zeros((3, 128), dtype=np.bool_)
+    assert Bulk([np.zeros((3, 128, WIDTH), dtype=np.float32)], [there]).shared(0, 1, 2) is None
+    rows = CommonRows(np.zeros((ROWS, 3, 3)), np.zeros((ROWS, 3), dtype=np.bool_), 0, WIDTH)
+    assert rows.by_chance(0, 1, 2) is None
+    assert rows.first_by_chance(0, 1) == 0
