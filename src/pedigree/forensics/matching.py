@@ -184,6 +184,7 @@ def unit_labels(b: Table, match_M: Tensor) -> Tensor:
     Copies (experts made from one block, widened layers) bear nearly the same projections; counted one by one they would
     repeat what one of them says.
     """
+    unit_M: Tensor
     units_C, unit_M = torch.unique(match_M, return_inverse=True)
     if len(b.match_UD) <= PLAIN_UNITS and b.is_plain:
         return unit_M
