@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from forensics.tiny_models import generator, random_rotation, unit_set
 from torch import Tensor
 
+from pedigree.forensics import moments
 from pedigree.forensics.moments import fit_moments, layer_moments, stack_moments
 from pedigree.forensics.views import LayerView
 
@@ -110,3 +112,25 @@ def test_models_of_other_width_or_other_projections_are_not_stacked() -> None:
     assert stack_moments([], structured(0)) is None
     plain = [LayerView(v.layer, {"ffn": v.units["ffn"]}) for v in structured(0)]
     assert stack_moments(structured(0), plain) is None
+
+
+def test_in_wider_models_starts_that_lag_are_dropped_and_the_rotation_is_found_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[int] = []
+    iterate = moments._iterate
+
+    def counted(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor, most: int = moments.ITERATIONS) -> Tensor:
+        steps.append(len(a_KDD) * most)
+        return iterate(a_KDD, b_KDD, r_DD, most)
+
+    monkeypatch.setattr(moments, "_iterate", counted)
+    views, turn = structured(0), random_rotation(D, 1)
+    maps(views, disguised(views, turn, 2))
+    all_steps, steps[:] = sum(steps), []
+    monkeypatch.setattr(moments, "SMALL_WIDTH", D - 1)
+    found = maps(views, disguised(views, turn, 2))
+    assert min(float((m - turn).norm()) for m in found) < 0.2
+    assert sum(steps) < all_steps / 4
+    other = maps(views, structured(9))
+    torch.testing.assert_close(other[0] @ other[0].T, torch.eye(D), rtol=0, atol=1e-4)

@@ -10,6 +10,7 @@ import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, check_there, write_file
+from pedigree.cli.loading import loading
 from pedigree.cli.options import (
     COMPUTE,
     INPUT,
@@ -147,7 +148,8 @@ def run_compare(
     """The comparison itself, with a status line while it runs."""
     from typing import cast
 
-    from pedigree.forensics.compare import compare as compare_weights
+    with loading():
+        from pedigree.forensics.compare import compare as compare_weights
 
     comparison = compare_weights(
         a,

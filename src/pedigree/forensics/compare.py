@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pedigree.errors import BudgetExceeded
 from pedigree.forensics.arrivals import ArrivalProgress
 from pedigree.forensics.bits import compare_bits
+from pedigree.forensics.evidence import holds_all
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.fingerprint import is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_with_fingerprint
@@ -97,9 +99,12 @@ def _climb_depths(
     passed: list[DepthRecord] = []
     best: tuple[Comparison, Depth] | None = None
     warnings: list[str] = []
-    for step in _ladder(depth, size):
+    ladder = _ladder(depth, size)
+    # Where the bytes may run out a first look has to be a whole one.
+    limited = left.meter.budget is not None or right.meter.budget is not None
+    for step in ladder:
         try:
-            a, b, found, judgment = _measure_at(a, b, step, tell)
+            a, b, found, judgment = _measure_at(a, b, step, tell, goes_on=step != ladder[-1] and not limited)
             tell(step, 1.0, f"{judgment.verdict} at {step} depth; {evidence_words(found)}")
         except BudgetExceeded as error:
             if best is None:
@@ -109,7 +114,7 @@ def _climb_depths(
         record = build_record(a, b, found, judgment, step, time.monotonic() - start)
         passed.append(DepthRecord(depth=step, verdict=judgment.verdict, could_not_see=unseen(a, b, found, step)))
         best = (record, step)
-        if _is_certain(found, judgment):
+        if _is_certain(a, found, judgment):
             break
         if depth is None and step == "standard" and found.bits is not None and found.bits.all_equal:
             best = _compare_every_number(a, b, found, step, start, best)
@@ -133,10 +138,12 @@ def _sides(left: Checkpoint, right: Checkpoint, depth: Depth) -> tuple[Side, Sid
     return a, Side.read(right, sample, a.vocabulary)
 
 
-def _measure_at(a: Side, b: Side, depth: Depth, progress: Progress | None) -> tuple[Side, Side, Findings, Judgment]:
+def _measure_at(
+    a: Side, b: Side, depth: Depth, progress: Progress | None, *, goes_on: bool = False
+) -> tuple[Side, Side, Findings, Judgment]:
     size = max(a.checkpoint.meter.total, b.checkpoint.meter.total)
     layers, width = max(a.n_layers, b.n_layers), max(a.width, b.width)
-    sample = choose_sample(depth, size).fitted(layers, width)
+    sample = replace(choose_sample(depth, size).fitted(layers, width), goes_on=goes_on)
     a, b = a.at(sample), b.at(sample)
     found = measure(a, b, whole_bits=sample.max_units is None, progress=progress)
     return a, b, found, judge(a, b, found)
@@ -176,16 +183,22 @@ def _decoys(
     return seen, left_out
 
 
-def _is_certain(found: Findings, judgment: Judgment) -> bool:
-    """Whether a deeper look could not change the word: an exact test speaks, every layer has its place, every part of
-    the body was seen to be related, and not every number is equal (then only reading all of them can tell)."""
+def _is_certain(a: Side, found: Findings, judgment: Judgment) -> bool:
+    """Whether a deeper look could not change the word: an exact test speaks, every part of the body was seen to be
+    related, and not every number is equal (then only reading all of them can tell). Every layer has its place; or all
+    of A's have, in a deeper B, whose few other layers were read whole and are none of A's in any order."""
     body = [judgment.components[name].verdict for name in ("attn", "mlp", "experts") if name in judgment.components]
     if any(word != "related" for word in body) or (found.bits is not None and found.bits.all_equal):
+        return False
+    if None in found.layer_map and not (
+        holds_all(found.layer_map, a.n_layers)
+        and not any(found.unseen(j) for j, i in enumerate(found.layer_map) if i is None)
+    ):
         return False
     exact = found.log10_p("body-signs") <= CLEAR_LOG10_P
     ratios = [s.ratio for s in (found.forward, found.backward) if s is not None]
     clear = bool(ratios) and min(ratios) > 0.85
-    return judgment.verdict == "related" and exact and None not in found.layer_map and clear
+    return judgment.verdict == "related" and exact and clear
 
 
 def _decoy(

@@ -168,13 +168,30 @@ def look_closer(a: Side, b: Side, evidence: Evidence) -> Evidence:
     """
     path = evidence.path()
     silent = [j for j, i in enumerate(path) if i is None and not any(g.sees(j) for g in evidence.grids.values())]
-    if evidence.tables is None or b.sample.max_units is None or not b.sample.column_layers:
+    if evidence.tables is None or b.sample.max_units is None:
+        return evidence
+    if not b.sample.column_layers and not (b.sample.goes_on and holds_all(path, a.n_layers)):
         return evidence
     if not silent or all(i is None for i in path):
         return evidence
     wanted = min(MAX_CLOSER, len(silent))
     chosen = [silent[(k * len(silent)) // wanted] for k in range(wanted)]
     return collect_evidence(a, b, evidence.tables.with_whole([*evidence.tables.whole, *chosen]))
+
+
+MOST_FOREIGN = 0.25
+"""Share of layers of foreign origin up to which a model that holds all layers of another is told from a glance."""
+
+
+def holds_all(path: list[int | None], n_layers: int) -> bool:
+    """Whether every layer of A has a place in B, and few layers of B are left over.
+
+    Args:
+        path: for each layer of B its layer of A.
+        n_layers: layers of A.
+    """
+    foreign = sum(i is None for i in path)
+    return set(range(n_layers)) <= set(path) and foreign <= min(MAX_CLOSER, MOST_FOREIGN * len(path))
 
 
 def _coverage(tables_b: list[Table | None]) -> Floats:
@@ -195,8 +212,7 @@ def _without_resemblance(z_IJ: Floats) -> Floats:
 def _score_row(tables: Tables, kind: UnitKind, i: int, right: list[Table | None]) -> tuple[Floats, Floats]:
     z_J, effect_J = np.full(len(right), np.nan), np.full(len(right), np.nan)
     left = tables.of_a(kind, i)  # held while its row is worked out, where tables of A are made as needed
-    for j, table in enumerate(right):
-        score = None if left is None or table is None else tables.score(kind, i, j, left)
+    for j, score in enumerate([] if left is None else tables.score_row(kind, i, left, right)):
         if score is not None and score.n:
             z_J[j], effect_J[j] = score.z, score.effect
     return z_J, effect_J

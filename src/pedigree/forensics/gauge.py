@@ -56,6 +56,11 @@ class Gauge:
     lens_BK: Tensor | None = None
     partial: bool = False
 
+    @property
+    def reaches_all(self) -> bool:
+        """Whether the map reaches all of B's frame: then rows of B look the same whatever the map is."""
+        return not self.partial or self.map_AB is None
+
     def carry(self, rows_UA: Tensor) -> Tensor:
         """Map rows from A's frame into B's: [U, A] -> [U, B]."""
         return rows_UA if self.map_AB is None else rows_UA @ self.map_AB.to(rows_UA.dtype)

@@ -95,12 +95,13 @@ def pooled_score(pairs: Iterable[tuple[UnitSet, UnitSet]], gauge: Gauge, layers:
         if not _has_heads(a) or not _has_heads(b):
             continue
         shared = _shared_gauge(a, b, gauge)
-        match_H, _, _ = match_heads(a, b, shared)
-        left_HCD = _bases_of(a, a.names[1], shared, "a")
+        first, second = a.names[:2]
+        match_H = overlap(_bases_of(a, first, shared, "a"), _bases_of(b, first, shared, "b")).argmax(dim=1)
+        left_HCD = _bases_of(a, second, shared, "a")
         most = MOST_NUMBERS // max(1, layers * left_HCD[0].numel())
         pick_H = spread_evenly(len(match_H), max(1, most) if layers else None)
         left.append(left_HCD[pick_H])
-        right.append(_bases_of(b, b.names[1], shared, "b")[match_H[pick_H]])
+        right.append(_bases_of(b, second, shared, "b")[match_H[pick_H]])
         label.append(match_H[pick_H] + (number << 32))
     if not left or sum(x.shape[0] for x in left) < MIN_HEADS:
         return 0.0, 0.0, 0

@@ -7,13 +7,15 @@ thresholds come from was measured with the whole ladder, so this is paid for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from pedigree.forensics.anchors import SharedTokens, quiet_lens, read_table, share_tokens
-from pedigree.forensics.evidence import KINDS, Evidence, collect_evidence, look_closer
+from pedigree.forensics.evidence import CLEAR_Z, KINDS, Evidence, collect_evidence, look_closer
 from pedigree.forensics.gauge import (
     Gauge,
     fit_rotation,
@@ -23,12 +25,12 @@ from pedigree.forensics.gauge import (
     round_to_permutation,
     unit_rows,
 )
-from pedigree.forensics.matching import centered, make_table
+from pedigree.forensics.matching import Table, centered, make_table
 from pedigree.forensics.moments import MAX_WIDTH, fit_moments, stack_moments
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
 from pedigree.forensics.streamed_units import blocks
-from pedigree.forensics.tables import Tables
+from pedigree.forensics.tables import Key, Tables
 from pedigree.forensics.views import UnitKind
 
 SURE_Z = 20.0
@@ -55,12 +57,18 @@ class Climb:
         tried: (what the frame was fitted on, best standard score) per rung.
         skipped: rungs that could not be tried, and why.
         lens_BK: directions of B's frame that every comparison looks through.
+        of_b: tables of B as all frames see them that reach all of it: only A's are made anew for each.
     """
 
     best: Evidence
     tried: list[tuple[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     lens_BK: Tensor | None = None
+    of_b: dict[Key, Table | None] = field(default_factory=dict, repr=False)
+
+    def tables(self, a: Side, b: Side, gauge: Gauge, whole: Iterable[int] = ()) -> Tables:
+        """Tables of both models under a gauge with this lens."""
+        return Tables(a, b, gauge, whole, of_b=self.of_b if gauge.reaches_all else None)
 
 
 def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
@@ -68,18 +76,26 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
     probe = _probe_layers(a)
     lens_BK = quiet_lens(b, tokens)
     first = replace(identity_gauge(a.width, b.width), lens_BK=lens_BK)
-    result = Climb(collect_evidence(a, b, Tables(a, b, first), probe), lens_BK=lens_BK)
-    whole = b.sample.whole_layers(b.n_layers)
+    result = Climb(Evidence(first), lens_BK=lens_BK)
+    result.best = collect_evidence(a, b, result.tables(a, b, first), probe)
+    whole, frames = b.sample.whole_layers(b.n_layers), list[Gauge]()
     if whole and result.best.best_z() < SURE_Z and result.best.tables is not None:
-        # Nothing stands in place: units may have been reordered, so the samples alone could miss each other.
-        result.best = collect_evidence(a, b, result.best.tables.with_whole(whole), probe)
+        # Nothing stands in place: units may have been reordered, so the samples alone could miss each other. A frame is
+        # likely to be wanted, too, and is fitted meanwhile.
+        with ThreadPoolExecutor(1) as pool:
+            fitting = pool.submit(_token_rungs, a, b, tokens, result)
+            result.best = collect_evidence(a, b, result.best.tables.with_whole(whole), probe)
+            frames = fitting.result()
     result.tried.append((first.fitted_on, result.best.best_z()))
+    if a.sample.goes_on and result.best.best_z() < CLEAR_Z:
+        result.skipped.append("the other layers at a glance: of those looked at first none has units in place")
+        return result
     if not a.sample.ladder:
         return _finish(a, b, result)
     for rung in (_token_rungs, _row_rungs, _moment_rungs, _unit_rungs):
         if result.best.best_z() >= SURE_Z:
             break
-        for gauge in rung(a, b, tokens, result):
+        for gauge in frames if whole and rung is _token_rungs else rung(a, b, tokens, result):
             allowed = round_to_permutation(gauge, min_mass=0.0) if _is_pinned(a, b) else gauge
             if allowed is not None:
                 _try(a, b, allowed, probe, result)
@@ -116,7 +132,7 @@ def _probe_layers(a: Side) -> list[int]:
 
 def _try(a: Side, b: Side, gauge: Gauge, probe: list[int], result: Climb, is_plainer: bool = False) -> None:
     gauge = replace(gauge, lens_BK=result.lens_BK)
-    evidence = collect_evidence(a, b, Tables(a, b, gauge, b.sample.whole_layers(b.n_layers)), probe)
+    evidence = collect_evidence(a, b, result.tables(a, b, gauge, b.sample.whole_layers(b.n_layers)), probe)
     result.tried.append((f"{gauge.kind}: {gauge.fitted_on}", evidence.best_z()))
     if evidence.best_z() > result.best.best_z() or (is_plainer and evidence.best_z() > TIE * result.best.best_z()):
         result.best = evidence
@@ -285,6 +301,10 @@ def _walked_matches(a: Side, b: Side, gauge: Gauge, kind: UnitKind, i: int, j: i
     return rows_KA, rows_KB, cos_K[keep]
 
 
+def _count(rows: list[Tensor]) -> int:
+    return sum(len(part) for part in rows)
+
+
 def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:
     """Refit the frame on matched units of the probe layers; kept only if it scores better on the same footing."""
     for _ in range(2):
@@ -318,6 +338,8 @@ def _refine(a: Side, b: Side, probe: list[int], result: Climb) -> None:
                 weight.append(cos_M[keep])
         if not left:
             return
+        if result.best.gauge.reaches_all and result.best.best_z() >= SURE_Z and _count(left) < min(a.width, b.width):
+            return  # so few units would give a frame that reaches a part of the stream, where this one reaches all
         words = f"{result.best.gauge.fitted_on.removesuffix(', then matched units')}, then matched units"
         gauge = refit_on_units(torch.cat(left), torch.cat(right), torch.cat(weight), words)
         before = result.best.best_z()

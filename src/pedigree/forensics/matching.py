@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ ROWS_AT_ONCE = 512
 
 COPY_COSINE = 0.9
 """Units of one layer whose matching directions agree beyond this are copies of one unit."""
+
+
+PLAIN_UNITS = 256
+"""Units of a table up to which it is looked at whether all of them are plain."""
 
 
 TIED_REST = 1e-3
@@ -62,6 +67,15 @@ class Table:
     index_U: Tensor
     label_U: Tensor
     total: int
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the table is of a sample in which no unit is a copy of another and no row is empty."""
+        if len(self.match_UD) > PLAIN_UNITS:
+            return False  # telling that would cost more than it saves
+        alike_UU = (self.match_UD @ self.match_UD.T).abs() > COPY_COSINE
+        alike_UU.fill_diagonal_(False)
+        return not bool(alike_UU.any()) and all(bool(x.any(dim=1).all()) for x in self.confirm_UD.values())
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,10 @@ def unit_labels(b: Table, match_M: Tensor) -> Tensor:
     Copies (experts made from one block, widened layers) bear nearly the same projections; counted one by one they would
     repeat what one of them says.
     """
+    unit_M: Tensor
     units_C, unit_M = torch.unique(match_M, return_inverse=True)
+    if len(b.match_UD) <= PLAIN_UNITS and b.is_plain:
+        return unit_M
     rows_CD = b.match_UD[units_C]
     alike_CC = (rows_CD @ rows_CD.T).abs() > COPY_COSINE
     alike_CC.fill_diagonal_(True)

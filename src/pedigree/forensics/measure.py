@@ -18,7 +18,7 @@ from pedigree.forensics.carried_heads import heads_agree
 from pedigree.forensics.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
 from pedigree.forensics.contents import compare_contents, same_contents
 from pedigree.forensics.copies import find_copies
-from pedigree.forensics.evidence import Evidence, collect_evidence
+from pedigree.forensics.evidence import CLEAR_Z, Evidence, collect_evidence
 from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.following import follow_directions
@@ -113,6 +113,8 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     b.forget_whole_units()
     evidence = result.best
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
+    if a.sample.goes_on and evidence.best_z() < CLEAR_Z:
+        return found
     tell("exact", 0.5, "exact tests on units in place")
     _exact_tests(a, b, found)
     _look_for_units(a, b, found)
@@ -126,12 +128,10 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
             if found.within_reach and _carry_over(a, b, found):
                 found.unit_maps = _unit_maps(a, b, found)
-        tell("heads", 0.7, f"{evidence_words(found)}; comparing heads")
-        found.heads = _head_scores(a, b, found)
-        found.reverse_units = _reverse_units(a, b, found)
-        tell("survival", 0.8, f"{evidence_words(found)}; following learned directions")
-        follow_directions(a, b, found)
-    _table_cosines(a, b, found)
+        tell("survival", 0.7, f"{evidence_words(found)}; comparing heads, following learned directions")
+        _side_by_side(a, b, found, follow_directions, _score_heads, _reverse_units, _table_cosines)
+    else:
+        _table_cosines(a, b, found)
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
@@ -310,7 +310,19 @@ def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
     return {j: units for j, units in enumerate(maps) if units is not None}
 
 
-def _reverse_units(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
+def _side_by_side(a: Side, b: Side, found: Findings, *steps: Callable[[Side, Side, Findings], None]) -> None:
+    """Measurements that need nothing of each other, on all cores; of a streamed model, whose layers are not held, one
+    after the other."""
+    if a.sample.streamed:
+        for step in steps:
+            step(a, b, found)
+        return
+    with ThreadPoolExecutor(max(1, torch.get_num_interop_threads())) as pool:
+        for done in [pool.submit(step, a, b, found) for step in steps]:
+            done.result()
+
+
+def _reverse_units(a: Side, b: Side, found: Findings) -> None:
     """Unit maps seen from A: for each layer of A its units' origins in B (copies inside A show up here)."""
     back = found.evidence.gauge.inverse()
 
@@ -325,7 +337,7 @@ def _reverse_units(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
         return map_units(left, right, back, j, i)
 
     maps = _of_layers(one, min(a.n_layers, len(found.reverse_map)), a)
-    return {i: units for i, units in enumerate(maps) if units is not None}
+    found.reverse_units = {i: units for i, units in enumerate(maps) if units is not None}
 
 
 def _of_layers(one: Callable[[int], UnitMap | None], count: int, a: Side) -> list[UnitMap | None]:
@@ -333,16 +345,14 @@ def _of_layers(one: Callable[[int], UnitMap | None], count: int, a: Side) -> lis
     return [one(number) for number in range(count)] if a.sample.streamed else map_in_order(one, range(count))
 
 
-def _head_scores(a: Side, b: Side, found: Findings) -> dict[str, HeadScore]:
-    out: dict[str, HeadScore] = {}
+def _score_heads(a: Side, b: Side, found: Findings) -> None:
     kinds: tuple[UnitKind, ...] = ("vo", "qk")
     for kind in kinds:
         pairs = _pairs_of(a, b, found, kind)
         first = next(pairs, None)
         if first is not None:
             layers = sum(i is not None for i in found.layer_map) if a.sample.streamed else 0
-            out[kind] = HeadScore(*pooled_score(chain([first], pairs), found.evidence.gauge, layers))
-    return out
+            found.heads[kind] = HeadScore(*pooled_score(chain([first], pairs), found.evidence.gauge, layers))
 
 
 def _pairs_of(a: Side, b: Side, found: Findings, kind: UnitKind) -> Iterator[tuple[UnitSet, UnitSet]]:

@@ -169,23 +169,66 @@ def fit_moments(a_KDD: Tensor, b_KDD: Tensor, seed: int = 0) -> list[Gauge]:
     Source: forensics study, section 9.10: random positive combinations for a start, signs from the top eigenvector of
     the summed elementwise products, then R <- polar(sum_k C_k^A R C_k^B).
     """
+    if a_KDD.shape[1] > SMALL_WIDTH:
+        return _both_signs(_fit_in_rounds(a_KDD, b_KDD, seed))
     generator = torch.Generator().manual_seed(seed)
     best: tuple[float, Tensor] | None = None
     for _ in range(STARTS):
         r_DD = _start(a_KDD, b_KDD, generator)
         r_DD = _iterate(a_KDD, b_KDD, r_DD)
-        value = sum(float(((r_DD.T @ a_KDD[k] @ r_DD) * b_KDD[k]).sum()) for k in _chunks(a_KDD))
+        value = _objective(a_KDD, b_KDD, r_DD)
         if best is None or value > best[0]:
             best = (value, r_DD)
-    if best is None:
-        return []
-    return [Gauge("orthogonal", sign * best[1], "second moments of unit directions") for sign in (1.0, -1.0)]
+    return [] if best is None else _both_signs(best[1])
 
 
-def _start(a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator) -> Tensor:
-    weights_K = torch.rand(a_KDD.shape[0], generator=generator)
-    _, v_a = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, a_KDD))
-    _, v_b = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, b_KDD))
+def _both_signs(r_DD: Tensor) -> list[Gauge]:
+    return [Gauge("orthogonal", sign * r_DD, "second moments of unit directions") for sign in (1.0, -1.0)]
+
+
+SMALL_WIDTH = 256
+"""Width up to which every start is followed to its end, on all moments."""
+
+COMBINED = 16
+"""Combinations that stand for all moments of a wider model while a frame is looked for."""
+
+ROUNDS = ((STARTS, 4), (3, 12), (1, ITERATIONS))
+"""Starts that are followed in wider models, and for how many steps each: the best go on to the next round."""
+
+
+def _fit_in_rounds(a_KDD: Tensor, b_KDD: Tensor, seed: int) -> Tensor:
+    """The rotation in a wider model, where each step on each moment takes as long as the width cubed.
+
+    Moments of both models are added up with the same random signs: a rotation that aligns all moments aligns every sum
+    of them, and between strangers there is none to be found. Starts that lag behind are dropped.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept = min(COMBINED, len(a_KDD))
+    if kept < len(a_KDD):
+        signs_CK = torch.randint(0, 2, (kept, len(a_KDD)), generator=generator) * 2.0 - 1.0
+        few_a, few_b = (torch.einsum("ck,kij->cij", signs_CK, c_KDD) for c_KDD in (a_KDD, b_KDD))
+    else:
+        few_a, few_b = a_KDD, b_KDD
+    ranked = [(0.0, _start(few_a, few_b, generator, (a_KDD, b_KDD))) for _ in range(STARTS)]
+    for starts, steps in ROUNDS:
+        moved = [_iterate(few_a, few_b, r_DD, steps) for _, r_DD in ranked[:starts]]
+        ranked = sorted(((_objective(few_a, few_b, r_DD), r_DD) for r_DD in moved), key=lambda pair: -pair[0])
+    return ranked[0][1]
+
+
+def _objective(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor) -> float:
+    return sum(float(((r_DD.T @ a_KDD[k] @ r_DD) * b_KDD[k]).sum()) for k in _chunks(a_KDD))
+
+
+def _start(
+    a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator, weighed: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """Eigenvectors of a random positive combination of moments, laid side by side; `weighed` are the moments that are
+    combined, where they are not those that the signs are told by."""
+    all_a, all_b = weighed or (a_KDD, b_KDD)
+    weights_K = torch.rand(len(all_a), generator=generator)
+    _, v_a = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, all_a))
+    _, v_b = symmetric_eigen(torch.einsum("k,kij->ij", weights_K, all_b))
     product = torch.zeros_like(v_a)
     for k in _chunks(a_KDD):
         product += ((v_a.T @ a_KDD[k] @ v_a) * (v_b.T @ b_KDD[k] @ v_b)).sum(0)
@@ -195,8 +238,8 @@ def _start(a_KDD: Tensor, b_KDD: Tensor, generator: torch.Generator) -> Tensor:
     return (v_a * signs_D) @ v_b.T
 
 
-def _iterate(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor) -> Tensor:
-    for _ in range(ITERATIONS):
+def _iterate(a_KDD: Tensor, b_KDD: Tensor, r_DD: Tensor, steps: int = ITERATIONS) -> Tensor:
+    for _ in range(steps):
         moved_DD = torch.zeros_like(r_DD)
         for k in _chunks(a_KDD):
             moved_DD += (a_KDD[k] @ r_DD @ b_KDD[k]).sum(0)

@@ -41,6 +41,8 @@ class Sample:
         compact: keep tables as bfloat16 to halve the memory.
         max_anchors: at most this many vocabulary rows.
         ladder: whether frames other than the plain one are tried.
+        goes_on: whether a deeper look follows unless this one is certain. Then it ends where nothing stands in place,
+            and a few layers that alone have no place are read whole, which settles what they are.
     """
 
     max_units: int | None
@@ -50,6 +52,7 @@ class Sample:
     max_anchors: int
     ladder: bool = True
     attention_layers: int | None = None
+    goes_on: bool = False
 
     @property
     def search_units(self) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from pedigree.forensics.gauge import Gauge
 from pedigree.forensics.matching import MatchScore, Table, make_table, score_layers
+from pedigree.forensics.row_score import score_many
 from pedigree.forensics.side import Side
 from pedigree.forensics.views import UnitKind, UnitSet
 from pedigree.forensics.walk import Walk, Which
@@ -27,15 +28,23 @@ class Tables:
         gauge: map from A's residual frame into B's.
         whole: layers of B that are read with all their units where the others are sampled.
         made: tables that were made under the same gauge before.
+        of_b: tables of B that were made under another gauge which sees B alike; those made here are added.
     """
 
     def __init__(
-        self, a: Side, b: Side, gauge: Gauge, whole: Iterable[int] = (), made: dict[Key, Table | None] | None = None
+        self,
+        a: Side,
+        b: Side,
+        gauge: Gauge,
+        whole: Iterable[int] = (),
+        made: dict[Key, Table | None] | None = None,
+        of_b: dict[Key, Table | None] | None = None,
     ) -> None:
         self.gauge = gauge
         self.whole = frozenset(whole) if b.sample.max_units is not None else frozenset()
         self._a, self._b = a, b
         self._made = {} if made is None else made
+        self._made_b = {} if of_b is None else of_b
         self._scores: dict[tuple[UnitKind, int, int, bool], MatchScore] = {}
         self._lock = threading.Lock()
         # Every unit of a large model carried into another frame would not fit; there A's tables are made as needed.
@@ -73,20 +82,30 @@ class Tables:
             known = self._scores[key] = score_layers(left, right, self._a.sample.search_units)
         return known
 
+    def score_row(self, kind: UnitKind, i: int, left: Table, right: list[Table | None]) -> list[MatchScore | None]:
+        """`score` of a layer of A with every layer of B, whose tables are given; many of them in one product."""
+        keys = [(kind, i, j, j in self.whole) for j in range(len(right))]
+        missing = [j for j, key in enumerate(keys) if right[j] is not None and key not in self._scores]
+        rest = [table for j in missing if (table := right[j]) is not None]
+        for j, score in zip(missing, score_many(left, rest, self._a.sample.search_units), strict=True):
+            self._scores[keys[j]] = score
+        return [self._scores.get(key) if right[j] is not None else None for j, key in enumerate(keys)]
+
     def with_whole(self, layers: Iterable[int]) -> Tables:
         """The same tables and scores, with other layers of B wanted whole."""
-        other = Tables(self._a, self._b, self.gauge, layers, self._made)
+        other = Tables(self._a, self._b, self.gauge, layers, self._made, self._made_b)
         other._scores = self._scores
         return other
 
     def _get(self, key: Key, make: Callable[[], Table | None], keep: bool) -> Table | None:
+        known = self._made if key[0] == "a" else self._made_b
         with self._lock:
-            if key in self._made:
-                return self._made[key]
+            if key in known:
+                return known[key]
         table = make()
         if keep:
             with self._lock:
-                self._made[key] = table
+                known[key] = table
         return table
 
     def _make(self, side: Side, kind: UnitKind, layer: int, which: str) -> Table | None:
