@@ -106,7 +106,9 @@ def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int |
 
 def _groups(parent: int, children: list[int], ways: Ways) -> list[list[int]]:
     """Children by the hidden ancestor that they have in common; most stand alone."""
-    left, out = list(children), []
+    # A child without a way of its own has none in common with anybody.
+    out = [[j] for j in children if ways.reshaped(parent, j)]
+    left = [j for j in children if [j] not in out]
     while left:
         group = _one_way(parent, left, ways) or _near(parent, left, ways)
         out.append(group)
