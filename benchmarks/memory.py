@@ -5,9 +5,9 @@
     python benchmarks/memory.py --size tiny
 
 What a command holds follows the largest tensor and the layers that it keeps, so one layer of a shape stands for what
-grows with width, vocabulary and experts, and not for samples of many layers (compare.md has those). Models are written from one block of drawn numbers, laid out again and again
-at a length that no row divides; a child has that block plus noise, a merge the mean of two. Nothing here says how often
-an answer is right.
+grows with width, vocabulary and experts, and not for samples of many layers (compare.md has those). Models are written
+from one block of drawn numbers, laid out again and again at a length that no row divides; a child has that block plus
+noise, a merge the mean of two. Nothing here says how often an answer is right.
 
     dense   width 8192, 29,568 units, a tied vocabulary table of 152,064 rows (Qwen2.5-72B): one layer
     experts 256 experts of 512 units, latent attention of 128 heads, width 7168 (DeepSeek-V3 has 2048 units): one layer
