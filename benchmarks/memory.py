@@ -5,9 +5,9 @@
     python benchmarks/memory.py --size tiny
 
 What a command holds follows the largest tensor and the layers that it keeps, so one layer of a shape stands for what
-grows with width, vocabulary and experts. Models are written from one block of drawn numbers, laid out again and again
-at a length that no row divides; a child has that block plus noise, a merge the mean of two. Nothing here says how often
-an answer is right.
+grows with width, vocabulary and experts, and not for samples of many layers (compare.md has those). Models are written
+from one block of drawn numbers, laid out again and again at a length that no row divides; a child has that block plus
+noise, a merge the mean of two. Nothing here says how often an answer is right.
 
     dense   width 8192, 29,568 units, a tied vocabulary table of 152,064 rows (Qwen2.5-72B): one layer
     experts 256 experts of 512 units, latent attention of 128 heads, width 7168 (DeepSeek-V3 has 2048 units): one layer
@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -146,9 +146,9 @@ def write_model(
 
 
 def measure_all(
-    size: str, wanted: Sequence[str], work: Path, limit_s: float, only: Sequence[str], rows: list[dict[str, Any]]
-) -> None:
-    """One row for each command on each shape, added to those that are there; models that are there are used."""
+    size: str, wanted: Sequence[str], work: Path, limit_s: float, only: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """One row for each command on each shape; models that are there are used."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src"), "HOME": str(work), "OMP_NUM_THREADS": "1"}
     for name in wanted:
         tensors, config, shape = SHAPE_OF[name](size)
@@ -163,8 +163,7 @@ def measure_all(
                     write_model(Path(places[kind]), tensors, config, shape, kind)
             command = [sys.executable, "-m", "pedigree", *(places.get(word, word) for word in words)]
             cost = run_cold(command, [work / name], environment=environment, limit_s=limit_s)
-            rows.append({"shape": name, "command": what, "model_bytes": total, **told(cost)})
-            print(line(rows[-1]), flush=True)
+            yield {"shape": name, "command": what, "model_bytes": total, **told(cost)}
 
 
 def told(cost: Cost) -> dict[str, Any]:
@@ -195,6 +194,12 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def missing(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Commands of the table that have no row."""
+    there = {(row["shape"], row["command"]) for row in rows}
+    return [f"{what} ({name})" for name in SHAPE_OF for what, _ in COMMANDS[name] if (name, what) not in there]
+
+
 def page(rows: Sequence[dict[str, Any]], words: str) -> str:
     """The page."""
     said = subprocess.run(
@@ -216,6 +221,7 @@ def page(rows: Sequence[dict[str, Any]], words: str) -> str:
         "| shape | command | a model | most resident | private | below 2 GB | processor s | answer |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
         *map(line, rows), "",
+        f"Not measured in this run: {', '.join(missing(rows)) or 'nothing'}.", "",
     ])  # fmt: skip
 
 
@@ -236,9 +242,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = json.loads(options.json.read_text())
     with tempfile.TemporaryDirectory(prefix="pedigree-memory-") as temporary:
         work = options.workdir or Path(temporary)
-        measure_all(options.size, options.shape or tuple(SHAPE_OF), work, options.limit, options.only or (), rows)
-    if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1))
+        for row in measure_all(options.size, options.shape or tuple(SHAPE_OF), work, options.limit, options.only or ()):
+            rows.append(row)
+            print(line(row), flush=True)
+            if options.json is not None:
+                options.json.write_text(json.dumps(rows, indent=1))
     if options.write:
         (HERE / "memory.md").write_text(page(rows, "--write"), encoding="utf-8")
     return int(any(not row["done"] or row["peak"] >= LIMIT for row in rows))

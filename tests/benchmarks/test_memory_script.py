@@ -24,6 +24,7 @@ def test_the_page_says_which_command_took_more_than_the_limit_or_did_not_end() -
     assert [row[5] for row in rows] == ["yes", "**no**", "**no**"]
     assert [row[3] for row in rows] == ["1.90 GB", "2.10 GB", "1.00 GB"]
     assert "- experts 256 experts" in done.stdout
+    assert "Not measured in this run: compare, by default (dense), compare, standard (dense), fing" in done.stdout
 
 
 @pytest.mark.slow
