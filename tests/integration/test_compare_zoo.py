@@ -33,7 +33,7 @@ DERIVATIVES: dict[str, tuple[set[str], set[str]]] = {
     "wider": ({"hidden-widened"}, {"hidden-pruned"}),
     "biased": ({"biases-added"}, {"biases-removed"}),
     "moe": ({"upcycled"}, {"densified"}),
-    "moe-granular": ({"upcycled"}, {"densified"}),
+    "moe-granular": ({"upcycled", "noise-added"}, {"densified"}),
     "retokenized": ({"vocabulary-swapped"},) * 2,
     "pruned-inner": ({"ffn-pruned"}, {"ffn-widened"}),
     "pruned-residual": ({"hidden-pruned"}, {"hidden-widened"}),
