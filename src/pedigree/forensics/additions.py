@@ -21,7 +21,7 @@ from torch import Tensor
 from pedigree.forensics.gains import IN_LAYERS
 from pedigree.forensics.linear import singular_values
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import MIN_DIRECTIONS, NEARLY_WHOLE, ROUNDING, visible_learning
+from pedigree.forensics.survival import MIN_DIRECTIONS, learning_of
 from pedigree.forensics.views import read_gain
 
 STILL = 0.01
@@ -95,10 +95,8 @@ class AdditionsMeter:
             return
         there_R = singular_values(difference_ND)
         self._ranks.append(few_directions(there_R))
-        there_R = there_R[there_R > ROUNDING * there_R[0]]
-        # A difference of few directions is all structure.
-        whole = len(there_R) >= NEARLY_WHOLE * min(a_ND.shape)
-        self._structure.append(visible_learning(there_R, max(a_ND.shape)) if whole else 1.0)
+        learned = learning_of(there_R, *a_ND.shape)
+        self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
 
     def result(self, a: Side, b: Side) -> Additions | None:
         """Means over the matrices, or None when none was large enough."""

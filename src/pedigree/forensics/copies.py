@@ -3,7 +3,7 @@
 No two trainings end at the same numbers in a whole matrix. But a matrix that was frozen before anything was learned is
 equal in all models of one seed, and one that a formula gave is equal in all that use the formula. So equality counts
 where the matrix was trained before it was copied, as can be seen in it: part of its energy stands out of what a random
-matrix can have (`survival.visible_learning`), or the gain in front of it, equal too, was learned. And a formula's
+matrix can have (`survival.learning_of`), or the gain in front of it, equal too, was learned. And a formula's
 numbers are left out (`contents.is_computed`).
 
 Null    that two matrices were trained apart. There is no p-value: thousands of numbers that are equal to the last bit
@@ -27,7 +27,7 @@ from pedigree.forensics.contents import is_computed
 from pedigree.forensics.linear import singular_values, without_damage
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import NEARLY_WHOLE, ROUNDING, visible_learning
+from pedigree.forensics.survival import learning_of
 from pedigree.forensics.views import read_gain
 from pedigree.weights.anatomy import Part
 
@@ -101,11 +101,8 @@ def _was_trained(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) 
 
 
 def _shows_learning(matrix_ND: Tensor) -> bool:
-    strength_K = singular_values(matrix_ND - matrix_ND.mean())
-    there_R = strength_K[strength_K > ROUNDING * strength_K[0]]
-    if len(there_R) < NEARLY_WHOLE * min(matrix_ND.shape):
-        return False
-    return visible_learning(there_R, max(matrix_ND.shape)) >= SEEN
+    learned = learning_of(singular_values(matrix_ND - matrix_ND.mean()), *matrix_ND.shape)
+    return learned is not None and learned >= SEEN
 
 
 def _gain_was_copied(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) -> bool:

@@ -115,9 +115,7 @@ class SurvivalMeter:
         # Where nothing differs rounding would be divided by rounding.
         self._own.append(float(along_K.sum()) / apart if apart > ROUNDING * float(strength_K[0]) else 0.0)
         self._alike.append(float((a_ND * b_ND).sum() / (a_ND.norm() * b_ND.norm())))
-        there_R = strength_N[strength_N > ROUNDING * strength_N[0]]
-        whole = len(there_R) >= NEARLY_WHOLE * min(a_ND.shape)
-        self._excess.append(visible_learning(there_R, max(a_ND.shape)) if whole else None)
+        self._excess.append(learning_of(strength_N, *a_ND.shape))
 
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough.
@@ -168,6 +166,15 @@ def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 EDGE = 1.03
 """Factor on the edge of the random bulk that the largest singular value of a random matrix stays below."""
+
+
+def learning_of(strength_R: Tensor, rows: int, columns: int) -> float | None:
+    """What can be seen to be learned in a matrix of this shape, by its singular values, strongest first; None where it
+    has too few directions to be held against a random one."""
+    there_R = strength_R[strength_R > ROUNDING * strength_R[0]]
+    if len(there_R) < NEARLY_WHOLE * min(rows, columns):
+        return None
+    return visible_learning(there_R, max(rows, columns))
 
 
 def visible_learning(strength_N: Tensor, m: int) -> float:
