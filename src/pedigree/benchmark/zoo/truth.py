@@ -81,7 +81,7 @@ class Registry:
     def pair(self, a: str, b: str) -> Pair:
         """The truth about two models."""
         one, two = self.lineage(a), self.lineage(b)
-        up, down = a in self.ancestors(b), b in self.ancestors(a)
+        up, down = self._leads_to(a, b), self._leads_to(b, a)
         layer_map, shared = _shared(one, two)
         relation = self._relation(a, b, one, two, shared)
         related = relation in ("related", "partly-related")
@@ -121,6 +121,10 @@ class Registry:
             return self._storage_root(recipe.parents[0])
         return name
 
+    def _leads_to(self, a: str, b: str) -> bool:
+        """Whether b was made from the weights of a: from a itself, or from a file that holds the same ones."""
+        return self._storage_root(a) in {self._storage_root(ancestor) for ancestor in self.ancestors(b)}
+
     def _relation(self, a: str, b: str, one: Lineage, two: Lineage, shared: Mapping[str, Any]) -> str:
         if self._storage_root(a) == self._storage_root(b):
             return "identical"
@@ -139,7 +143,7 @@ class Registry:
         if a in self._recipes[b].parents or b in self._recipes[a].parents:
             child = self._recipes[b] if a in self._recipes[b].parents else self._recipes[a]
             return child.operator or "continue"
-        if a in self.ancestors(b) or b in self.ancestors(a):
+        if relation != "identical" and (self._leads_to(a, b) or self._leads_to(b, a)):
             return "descendant"
         return "siblings"
 
