@@ -168,25 +168,24 @@ def _row_rungs(a: Side, b: Side, tokens: SharedTokens, result: Climb) -> list[Ga
 def _frames_of_rows(a: Side, b: Side, chosen: SharedTokens, which: str, together: bool, result: Climb) -> list[Gauge]:
     """Frames fitted on each table, or on both together only."""
     found: list[Gauge] = []
-    rows = []
+    rows_a, rows_b = list[Tensor](), list[Tensor]()
     for role, words in (("embed", f"embedding rows of {which}"), ("head", f"output rows of {which}")):
         left, right = read_table(a.anatomy, role, chosen.a_T), read_table(b.anatomy, role, chosen.b_T)
         if left is None or right is None:
             continue
-        rows.append((left / left.norm().clamp_min(1e-30), right / right.norm().clamp_min(1e-30)))
-        if together:
-            continue
-        gauge = fit_rotation(left, right, words)
-        if gauge is None:
-            result.skipped.append(f"frame from {words}: only {chosen.count} shared tokens")
-        else:
-            found.append(gauge)
-    if len(rows) == 2:
-        both = fit_rotation(
-            torch.cat([rows[0][0], rows[1][0]]),
-            torch.cat([rows[0][1], rows[1][1]]),
-            f"embedding and output rows of {which}",
-        )
+        if not together:
+            gauge = fit_rotation(left, right, words)
+            if gauge is None:
+                result.skipped.append(f"frame from {words}: only {chosen.count} shared tokens")
+            else:
+                found.append(gauge)
+        rows_a.append(left / left.norm().clamp_min(1e-30))
+        rows_b.append(right / right.norm().clamp_min(1e-30))
+    if len(rows_a) == 2:
+        left, right = torch.cat(rows_a), torch.cat(rows_b)
+        rows_a.clear()  # a frame takes room, and rows of a wide model are not small
+        rows_b.clear()
+        both = fit_rotation(left, right, f"embedding and output rows of {which}")
         found += [both] if both is not None else []
     return found
 

@@ -46,7 +46,7 @@ class Tables:
         self._made = {} if made is None else made
         self._made_b = {} if of_b is None else of_b
         self._scores: dict[tuple[UnitKind, int, int, bool], MatchScore] = {}
-        self._lock = threading.Lock()
+        self._lock, self._one_whole = threading.Lock(), threading.Lock()
         # Every unit of a large model carried into another frame would not fit; there A's tables are made as needed.
         self._keep_a = a.sample.max_units is not None or not a.sample.compact
         self.streamed = a.sample.streamed
@@ -112,7 +112,9 @@ class Tables:
         return self._table(side.layer(layer).units.get(kind), which)
 
     def _make_whole(self, kind: UnitKind, layer: int) -> Table | None:
-        return self._table(self._b.whole_units(kind, layer), "b")
+        # As they are read, the units of a whole layer weigh more than all that is kept of it: one layer at a time.
+        with self._one_whole:
+            return self._table(self._b.whole_units(kind, layer), "b")
 
     def _table(self, units: UnitSet | None, which: str) -> Table | None:
         return None if units is None or len(units.names) < 2 else make_table(units, self.gauge, which)

@@ -157,7 +157,7 @@ def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
         index.append(rows)
         label.append(torch.full_like(rows, expert))
         total += n_units
-    views = {name: torch.cat(parts) for name, parts in stacks.items()}
+    views = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in stacks.items()}
     return UnitSet("ffn", views, torch.cat(index), torch.cat(label), total)
 
 
