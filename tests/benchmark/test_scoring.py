@@ -199,6 +199,7 @@ def test_a_perfect_method_gets_a_perfect_score(everyone: list[Member], book: Tru
     assert found.directions is not None
     # It always says that the first one is the ancestor, which half of the pairs punish.
     assert min(found.directions.right, found.directions.wrong) > 100
+    assert found.directions.siblings_told == found.directions.siblings > 0  # whoever always points, points at siblings
     assert found.merges is not None
     assert (found.merges.largest_error, found.merges.largest_decoy) == (0.02, 0.01)
     assert found.layers is not None

@@ -174,6 +174,27 @@ def test_structure_decides_beside_nearness() -> None:
     assert weigh_direction(FOUR, FOUR, findings(survival=(far, near), bits=rounded)).verdict == "a-to-b"
 
 
+@pytest.mark.parametrize(
+    ("own", "word"), [(0.0, "a-to-b"), (0.3, "a-to-b"), (0.5, "undetermined"), (1.0, "undetermined")]
+)
+def test_copies_name_a_child_of_the_other_only_where_the_other_has_nothing_of_its_own(own: float, word: str) -> None:
+    """A model with repeated layers and a tuned one are siblings: what was tuned is not in the one with repeats."""
+    share = Share(own, 0.03, 0.15, 28)
+    case = {"path": [0, 1, 2, 1, 2, 3], "reverse_map": [0, 1, 2, 5], "share": share}
+    found_here = weigh_direction(FOUR, SIX, findings(**case))
+    assert found_here.verdict == word
+    if word == "undetermined":
+        assert "both may come from a third model" in found_here.reasons[-1]
+
+
+def test_two_models_that_each_have_what_only_a_child_has_are_siblings() -> None:
+    case = {
+        "path": [0, 1, 2, 1, 2, 3], "reverse_map": [0, 1, 2, 5],
+        "bits": bits(equal_after_cast=["embed", "head"], coarser="a"),
+    }  # fmt: skip
+    assert weigh_direction(FOUR, SIX, findings(**case)).verdict == "undetermined"
+
+
 def test_units_that_write_nothing_lean_but_do_not_decide_alone() -> None:
     """Added units write nothing before they are trained; units pruned by a mask write nothing either."""
     case = {"unit_maps": {0: unit_map([*range(40), *[-1] * 12], 40, silent=range(40, 52))}}

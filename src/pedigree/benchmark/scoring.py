@@ -281,7 +281,11 @@ def _directions(relatives: Sequence[Asked], way: Callable[[Line], float | None])
     told = [(q.known.pair.direction == "a-to-b", way(line)) for q, line in asked]
     right = sum(d is not None and d != 0 and (d > 0) == truth for truth, d in told)
     silent = sum(d is None or d == 0 for _, d in told)
-    return Directions(right=right, wrong=len(told) - right - silent, silent=silent)
+    beside = [way(line) for q, line in relatives if q.known.pair.direction == "undetermined"]
+    return Directions(
+        right=right, wrong=len(told) - right - silent, silent=silent,
+        siblings=len(beside), siblings_told=sum(bool(d) for d in beside),
+    )  # fmt: skip
 
 
 def _merges(method: Method, exam: Exam, lines: dict[str, Line]) -> MergeScore | None:

@@ -8,8 +8,10 @@ Then, whose the difference is (`forensics.share`). If one of the two descends fr
 never clearly wrong on the pairs it was fitted on; its log-odds are fitted (`data/direction.json`, by
 `benchmark.direction`). But of siblings the one that drifted less has a small share too. So a pair alone gets the odds
 of a second fit, in which half of the weight lies on siblings; the first ones count in a tree, where third models tell
-siblings by their shape. They stay below a decision: the average of a model with what it was tuned from, or of its last
-checkpoints, lies where an earlier checkpoint would, and was made later.
+siblings by their shape. For the same reason structure that only a child can have decides nothing about a pair in which
+the other model has something of its own, too: both may come from a third. The second odds stay below a decision: the
+average of a model with what it was tuned from, or of its last checkpoints, lies where an earlier checkpoint would, and
+was made later.
 
 Where no share can be measured, what lives on of one in the other and the votes of the additive test say which lies
 nearer to the branch point, and stay below a decision for the same reason, unless what one has on top of the other was
@@ -68,6 +70,13 @@ MAX_VOTES_LOG_ODDS = math.log(15.0)
 MAX_NEARER_LOG_ODDS = math.log(15.0)
 """What all evidence of nearness may add in a pair, for the same reason."""
 
+OWN = 0.37
+"""Share of the difference from which on a model is seen to have something of its own. Parents of what was grown or
+upcycled and trained have 0.34 at most (0.20 where nothing was reordered); siblings 0.4 and more, but where they saw
+little of their own or read the same text in the same order."""
+
+MOST_LOST = 0.9
+"""The same by how much of a model lives on in the other, where no share can be measured."""
 
 ROUNDED = 6.0
 """Log-odds of one number grid that is coarser than the other's."""
@@ -86,14 +95,17 @@ class DirectionEvidence:
     Attributes:
         log_odds: of a pair of which nothing is known: siblings are among the possibilities.
         if_descent: the same if one of the two descends from the other.
+        pieces: log-odds of what only a child can have, each by itself.
     """
 
     log_odds: float = 0.0
     reasons: list[str] = field(default_factory=list)
     if_descent: float = 0.0
+    pieces: list[float] = field(default_factory=list)
 
     def add(self, log_odds: float, reason: str) -> None:
         """Add a piece of evidence; positive favors A to B."""
+        self.pieces.append(log_odds)
         self.log_odds += log_odds
         self.if_descent += log_odds
         self.reasons.append(f"{reason} ({'+' if log_odds >= 0 else ''}{log_odds:.1f})")
@@ -126,24 +138,57 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     out = DirectionEvidence()
     if found.same_numbers:
         return out
-    _number_grids(a, b, found, out)
     _layer_copies(found, out)
     _unit_copies(found, out)
     _vocabulary(found, out)
-    if _mask(found, out):
-        return out
-    _never_trained(a, b, found, out)
+    copied = sum(out.pieces)
+    _number_grids(a, b, found, out)
+    is_rounded = sum(out.pieces) != copied  # the very numbers of the other: nothing of its own is left out of sight
+    masked = _mask(found, out)
+    if not masked:
+        _never_trained(a, b, found, out)
+        # A model cut to another width has lost a part of its energy, which would look like drift.
+        comparable = a.width == b.width and not is_mixed(found.forward, found.backward)
+        _difference(found, out, comparable=comparable, alone=alone)
+        if alone and a.width == b.width and not is_rounded and abs(copied) >= ABSTAIN_BELOW:
+            _own_parts(found, out, is_a_first=copied > 0, comparable=comparable)
+    if alone:
+        _two_children(out)
+    return out
+
+
+def _difference(found: Findings, out: DirectionEvidence, *, comparable: bool, alone: bool) -> None:
+    """Whose the difference is, or where that cannot be measured, which of the two lies nearer to where they parted."""
     plain_noise = _only_noise_was_added(found)
-    # A model cut to another width has lost a part of its energy, which would look like drift.
-    comparable = a.width == b.width and not is_mixed(found.forward, found.backward)
     if found.share is not None and comparable and not plain_noise:
         _share(found.share, out, alone=alone)
-        return out
+        return
     nearer = DirectionEvidence()
     _survival(found, nearer)
     _votes(found, nearer)
     _add_nearness(nearer, out, capped=alone and not plain_noise)
-    return out
+
+
+def _own_parts(found: Findings, out: DirectionEvidence, *, is_a_first: bool, comparable: bool) -> None:
+    """Copies say who is no ancestor; whether the other is one depends on what it has of its own."""
+    first, lives_on = ("A", found.forward) if is_a_first else ("B", found.backward)
+    if found.share is not None and comparable:
+        own = found.share.of_a if is_a_first else 1.0 - found.share.of_a
+        if own > OWN:
+            _cap(out, f"{_percent(own)} of the difference belongs to {first}")
+    elif lives_on is not None and (lives_on.top + lives_on.middle) / 2 < MOST_LOST:
+        _cap(out, f"{(lives_on.top + lives_on.middle) / 2:.0%} of {first} lives on in the other")
+
+
+def _two_children(out: DirectionEvidence) -> None:
+    if max(out.pieces, default=0.0) >= ABSTAIN_BELOW and min(out.pieces, default=0.0) <= -ABSTAIN_BELOW:
+        _cap(out, "each has what only a child can have")
+
+
+def _cap(out: DirectionEvidence, reason: str) -> None:
+    """Keep the odds of a pair below a decision: both may come from a third model."""
+    out.log_odds = max(-MAX_NEARER_LOG_ODDS, min(MAX_NEARER_LOG_ODDS, out.log_odds))
+    out.reasons.append(f"{reason}: both may come from a third model, so together at most {MAX_NEARER_LOG_ODDS:.1f}")
 
 
 UNTRAINED_LOG_ODDS = 4.0

@@ -62,12 +62,15 @@ class Directions(Record):
     """Ancestors told from descendants: right, wrong, and not said.
 
     The pairs asked are of descent, every one; a method that tells this question from that of a pair of which nothing is
-    known answers both, and `directions_if_descent` counts the one.
+    known answers both, and `directions_if_descent` counts the one. Of relatives of which neither descends from the
+    other `siblings` were asked, and `siblings_told` got an arrow all the same.
     """
 
     right: int = 0
     wrong: int = 0
     silent: int = 0
+    siblings: int = 0
+    siblings_told: int = 0
 
 
 class MergeScore(Record):

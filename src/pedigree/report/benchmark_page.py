@@ -121,13 +121,17 @@ def _ways(ways: Directions | None) -> str:
     return _NOTHING if ways is None else f"{ways.right} right, {ways.wrong} wrong, {ways.silent} silent"
 
 
+def _siblings(ways: Directions | None) -> str:
+    return _NOTHING if ways is None or not ways.siblings else f"{ways.siblings_told} of {ways.siblings}"
+
+
 def _details_table(methods: Sequence[MethodScore]) -> str:
     rows = []
     for method in methods:
         ways, merges, tree = method.directions, method.merges, method.tree
         rows.append([
             _title(method), _count(method.layers), _count(method.experts), _count(method.transformations),
-            _ways(ways), _ways(method.directions_if_descent),
+            _ways(ways), _siblings(ways), _ways(method.directions_if_descent),
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} at most, {merges.merges - merges.untold} of {merges.merges}",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
@@ -140,6 +144,7 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
         "experts",
         "done named",
         "direction",
+        "siblings with a direction",
         "direction if descent",
         "merge weights off",
         "decoys",

@@ -69,13 +69,17 @@ def _ways(ways: Directions | None) -> str:
     return _NOTHING if ways is None else f"{ways.right}/{ways.wrong}/{ways.silent}"
 
 
+def _siblings(ways: Directions | None) -> str:
+    return _NOTHING if ways is None or not ways.siblings else f"{ways.siblings_told}/{ways.siblings}"
+
+
 def _details(methods: Sequence[MethodScore]) -> str:
     rows = []
     for method in methods:
         ways, merges, tree = method.directions, method.merges, method.tree
         rows.append([
             method.title, _count(method.layers), _count(method.experts), _count(method.transformations),
-            _ways(ways), _ways(method.directions_if_descent),
+            _ways(ways), _siblings(ways), _ways(method.directions_if_descent),
             _NOTHING if merges is None or merges.largest_error is None
             else f"{merges.largest_error:.3f} ({merges.merges - merges.untold}/{merges.merges} told)",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
@@ -83,8 +87,8 @@ def _details(methods: Sequence[MethodScore]) -> str:
             else f"{tree.right}/{tree.there} ({tree.arrows_right} arrows, {tree.arrows_wrong} wrong)",
         ])  # fmt: skip
     head = (
-        "method", "layers", "experts", "done named", "direction right/wrong/silent", "if descent", "merge error",
-        "decoy", "tree",
+        "method", "layers", "experts", "done named", "direction right/wrong/silent", "siblings with one", "if descent",
+        "merge error", "decoy", "tree",
     )  # fmt: skip
     return _table(head, [row for row in rows if set(row[1:]) != {_NOTHING}])
 
