@@ -95,7 +95,7 @@ class DirectionEvidence:
     Attributes:
         log_odds: of a pair of which nothing is known: siblings are among the possibilities.
         if_descent: the same if one of the two descends from the other.
-        pieces: log-odds of what only a child can have, each by itself.
+        pieces: log-odds of what only a child can have, each by itself, and of what lives on as a whole.
     """
 
     log_odds: float = 0.0
@@ -181,6 +181,7 @@ def _own_parts(found: Findings, out: DirectionEvidence, *, is_a_first: bool, com
 
 
 def _two_children(out: DirectionEvidence) -> None:
+    """What speaks for one as the child and what speaks for the other are both true of siblings."""
     if max(out.pieces, default=0.0) >= ABSTAIN_BELOW and min(out.pieces, default=0.0) <= -ABSTAIN_BELOW:
         _cap(out, "each has what only a child can have")
 
@@ -197,7 +198,7 @@ UNTRAINED_LOG_ODDS = 4.0
 
 def _never_trained(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
     """A start came before what was trained from it: all its gains are as they begin, and its matrices are random."""
-    if found.forward is None or found.backward is None:
+    if found.forward is None or found.backward is None or a.width != b.width:
         return
     seen_a, seen_b = found.forward.excess, found.backward.excess
     if seen_a < RAW and seen_b >= SEEN and is_untrained(a) and not is_untrained(b):
@@ -269,6 +270,7 @@ def _add_nearness(nearer: DirectionEvidence, out: DirectionEvidence, *, capped: 
         out.reasons.append(f"a sibling that drifted less would look the same: together at most {most:.1f}")
     out.log_odds += log_odds
     out.if_descent += nearer.if_descent
+    out.pieces.append(nearer.log_odds)
 
 
 def _only_noise_was_added(found: Findings) -> bool:
@@ -368,11 +370,11 @@ def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
     here = sum(u.copies for u in found.unit_maps.values())
     there = sum(u.copies for u in found.reverse_units.values())
     total = sum(int(u.index_b_N.shape[0]) for u in found.unit_maps.values())
-    if max(here, there) >= max(8, 0.02 * total):
-        if here > 4 * there:
-            out.add(5.0, f"{here} units of B are copies of units that A has once")
-        elif there > 4 * here:
-            out.add(-5.0, f"{there} units of A are copies of units that B has once")
+    many = max(8, 0.02 * total)
+    if here >= many > there and here > 4 * there:
+        out.add(5.0, f"{here} units of B are copies of units that A has once")
+    elif there >= many > here and there > 4 * here:
+        out.add(-5.0, f"{there} units of A are copies of units that B has once")
     silent_b = sum(int(u.silent_N.sum()) for u in found.unit_maps.values())
     silent_a = sum(int(u.silent_N.sum()) for u in found.reverse_units.values())
     if len(found.layer_map) == len(found.reverse_map) and total == sum(
