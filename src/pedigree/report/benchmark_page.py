@@ -118,11 +118,11 @@ def _methods_table(methods: Sequence[MethodScore]) -> str:
 
 
 def _ways(ways: Directions | None) -> str:
-    return _NOTHING if ways is None else f"{ways.right} right, {ways.wrong} wrong, {ways.silent} silent"
+    return _NOTHING if ways is None else f"{ways.right} / {ways.wrong} / {ways.silent}"
 
 
 def _siblings(ways: Directions | None) -> str:
-    return _NOTHING if ways is None or not ways.siblings else f"{ways.siblings_told} of {ways.siblings}"
+    return _NOTHING if ways is None or not ways.siblings else f"{ways.siblings_told} / {ways.siblings}"
 
 
 def _details_table(methods: Sequence[MethodScore]) -> str:
@@ -133,10 +133,10 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
             _title(method), _count(method.layers), _count(method.experts), _count(method.transformations),
             _ways(ways), _siblings(ways), _ways(method.directions_if_descent),
             _NOTHING if merges is None or merges.largest_error is None
-            else f"{merges.largest_error:.3f} at most, {merges.merges - merges.untold} of {merges.merges}",
+            else f"{merges.largest_error:.3f} ({merges.merges - merges.untold} of {merges.merges})",
             _NOTHING if merges is None or merges.largest_decoy is None else f"{merges.largest_decoy:.3f}",
             _NOTHING if tree is None
-            else f"{tree.right} of {tree.there}, arrows {tree.arrows_right} right, {tree.arrows_wrong} wrong",
+            else f"{tree.right} of {tree.there} ({tree.arrows_right} / {tree.arrows_wrong})",
         ])  # fmt: skip
     head = (
         "method",
@@ -144,13 +144,19 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
         "experts",
         "done named",
         "direction",
-        "siblings with a direction",
-        "direction if descent",
-        "merge weights off",
+        "siblings",
+        "if descent",
+        "merges off",
         "decoys",
         "lines of a tree",
     )
-    return _table(head, rows)
+    note = (
+        "Direction and if descent: right / wrong / not said, of pairs of which one descends from the other. Siblings:"
+        " given a direction / asked. Merges off: the largest error of a weight. Lines of a tree: with their arrows, right"
+        " / wrong."
+    )
+    told = [row for row in rows if set(row[1:]) != {_NOTHING}]
+    return f"{_table(head, told)}<p class=small>{note}</p>"
 
 
 def _costs_table(methods: Sequence[MethodScore]) -> str:
