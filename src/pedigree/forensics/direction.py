@@ -355,9 +355,9 @@ def _layer_copies(found: Findings, out: DirectionEvidence) -> None:
     forward = _repeats(found.layer_map)
     backward = _repeats(found.reverse_map)
     if forward and not backward:
-        out.add(5.0, f"{forward} layers of B repeat layers of A")
+        out.add(5.0, f"layers of B that repeat layers of A: {forward}")
     elif backward and not forward:
-        out.add(-5.0, f"{backward} layers of A repeat layers of B")
+        out.add(-5.0, f"layers of A that repeat layers of B: {backward}")
 
 
 def _repeats(path: list[int | None]) -> int:

@@ -152,8 +152,8 @@ def _details_table(methods: Sequence[MethodScore]) -> str:
     )
     note = (
         "Direction and if descent: right / wrong / not said, of pairs of which one descends from the other. Siblings:"
-        " given a direction / asked. Merges off: the largest error of a weight. Lines of a tree: with their arrows, right"
-        " / wrong."
+        " given a direction / asked. Merges off: the largest error of a weight. Lines of a tree: with their arrows,"
+        " right / wrong."
     )
     told = [row for row in rows if set(row[1:]) != {_NOTHING}]
     return f"{_table(head, told)}<p class=small>{note}</p>"
