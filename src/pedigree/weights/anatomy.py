@@ -19,6 +19,7 @@ from pedigree.weights.assembly import Assembly, Key, assemble
 from pedigree.weights.dimensions import Hints, read_hints
 from pedigree.weights.inference import infer_table, unglue
 from pedigree.weights.norms import norms_have_bias, placement, settle_norms
+from pedigree.weights.packed import unpacked
 from pedigree.weights.part import Part, Piece, TensorSource
 from pedigree.weights.prefix import strip_prefixes
 from pedigree.weights.roles import MTP, Axis
@@ -97,11 +98,17 @@ class Anatomy:
 
 
 def read_anatomy(checkpoint: TensorSource) -> Anatomy:
-    """The anatomy of a checkpoint, from its names, shapes and config; reads no weights.
+    """The anatomy of a checkpoint, from its names, shapes and config; reads no weights (of matrices that several
+    tensors hold packed, their shapes).
 
     Args:
         checkpoint: an open checkpoint.
+
+    Raises:
+        InputError: its weights are packed in a way that is not read.
+        MalformedFile: tensors that hold one matrix together do not fit each other.
     """
+    checkpoint = unpacked(checkpoint)
     hints = read_hints(checkpoint.config)
     notes = list(hints.notes)
     scales = find_scales(checkpoint, hints)
