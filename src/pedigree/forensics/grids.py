@@ -26,7 +26,7 @@ MOST_STEPS = 255
 OFF = 0.02
 """How far from a whole number of steps a number may lie, by the rounding of the stored type."""
 
-ONE_SCALE, IN_ORDER = 16, 0.998
+ONE_SCALE, IN_ORDER = 16, 0.9995
 """Neighbors of a row that share a scale in every packing; share of such blocks that are in order after rounding."""
 
 ROWS, MANY_ROWS, MATRICES = 8, 32, 6
@@ -58,11 +58,11 @@ def keeps_order(a: Side, b: Side, layer_map: list[int | None]) -> bool:
         a, b: the two models.
         layer_map: layer of A for each layer of B.
     """
-    found = [_in_order(a_RC, b_RC) for a_RC, b_RC in _matrices(a, b, layer_map, MANY_ROWS)]
+    found = [in_order(a_RC, b_RC) for a_RC, b_RC in _matrices(a, b, layer_map, MANY_ROWS)]
     return bool(found) and float(torch.cat(found).double().mean()) > IN_ORDER
 
 
-def _in_order(a_RC: Tensor, b_RC: Tensor) -> Tensor:
+def in_order(a_RC: Tensor, b_RC: Tensor) -> Tensor:
     """For each block whether no two of its numbers stand the other way round in the other model, bool [K]."""
     columns = a_RC.shape[1] // ONE_SCALE * ONE_SCALE
     a_KN, b_KN = (x_RC[:, :columns].reshape(-1, ONE_SCALE) for x_RC in (a_RC, b_RC))
