@@ -210,7 +210,7 @@ def _divide_groups(item: Oriented, heads: Heads) -> list[Share]:
         groups = n_heads if entry.fused == "per-head" else n_kv
         q_rows, kv_rows = (dim if entry.fused == "per-head" else dim * (n_heads // n_kv)), dim
     group_rows = q_rows + 2 * kv_rows
-    if groups * group_rows != item.rows:
+    if groups * group_rows != item.rows or not kv_rows:
         return []
     cuts = [(0, q_rows), (q_rows, q_rows + kv_rows), (q_rows + kv_rows, group_rows)]
     return [
