@@ -11,7 +11,7 @@ from tests.forensics.merges import Shop
 
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.direction import weigh_direction
-from pedigree.forensics.grids import steps
+from pedigree.forensics.grids import IN_ORDER, in_order, steps
 from pedigree.surgery.operators.quantize import on_grid
 
 
@@ -61,3 +61,29 @@ def test_what_was_moved_after_rounding_is_on_no_grid(shop: Shop) -> None:
     """The child of a rounded model is off the grid; that the parent is on one says nothing of their order."""
     _, _, found, _ = measure_pair(place(shop, "rounded"), place(shop, "further"))
     assert found.rounded is None
+
+
+def lightly_trained(x_RC: torch.Tensor) -> torch.Tensor:
+    """The same numbers moved by half a percent of their length along two directions."""
+    moved_RC = drawn(5, x_RC.shape[0], 2) @ drawn(6, 2, x_RC.shape[1])
+    return x_RC + 0.005 * moved_RC * x_RC.norm() / moved_RC.norm()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (6, 32), (8, 64)])
+def test_rounding_keeps_the_order_of_neighbors_and_training_does_not(bits: int, group: int) -> None:
+    x_RC = drawn(0, 256, 256)
+    assert bool(in_order(x_RC, on_grid(x_RC, bits, group)).all())
+    assert float(in_order(lightly_trained(x_RC), on_grid(x_RC, bits, group)).double().mean()) < IN_ORDER
+    assert float(in_order(drawn(1, 256, 256), x_RC).double().mean()) < 0.01
+
+
+def test_a_sibling_of_a_rounded_model_is_not_what_it_was_rounded_from(shop: Shop) -> None:
+    """Noise of rounding hides a little training: only the order of numbers tells that the trained one is no parent."""
+    trained = {n: lightly_trained(t.float()) if t.ndim == 2 else t for n, t in shop["A"].items()}
+    shop.add("trained", trained)
+    shop.path("trained")
+    a, b, found, _ = measure_pair(place(shop, "trained"), place(shop, "rounded"))
+    assert found.rounded == "b"
+    assert not found.in_order
+    honest = replace(found, in_order=True)
+    assert weigh_direction(a, b, found).log_odds < weigh_direction(a, b, honest).log_odds

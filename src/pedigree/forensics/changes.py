@@ -13,7 +13,7 @@ import torch
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.heads import moved_heads
 from pedigree.forensics.number_edits import number_edits
-from pedigree.forensics.side import Side
+from pedigree.forensics.side import WIDE_TYPES, Side
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.records.comparison import Transformation
 from pedigree.weights.anatomy import Anatomy
@@ -372,21 +372,13 @@ def number_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
                 of=len(bits.equal) + len(bits.different) + len(bits.equal_after_cast), sampled=not bits.whole,
             )
         )  # fmt: skip
-    kinds_a, kinds_b = _number_type(a), _number_type(b)
+    kinds_a, kinds_b = a.number_type, b.number_type
     if kinds_a != kinds_b:
-        quantized = kinds_b not in ("F64", "F32", "F16", "BF16")
+        quantized = kinds_b not in WIDE_TYPES
         kind = "quantized" if quantized else "cast"
         if quantized:
             out.append(Transformation(kind=kind, grid=kinds_b))
         else:
             out.append(Transformation(kind=kind, **{"from": kinds_a, "to": kinds_b}))
-    of_few_bits = {kinds_a, kinds_b} - {"F64", "F32", "F16", "BF16"}
+    of_few_bits = {kinds_a, kinds_b} - WIDE_TYPES
     return out + number_edits(found, stored_otherwise=bool(of_few_bits))
-
-
-def _number_type(side: Side) -> str:
-    """Number type that holds most of the numbers."""
-    sizes: Counter[str] = Counter()
-    for info in side.checkpoint.tensors.values():
-        sizes[info.dtype] += max(1, int(torch.Size(info.shape).numel()))
-    return sizes.most_common(1)[0][0] if sizes else "none"

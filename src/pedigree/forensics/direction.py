@@ -38,7 +38,7 @@ from pedigree.forensics.findings import Findings
 from pedigree.forensics.number_edits import masked_side, was_there_before
 from pedigree.forensics.origin import RAW, SEEN
 from pedigree.forensics.share import Share
-from pedigree.forensics.side import Side
+from pedigree.forensics.side import WIDE_TYPES, Side
 from pedigree.forensics.survival import EVEN, Survival
 from pedigree.records.comparison import DirectionVerdict
 
@@ -327,9 +327,12 @@ def _is_midpoint(from_whole: Survival, from_part: Survival) -> bool:
 
 
 def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:
-    if found.rounded is not None:
-        who, sign = ("B", 1.0) if found.rounded == "b" else ("A", -1.0)
-        out.add(sign * ROUNDED, f"{who} is the other rounded to a grid of few-bit integers")
+    # Numbers that training moved apart, before or after, are not in one order any more: then two models may have been
+    # made from a third, the one by rounding and the other by training.
+    coarse = found.rounded or _of_few_bits(a, b)
+    if coarse is not None and found.in_order:
+        who, sign = ("B", 1.0) if coarse == "b" else ("A", -1.0)
+        out.add(sign * ROUNDED, f"{who} is the other rounded to a grid of few bits: all numbers are still in order")
     bits = found.bits
     if bits is None or not bits.equal_after_cast:
         return
@@ -338,6 +341,12 @@ def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> 
         sign = 1.0 if bits.coarser == "b" else -1.0
         who = "B" if bits.coarser == "b" else "A"
         out.add(sign * ROUNDED, f"{who} is the other rounded to a coarser number type")
+
+
+def _of_few_bits(a: Side, b: Side) -> str | None:
+    """`"a"` or `"b"`, which of the two alone is stored in a type of few bits."""
+    few = [side.number_type not in WIDE_TYPES for side in (a, b)]
+    return None if few[0] == few[1] else "a" if few[0] else "b"
 
 
 def _mask(found: Findings, out: DirectionEvidence) -> bool:

@@ -61,7 +61,7 @@ class Findings:
     do not agree. `carried` lists layers whose query/key planes or heads agree in the frame of vocabulary rows where
     nothing else does; `framed` tells that only attention agrees, in a frame that vocabulary rows do not share, and no
     more than the choice of a frame could bring about. `table_origins` says where vocabulary rows that agree come from,
-    if nothing else agrees.
+    if nothing else agrees. `in_order` tells that numbers of a few matrices stand in the same order in both models.
     """
 
     tokens: SharedTokens
@@ -72,6 +72,7 @@ class Findings:
     copies: Copies | None = None
     untouched: UntouchedRows | None = None
     rounded: str | None = None
+    in_order: bool = False
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)
     exact: dict[str, TestOutcome] = field(default_factory=dict)

@@ -103,7 +103,7 @@ def make_fingerprint(
             "version": VERSION,
             "salt": salt_check(salt),
             "architecture": anatomy.architecture,
-            "parameters": sum(torch.Size(info.shape).numel() for info in checkpoint.tensors.values()),
+            "parameters": anatomy.parameters,
             "bytes": checkpoint.meter.total,
             "header_digest": checkpoint.header_digest(),
             "layers": model.n_layers,

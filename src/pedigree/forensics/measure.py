@@ -23,7 +23,7 @@ from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.following import follow_directions
 from pedigree.forensics.gauge import Gauge, center, fit_rotation, identity_gauge, unit_rows
-from pedigree.forensics.grids import rounded_side
+from pedigree.forensics.grids import keeps_order, rounded_side
 from pedigree.forensics.heads import pooled_score
 from pedigree.forensics.index_tests import (
     body_fixed_points,
@@ -138,6 +138,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
+        found.in_order = keeps_order(a, b, found.layer_map)
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
     if whole_bits and found.bits.equal and a.anatomy.architecture != b.anatomy.architecture:
         found.renamed = same_contents(a.checkpoint, b.checkpoint)

@@ -114,7 +114,7 @@ def describe(side: Side) -> InputRecord:
         tensors=len(ck.tensors),
         architecture=side.anatomy.architecture,
         inferred=side.anatomy.inferred,
-        parameters=sum(math.prod(info.shape) for info in ck.tensors.values()),
+        parameters=side.anatomy.parameters,
         notes=list(side.anatomy.notes),
     )
 

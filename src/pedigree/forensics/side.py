@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -25,6 +27,10 @@ WIDEST_KEPT = 4096
 
 LAYERS_AHEAD = 12
 """Layers, or parts, that are read at the same time where they lie behind a network."""
+
+
+WIDE_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
+"""Number types in which models are trained; others have few bits, or share a scale, and are rounded to."""
 
 
 _ATTENTION: tuple[UnitKind, ...] = ("vo", "qk")
@@ -59,6 +65,20 @@ class Side:
     def at(self, sample: Sample) -> Side:
         """The same model under another sample; anatomy and vocabulary are not read again."""
         return Side(self.checkpoint, sample, self.anatomy, self.vocabulary)
+
+    @property
+    def number_type(self) -> str:
+        """Number type that holds most of the numbers of the layers; of all tensors where no layers are known.
+
+        Programs that quantize leave tables of vocabulary rows as they are, which are half of a small model.
+        """
+        sizes: Counter[str] = Counter()
+        for part in self.anatomy.parts():
+            if part.layer is not None:
+                sizes[part.dtype] += max(1, math.prod(part.shape))
+        for info in self.checkpoint.tensors.values() if not sizes else ():
+            sizes[info.dtype] += max(1, math.prod(info.shape))
+        return sizes.most_common(1)[0][0] if sizes else "none"
 
     @property
     def width(self) -> int:

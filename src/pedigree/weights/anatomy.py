@@ -10,6 +10,7 @@ half-split order whatever the storage.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from pedigree.weights.assembly import Assembly, Key, assemble
 from pedigree.weights.dimensions import Hints, read_hints
 from pedigree.weights.inference import infer_table, unglue
 from pedigree.weights.norms import norms_have_bias, placement, settle_norms
+from pedigree.weights.packed import unpacked
 from pedigree.weights.part import Part, Piece, TensorSource
 from pedigree.weights.prefix import strip_prefixes
 from pedigree.weights.roles import MTP, Axis
@@ -57,6 +59,7 @@ class Anatomy:
         unmapped: tensors without a role.
         constants: buffers that are stored but never trained.
         rotary_dim: leading dimensions of each head that rotary positions turn, None if unknown.
+        parameters: numbers in all tensors; of packed matrices as many as they mean.
     """
 
     architecture: str
@@ -82,6 +85,7 @@ class Anatomy:
     by_key: Mapping[Key, Part] = field(repr=False)
     expert_counts: Mapping[int, int] = field(repr=False)
     rotary_dim: int | None = None
+    parameters: int = 0
 
     def part(self, role: str, layer: int | None = None, expert: int | None = None) -> Part | None:
         """The part of a role, None where the model has none (a tied head has none of its own)."""
@@ -97,11 +101,17 @@ class Anatomy:
 
 
 def read_anatomy(checkpoint: TensorSource) -> Anatomy:
-    """The anatomy of a checkpoint, from its names, shapes and config; reads no weights.
+    """The anatomy of a checkpoint, from its names, shapes and config; reads no weights (of matrices that several
+    tensors hold packed, their shapes).
 
     Args:
         checkpoint: an open checkpoint.
+
+    Raises:
+        InputError: its weights are packed in a way that is not read.
+        MalformedFile: tensors that hold one matrix together do not fit each other.
     """
+    checkpoint = unpacked(checkpoint)
     hints = read_hints(checkpoint.config)
     notes = list(hints.notes)
     scales = find_scales(checkpoint, hints)
@@ -122,7 +132,8 @@ def read_anatomy(checkpoint: TensorSource) -> Anatomy:
     constants.extend(buffers)
     assembly = assemble(checkpoint, matches, table, facts, hints, scales, notes)
     unmapped = tuple(sorted({*doubled, *unknown, *assembly.left_over}))
-    return _finish(table, facts, hints, assembly, notes, unmapped, tuple(sorted(constants)), inferred=inferred)
+    found = _finish(table, facts, hints, assembly, notes, unmapped, tuple(sorted(constants)), inferred=inferred)
+    return replace(found, parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()))
 
 
 def choose_table(stripped: Mapping[str, str], hints: Hints) -> Table | None:
@@ -179,8 +190,18 @@ def _match_all(stripped: Mapping[str, str], table: Table) -> tuple[list[Match], 
         else:
             matches.append(match)
     behind = 1 + max((match.layer for match in matches if match.layer is not None), default=-1)
-    placed = [replace(match, layer=behind) if match.entry.last else match for match in matches]
-    return placed, constants, unknown
+    ahead = [match.layer for match in matches if match.layer is not None and not match.entry.second]
+    first = 1 + max(ahead, default=-1)
+    return [_placed(match, first, behind) for match in matches], constants, unknown
+
+
+def _placed(match: Match, first: int, behind: int) -> Match:
+    """A match with the layer that it counts as: `first` layers are in the first stack, `behind` have numbers."""
+    if match.entry.last:
+        return replace(match, layer=behind)
+    if match.entry.second and match.layer is not None:
+        return replace(match, layer=first + match.layer)
+    return match
 
 
 def _finish(

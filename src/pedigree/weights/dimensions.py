@@ -16,7 +16,7 @@ from typing import Any
 _KEYS: dict[str, tuple[str, ...]] = {
     "d_model": ("hidden_size", "n_embd", "d_model", "dim", "embed_dim", "word_embed_proj_dim"),
     "n_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "n_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads"),
     "n_kv_heads": (
         "num_key_value_heads",
         "n_kv_heads",
@@ -25,7 +25,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
         "multi_query_group_num",
         "num_query_groups",
     ),
-    "head_dim": ("head_dim", "kv_channels", "d_head", "attention_head_dim"),
+    "head_dim": ("head_dim", "kv_channels", "d_head", "attention_head_dim", "d_kv"),
     "rotary_dim": ("rotary_dim",),
     "vocab_size": ("vocab_size", "n_vocab"),
 }

@@ -66,7 +66,7 @@ class Divider:
             shares = [Share(entry.roles[0], 0, item.rows)]
         elif entry.fused == "alternating":
             shares = _divide_in_turn(item)
-        elif entry.fused in ("per-head", "per-group"):
+        elif entry.fused in ("per-head", "per-group", "quarters"):
             shares = _divide_groups(item, self.heads)
         elif entry.fused == "leading":
             shares = _divide_leading(item, self.inner_cols.get(item.match.layer, 0))
@@ -204,12 +204,15 @@ def _divide_groups(item: Oriented, heads: Heads) -> list[Share]:
     dim, n_heads, n_kv = heads.head_dim, heads.n_heads, heads.n_kv_heads
     if not dim or not n_heads or not n_kv or n_heads % n_kv:
         return []
-    groups = n_heads if entry.fused == "per-head" else n_kv
-    q_rows = dim if entry.fused == "per-head" else dim * (n_heads // n_kv)
-    group_rows = q_rows + 2 * dim
-    if groups * group_rows != item.rows:
+    if entry.fused == "quarters":
+        groups, q_rows, kv_rows = 4, n_heads * dim // 4, n_kv * dim // 4
+    else:
+        groups = n_heads if entry.fused == "per-head" else n_kv
+        q_rows, kv_rows = (dim if entry.fused == "per-head" else dim * (n_heads // n_kv)), dim
+    group_rows = q_rows + 2 * kv_rows
+    if groups * group_rows != item.rows or not kv_rows:
         return []
-    cuts = [(0, q_rows), (q_rows, q_rows + dim), (q_rows + dim, group_rows)]
+    cuts = [(0, q_rows), (q_rows, q_rows + kv_rows), (q_rows + kv_rows, group_rows)]
     return [
         Share(role, 0, item.rows, grouped_rows(groups, group_rows, begin, stop))
         for role, (begin, stop) in zip(entry.roles, cuts, strict=True)

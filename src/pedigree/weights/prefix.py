@@ -32,6 +32,8 @@ WRAPPERS = (
     "model_state_dict.",
     "state_dict.",
     "llm.",
+    "thinker.",
+    "biogpt.",
 )
 _INNER = (".base_layer.", "._orig_mod.", "._fsdp_wrapped_module.", ".module.")
 

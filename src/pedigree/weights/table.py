@@ -18,8 +18,8 @@ A pattern is a tensor name without prefix and without `.weight`; `{i}` is the la
 of a tensor stored per head. `.bias` twins need no entry of their own. Instead of a role a pattern may name a storage:
 
     {"roles": [...], "fused": "blocks" | "leading" | "per-head" | "per-group" |
-     "alternating", "packed": true, "transposed": true,
-     "swapped": true, "tail": true, "last": true, "halves": [...], "axes": "..."}
+     "alternating" | "quarters", "packed": true, "transposed": true,
+     "swapped": true, "tail": true, "last": true, "second": true, "halves": [...], "axes": "..."}
 
 Laws: loading is pure and cached; a name matches at most one pattern of a table; matching costs one dictionary lookup.
 """
@@ -40,7 +40,7 @@ SLOTS = {"{i}": "layer", "{e}": "expert", "{h}": "head"}
 TWINS = frozenset({"weight", "bias", "gamma", "beta"})
 _NOT_TABLES = frozenset({"roles.json"})
 _FACT_KINDS = ("facts", "facts_by_type", "facts_by_flag")
-_FUSIONS = frozenset({"", "blocks", "leading", "per-head", "per-group", "alternating"})
+_FUSIONS = frozenset({"", "blocks", "leading", "per-head", "per-group", "alternating", "quarters"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Entry:
         roles: roles in the order their rows are stored; empty for a constant.
         fused: "" (one role), "blocks" (role after role), "leading" (the same, as many rows each as the block has units;
             what follows has no role), "per-head" (head after head, the roles inside each),
+            "quarters" (the same, for four groups of heads),
             "per-group" (KV head after KV head: its query heads, its key head, its value head) or "alternating"
             (one row of each role in turn).
         packed: axis 0 is the expert.
@@ -59,6 +60,8 @@ class Entry:
         swapped: stored [heads, in, head dimension].
         tail: trailing axes merge into columns.
         last: belongs to one layer behind the numbered ones.
+        second: belongs to a second stack, whose layers are counted on behind those of the first (a decoder behind its
+            encoder).
         halves: roles, instead of `roles`, where there are twice as many rows as the inner width.
         axes: axes, where they differ from the role's.
         required: models of this kind have it.
@@ -72,6 +75,7 @@ class Entry:
     swapped: bool = False
     tail: bool = False
     last: bool = False
+    second: bool = False
     halves: tuple[str, ...] = ()
     axes: tuple[Axis, ...] | None = None
     required: bool = True
@@ -243,6 +247,7 @@ def _entry(pattern: str, value: str | dict[str, Any], *, required: bool) -> Entr
         swapped=spec.get("swapped", False),
         tail=spec.get("tail", False),
         last=spec.get("last", False),
+        second=spec.get("second", False),
         halves=tuple(spec.get("halves", ())),
         axes=axes_from(spec["axes"]) if "axes" in spec else None,
         required=required,

@@ -1,0 +1,103 @@
+"""Encoders with their decoders, and fusions and hybrids that few architectures have, held against transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from module_examples import GPT, SIZES, attention, build, check, gated, linear, saved
+
+from pedigree.weights.anatomy import read_anatomy
+
+pytest.importorskip("transformers")
+
+MHA = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+T5 = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+BART = {
+    "vocab_size": 50,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 16,
+}
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+def test_the_decoder_of_t5_is_counted_on_behind_its_encoder(kind: str, tmp_path: Path) -> None:
+    model = build("T5", head="AutoModelForSeq2SeqLM", feed_forward_proj=kind, **T5)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.head_dim, anatomy.rope) == ("t5", 4, 8, "none")
+    for layer, block in enumerate([*model.encoder.block, *model.decoder.block]):
+        mlp = block.layer[-1].DenseReluDense
+        inner = {"mlp.up": mlp.wi} if kind == "relu" else {"mlp.gate": mlp.wi_0, "mlp.up": mlp.wi_1}
+        expected = {f"attn.{x}": getattr(block.layer[0].SelfAttention, x) for x in "qkvo"} | inner
+        expected |= {"mlp.down": mlp.wo, "norm.attn": block.layer[0].layer_norm, "norm.mlp": block.layer[-1].layer_norm}
+        check(anatomy, {role: module.weight for role, module in expected.items()}, layer)
+    # What turns to the other stack has no role of its own.
+    crossing = [name for name in anatomy.unmapped if "decoder" in name and ".layer.1." in name]
+    assert len(crossing) == 2 * 5
+    assert set(anatomy.unmapped) - set(crossing) == {
+        "encoder.final_layer_norm.weight",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    }
+
+
+@pytest.mark.parametrize(("config", "post"), [("Bart", True), ("MBart", False)])
+def test_bart_norms_behind_the_branch_and_mbart_in_front(config: str, post: bool, tmp_path: Path) -> None:
+    model = build(config, head="AutoModelForSeq2SeqLM", **BART)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.n_layers, anatomy.n_heads, anatomy.norm_placement) == (5, 4, "post" if post else "pre")
+    end = ".post" if post else ""
+    for layer, block in enumerate([*model.model.encoder.layers, *model.model.decoder.layers]):
+        expected = attention(block.self_attn, "out_proj") | linear(block.fc1, "mlp.up") | linear(block.fc2, "mlp.down")
+        expected |= linear(block.self_attn_layer_norm, f"norm.attn{end}")
+        check(anatomy, expected | linear(block.final_layer_norm, f"norm.mlp{end}"), layer)
+
+
+def test_codegen_fuses_four_groups_of_heads_value_before_key(tmp_path: Path) -> None:
+    model = build("CodeGen", **GPT, rotary_dim=8)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.unmapped) == ("codegen", ())
+    fused = model.transformer.h[1].attn.qkv_proj.weight
+    query, value, _ = fused.reshape(4, 3, -1, fused.shape[1]).unbind(1)
+    check(anatomy, {"attn.v": value.reshape(-1, fused.shape[1])}, 1)
+    read, stored = anatomy.part("attn.q", 1), query.reshape(-1, fused.shape[1])
+    assert read is not None
+    assert torch.equal(read.read().sort(0).values, stored.sort(0).values)
+
+
+def test_persimmon_interleaves_query_key_and_value_head_by_head(tmp_path: Path) -> None:
+    model = build("Persimmon", **MHA)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.unmapped) == ("persimmon", ())
+    block = model.model.layers[1]
+    fused = block.self_attn.query_key_value.weight.reshape(4, 3, 8, 32)
+    check(anatomy, {f"attn.{x}": fused[:, n].reshape(32, 32) for n, x in enumerate("qkv")}, 1)
+    check(anatomy, linear(block.self_attn.dense, "attn.o") | linear(block.mlp.dense_h_to_4h, "mlp.up"), 1)
+
+
+def test_lfm2_has_feed_forward_units_in_all_layers_and_attention_in_some(tmp_path: Path) -> None:
+    model = build("Lfm2", layer_types=["conv", "full_attention"], **SIZES)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers) == ("lfm2", 2)
+    check(anatomy, attention(model.model.layers[1].self_attn, "out_proj"), 1)
+    for layer, block in enumerate(model.model.layers):
+        mlp: Any = block.feed_forward
+        check(anatomy, {"mlp.gate": mlp.w1.weight, "mlp.up": mlp.w3.weight, "mlp.down": mlp.w2.weight}, layer)
+
+
+def test_the_text_part_of_a_wrapper_is_read_under_any_of_its_names(tmp_path: Path) -> None:
+    model = build("Llama", **SIZES)
+    checkpoint = saved(model, tmp_path)
+    for before in ("language_model.model.", "model.language_model.", "thinker.model.", "llm.model."):
+        tensors = {name.replace("model.", before, 1): tensor for name, tensor in checkpoint.stored.items()}
+        anatomy = read_anatomy(type(checkpoint)(tensors, {"model_type": "wrapper", "text_config": checkpoint.config}))
+        assert (anatomy.architecture, anatomy.unmapped) == ("llama", ())
+        check(anatomy, gated(model.model.layers[1].mlp), 1)
