@@ -171,6 +171,20 @@ def test_tables_drawn_first_from_one_seed() -> None:
     assert "cannot be told" in judgment.reasons[0]
 
 
+def test_tables_drawn_first_from_one_seed_of_which_one_was_trained_much_longer() -> None:
+    """Both learned what the language has, one of them six times as much: the difference takes nothing away from the
+    other, as if it had gone on from there."""
+    start = {name: llama(77, SIZES)[name] for name in TABLES}
+    short, long = (
+        {name: t + learned(t.shape, 5, size=size) + learned(t.shape, seed, size=size / 3) for name, t in start.items()}
+        for seed, size in ((3, 0.02), (4, 0.04))
+    )
+    for one, other in ((short, long), (long, short)):
+        judgment = answer(with_tables(1, one), with_tables(2, other))
+        assert judgment.verdict == "inconclusive"
+        assert {judgment.components[name].verdict for name in ("embed", "head")} <= {"inconclusive", "unrelated"}
+
+
 def test_tables_that_were_taken_over_and_trained_are_listed() -> None:
     tables = drawn_first(3)
     drift = {name: t + 0.02 * torch.randn(t.shape, generator=generator(8)) for name, t in tables.items()}
