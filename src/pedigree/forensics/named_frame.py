@@ -43,10 +43,11 @@ MOST_SPREAD = 1.25
 steered. 0.9 to 1.2 in 20/80 merges of the calibration kinds; 1.28 and more in strangers of which up to three of ten
 rows were set, at whatever strength, and which would have been told (docs/LOG.md, 2026-11-30)."""
 
-LOW, WHOLLY = 0.05, 0.7
-"""More than that is allowed where tables were handed down and trained on, for rows moved more or less: there the
-agreement of this share of the tokens, the least alike, is at least so much of the median. 0.79 and more in children
-trained up to three times as long as their parents, 0.25 to 0.65 where half to nine of ten rows were set."""
+LOW, WHOLLY, NEARLY_ALL = 0.05, 0.7, 0.99
+"""More than that is allowed where tables were handed down and trained on, for rows moved more or less: there nearly all
+tokens agree, and the agreement of the first share of them, the least alike, is at least the second of the median. 0.79
+and more in children trained up to three times as long as their parents, 0.25 to 0.65 where half to nine of ten rows
+were set."""
 
 FOLDS = 10
 
@@ -69,7 +70,8 @@ class Evenness:
 
     def steered(self, least: float) -> bool:
         """Whether the frame may be that of a few rows."""
-        return self.share < least or (self.spread > MOST_SPREAD and self.low < WHOLLY)
+        whole = self.share >= NEARLY_ALL and self.low >= WHOLLY
+        return self.share < least or (self.spread > MOST_SPREAD and not whole)
 
 
 def tables_of(a: Side, b: Side, tokens: SharedTokens) -> Tables:
