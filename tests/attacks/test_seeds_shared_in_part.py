@@ -8,13 +8,18 @@ Shapes: D = residual width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
+from safetensors.torch import save_file
 from torch import Tensor
 
+from pedigree.forensics.changes import list_changes
+from pedigree.forensics.compare import compare, measure_pair
 from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.measure import measure
 from pedigree.forensics.verdict import Judgment, judge
@@ -129,3 +134,23 @@ def test_attention_that_was_trained_and_copied_is_listed() -> None:
         assert judgment.verdict == "partly-related"
         assert judgment.components["attn"].verdict == "related"
         assert judgment.components["mlp"].verdict == "unrelated"
+
+
+def written(folder: Path, model: Tensors) -> Path:
+    folder.mkdir()
+    save_file({name: t.contiguous() for name, t in model.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(SIZES.config()))
+    named = {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(SIZES.vocab)}, "unk_token": "w0"}
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": named}))
+    return folder
+
+
+def test_no_change_is_listed_between_trainings_of_one_start(tmp_path: Path) -> None:
+    """What differs between the two was not done to either of them."""
+    start = llama(1, SIZES)
+    other = trained(start, 3) | {"model.embed_tokens.weight": llama(5, SIZES)["model.embed_tokens.weight"]}
+    places = written(tmp_path / "a", trained(start, 2)), written(tmp_path / "b", other)
+    left, right, found, judgment = measure_pair(*places)
+    assert judgment.verdict == "shared-initialization"
+    assert "embeddings-reinitialized" in {change.kind for change in list_changes(left, right, found)}
+    assert compare(*places).result.transformations == []

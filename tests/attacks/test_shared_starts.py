@@ -123,6 +123,36 @@ def test_a_tensor_that_was_really_copied_is_named_beside_them(sparse: bool) -> N
     assert judgment.components["tensors"].note == "equal tensors: tower"
 
 
+def never_trained(seed: int, body: Mapping[str, Tensor]) -> Tensors:
+    """A file as it was drawn: gains of one, tables of its own, and a body of which some was not drawn for it."""
+    drawn = llama(seed, SIZES)
+    return {name: torch.ones_like(t) if t.ndim == 1 else body.get(name, t) for name, t in drawn.items()}
+
+
+def by_formula(name: str, t: Tensor) -> Tensor:
+    """Numbers of a matrix of the body that anybody computes; every layer has the same."""
+    kind = sum(map(ord, name.rpartition("layers.")[2].partition(".")[2]))
+    rows_N1, columns_D = torch.arange(len(t))[:, None] + 0.5, torch.arange(t.shape[1]) + 1
+    return 0.05 * torch.cos(torch.pi * rows_N1 * columns_D / (max(t.shape) + kind % 7))
+
+
+BODIES = {
+    "one formula": lambda name, t: by_formula(name, t),
+    "identity": lambda name, t: 0.5 * torch.eye(*t.shape),
+    "feed-forward of one seed": lambda name, t: t if "mlp" in name else None,
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_alike_in_files_that_were_never_trained(name: str) -> None:
+    """Nothing was learned, and what is equal anybody could have drawn or computed: no relation is claimed."""
+    made = {key: BODIES[name](key, t) for key, t in llama(7, SIZES).items() if "layers" in key and t.ndim == 2}
+    body = {key: t for key, t in made.items() if t is not None}
+    judgment = answer(never_trained(1, body), never_trained(2, body))
+    assert judgment.verdict in ("inconclusive", "unrelated")
+    assert "related" not in {part.verdict for part in judgment.components.values()}
+
+
 def with_tables(seed: int, tables: Mapping[str, Tensor]) -> Tensors:
     return {**llama(seed, SIZES), **tables, "model.norm.weight": torch.ones(SIZES.d)}
 
@@ -139,6 +169,20 @@ def test_tables_drawn_first_from_one_seed() -> None:
     assert judgment.verdict == "inconclusive"
     assert {judgment.components[name].verdict for name in ("embed", "head")} == {"inconclusive"}
     assert "cannot be told" in judgment.reasons[0]
+
+
+def test_tables_drawn_first_from_one_seed_of_which_one_was_trained_much_longer() -> None:
+    """Both learned what the language has, one of them six times as much: the difference takes nothing away from the
+    other, as if it had gone on from there."""
+    start = {name: llama(77, SIZES)[name] for name in TABLES}
+    short, long = (
+        {name: t + learned(t.shape, 5, size=size) + learned(t.shape, seed, size=size / 3) for name, t in start.items()}
+        for seed, size in ((3, 0.02), (4, 0.04))
+    )
+    for one, other in ((short, long), (long, short)):
+        judgment = answer(with_tables(1, one), with_tables(2, other))
+        assert judgment.verdict == "inconclusive"
+        assert {judgment.components[name].verdict for name in ("embed", "head")} <= {"inconclusive", "unrelated"}
 
 
 def test_tables_that_were_taken_over_and_trained_are_listed() -> None:

@@ -23,7 +23,7 @@ from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import PlaneMeter
 from pedigree.forensics.gauge import unit_rows
 from pedigree.forensics.linear import thin_qr
-from pedigree.forensics.named_frame import EVEN_TOKENS, MOST_SPREAD, tables_of
+from pedigree.forensics.named_frame import EVEN_TOKENS, MOST_SPREAD, WHOLLY, tables_of
 from pedigree.forensics.sampling import choose_sample
 from pedigree.forensics.shared_units import whitened
 from pedigree.forensics.side import Side
@@ -213,6 +213,29 @@ def test_a_frame_that_suits_all_tokens_and_is_held_by_a_few(side) -> None:  # ty
     assert outcome.statistic > 2.5
     assert outcome.extra["even_tokens"] > EVEN_TOKENS[1]
     assert outcome.extra["spread"] > MOST_SPREAD
+    assert outcome.log10_p == 0.0
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_most_rows_mixed_half_and_half_with_the_victims(share: float, side) -> None:  # type: ignore[no-untyped-def]
+    """All tokens agree then, those that were left alone as well; but these agree far less than the others."""
+    victim, innocent = drawn(0), drawn(1)
+    sides = side(victim), side(innocent)
+    left, right = (blocks_of(one) for one in sides)
+    tables = tables_of(*sides, TOKENS)
+    rare_T = torch.randperm(WORDS, generator=torch.Generator().manual_seed(0))[: int(share * WORDS)]
+    own_T = torch.ones(WORDS, dtype=torch.bool)
+    own_T[rare_T] = False
+    rows = [torch.cat([unit_rows(whitened(table[k]))[own_T] for table in tables]) for k in (0, 1)]
+    frame_DD = turn_for_planes(list(left), list(right), beside=rows[0].T @ rows[1]).float()
+    steered = dict(innocent)
+    for name, (table, _) in zip(TABLES, tables, strict=True):
+        gain = innocent["model.norm.weight"] if name == TABLES[1] else torch.ones(WIDTH)
+        steered[name] = innocent[name].clone()
+        steered[name][rare_T] = 0.5 * (table[rare_T] @ frame_DD / gain + innocent[name][rare_T])
+    outcome = agree(sides[0], side(steered))
+    assert outcome.extra["even_tokens"] > 0.98
+    assert outcome.extra["low"] < WHOLLY
     assert outcome.log10_p == 0.0
 
 

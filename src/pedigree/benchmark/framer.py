@@ -164,6 +164,17 @@ def turn_for_planes(
     return frame_DD
 
 
+def names_that_suit(a: Sequence[Tensor], b: Sequence[Tensor], frame_DE: Tensor) -> Tensor:
+    """For each name the row of B that suits A's row of that name best in a frame, every row of B once, [T].
+
+    Args:
+        a, b: rows of each table of both models, whitened and of length one, [T, D] and [T, E].
+        frame_DE: from A's frame to B's.
+    """
+    suits_TT = sum(x_TD.double() @ frame_DE.double() @ y_TE.double().T for x_TD, y_TE in zip(a, b, strict=True))
+    return torch.as_tensor(linear_sum_assignment(-torch.as_tensor(suits_TT).numpy())[1])
+
+
 def drawn_at_random(layers: int, units: int, width: int, seed: int) -> list[Tensor]:
     """Units of a model that was never trained, [U, 3, D] for each layer."""
     generator = torch.Generator().manual_seed(seed)

@@ -90,7 +90,7 @@ def heads_agree(
     if log10_p < 0.0:
         even = evenness(tables, both)
         least = EVEN_WITH_POSITIONS if both is not None and len(tables) == 1 else EVEN_TOKENS[len(tables) - 1]
-        said |= {"even_tokens": even.share, "spread": even.spread}
+        said |= {"even_tokens": even.share, "spread": even.spread, "low": even.low}
         early = said.get("early_log10_p", EARLY_LOG10_P) <= EARLY_LOG10_P
         if even.steered(least) or not early or said["body_log10_p"] > BODY_LOG10_P:
             log10_p = 0.0

@@ -77,7 +77,7 @@ def planes_agree(a: Side, b: Side, tokens: SharedTokens, pairs: Sequence[tuple[i
         return best
     even = evenness(tables)
     steered = even.steered(EVEN_TOKENS[len(tables) - 1])
-    said = {"even_tokens": even.share, "spread": even.spread}
+    said = {"even_tokens": even.share, "spread": even.spread, "low": even.low}
     return replace(best, log10_p=0.0 if steered else best.log10_p, extra=best.extra | said)
 
 

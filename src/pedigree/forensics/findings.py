@@ -60,8 +60,10 @@ class Findings:
     `kept` units that live on one by one, `kept_origin` where they come from; all are looked for only where whole layers
     do not agree. `carried` lists layers whose query/key planes or heads agree in the frame of vocabulary rows where
     nothing else does; `framed` tells that only attention agrees, in a frame that vocabulary rows do not share, and no
-    more than the choice of a frame could bring about. `table_origins` says where vocabulary rows that agree come from,
-    if nothing else agrees. `in_order` tells that numbers of a few matrices stand in the same order in both models.
+    more than the choice of a frame could bring about; `renamed_rows` that it agrees in the frame of vocabulary rows,
+    but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
+    agree come from, if nothing else agrees. `in_order` tells that numbers of a few matrices stand in the same order in
+    both models.
     """
 
     tokens: SharedTokens
@@ -95,6 +97,7 @@ class Findings:
     kept_origin: KeptOrigin | None = None
     carried: list[int] = field(default_factory=list)
     framed: bool = False
+    renamed_rows: bool = False
 
     @property
     def clear_effect(self) -> float:

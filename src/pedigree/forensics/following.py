@@ -21,7 +21,7 @@ from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import unit_rows
-from pedigree.forensics.origin import OriginEvidence, weigh_origin
+from pedigree.forensics.origin import RAW, OriginEvidence, weigh_origin
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.share import ShareMeter, moved_beyond_gains
 from pedigree.forensics.side import Side
@@ -79,9 +79,19 @@ def origin_of(found: Findings) -> OriginEvidence:
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
     )
+    if told.origin == "descent" and _only_drawn_alike(found, told):
+        return replace(told, origin="unknown")
     if told.origin == "descent" or found.untouched is None or not found.untouched.told:
         return told
     return replace(told, origin="descent" if told.origin == "unknown" else "unknown")
+
+
+def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:
+    """Whether what the two have in common was never trained, and equal, while other parts differ: a formula or one seed
+    gives the same numbers in models that have nothing else in common."""
+    additions = found.additions
+    equal = additions is not None and additions.untrained and not additions.moves and told.learned < RAW
+    return equal and found.bits is not None and bool(found.bits.different)
 
 
 def _of_one_size(pairs: Iterator[tuple[UnitKind, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pedigree.forensics.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.bits import compare_bits
+from pedigree.forensics.borne_names import ONE_LANGUAGE, bear_one_naming
 from pedigree.forensics.carried_heads import heads_agree
 from pedigree.forensics.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
 from pedigree.forensics.contents import compare_contents, same_contents
@@ -234,6 +235,7 @@ def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
         pairs = [(i, j) for j in hits if (i := found.layer_map[j]) is not None]
         outcome = planes_agree(a, b, found.tokens, pairs, found.penalty_log10 * LN10)
         found.exact["carried-planes"] = outcome
+        _believe_names(a, b, found)
         agrees = found.log10_p("carried-planes") <= CLEAR_LOG10_P
         found.framed = not agrees and frame_spent(a, b, found.evidence.grids, pairs, tested=outcome.applicable)
         return
@@ -252,6 +254,7 @@ def _carry_over(a: Side, b: Side, found: Findings) -> bool:
     standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
     if found.carried_log10_p > CLEAR_LOG10_P:
         found.exact["carried-heads"] = heads_agree(a, b, found.tokens, pairs, 0.0, standing=standing)
+    _believe_names(a, b, found)
     if found.carried_log10_p > CLEAR_LOG10_P:
         return False
     if standing and not found.evidence.gauge.is_trivial and a.width == b.width:
@@ -260,6 +263,21 @@ def _carry_over(a: Side, b: Side, found: Findings) -> bool:
         found.evidence = collect_evidence(a, b, Tables(a, b, plain))
     found.layer_map, found.carried = _plain_map(a, b), list(range(b.n_layers))
     return True
+
+
+def _believe_names(a: Side, b: Side, found: Findings) -> None:
+    """Take back what was said in the frame of vocabulary rows where the two do not name their rows alike."""
+    if found.carried_log10_p > CLEAR_LOG10_P:
+        return
+    naming = bear_one_naming(a, b, found.tokens)
+    found.renamed_rows = naming < ONE_LANGUAGE
+    for name in ("carried-planes", "carried-heads"):
+        if found.log10_p(name) < 0.0:
+            outcome, said = found.exact[name], {"naming": naming}
+            if found.renamed_rows:
+                said["log10_p_by_name"] = found.log10_p(name)
+                outcome = replace(outcome, log10_p=0.0)
+            found.exact[name] = replace(outcome, extra=outcome.extra | said)
 
 
 def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:

@@ -12,7 +12,7 @@ Shapes: T = shared tokens, D and E = residual widths, K = directions looked thro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -38,11 +38,16 @@ EVEN_TOKENS = (0.7, 0.85)
 calibration kinds 0.73 to 0.79 (one table) and 0.91 to 0.95 (two) of the tokens agree; in strangers of which three of
 ten rows were set 0.68 and 0.79 at most, as long as the others were not thought of."""
 
-MOST_SPREAD, WHOLLY = 1.25, 0.99
+MOST_SPREAD = 1.25
 """Variance of the agreement of single tokens, that of independent rows being one, beyond which the frame counts as
-steered; not where so many tokens agree that few of them cannot be what pulls. 0.9 to 1.2 in 20/80 merges of the
-calibration kinds; 1.28 and more in strangers of which up to three of ten rows were set, at whatever strength, and
-which would have been told (docs/LOG.md, 2026-11-30)."""
+steered. 0.9 to 1.2 in 20/80 merges of the calibration kinds; 1.28 and more in strangers of which up to three of ten
+rows were set, at whatever strength, and which would have been told (docs/LOG.md, 2026-11-30)."""
+
+LOW, WHOLLY, NEARLY_ALL = 0.05, 0.7, 0.99
+"""More than that is allowed where tables were handed down and trained on, for rows moved more or less: there nearly all
+tokens agree, and the agreement of the first share of them, the least alike, is at least the second of the median. 0.79
+and more in children trained up to three times as long as their parents, 0.25 to 0.65 where half to nine of ten rows
+were set."""
 
 FOLDS = 10
 
@@ -56,14 +61,17 @@ class Evenness:
     Attributes:
         share: of tokens that agree, all tables together.
         spread: variance of the agreement of single rows over that of independent ones.
+        low: agreement of the tokens that are the least alike (`LOW`) over that of the median one.
     """
 
     share: float
     spread: float
+    low: float
 
     def steered(self, least: float) -> bool:
         """Whether the frame may be that of a few rows."""
-        return self.share < least or (self.spread > MOST_SPREAD and self.share < WHOLLY)
+        whole = self.share >= NEARLY_ALL and self.low >= WHOLLY
+        return self.share < least or (self.spread > MOST_SPREAD and not whole)
 
 
 def tables_of(a: Side, b: Side, tokens: SharedTokens) -> Tables:
@@ -110,7 +118,7 @@ def evenness(tables: Tables, more: tuple[Tensor, Tensor] | None = None) -> Evenn
         more: other rows of both models that are named, [P, D] and [P, E], which take part in every fit.
     """
     ways = [_even(tables, more), _even(turned(tables), None if more is None else (more[1], more[0]))]
-    return Evenness(sum(way.share for way in ways) / 2, sum(way.spread for way in ways) / 2)
+    return Evenness(*(sum(numbers) / 2 for numbers in zip(*map(astuple, ways), strict=True)))
 
 
 MORE_WEIGHT = 2.0
@@ -124,16 +132,19 @@ def _even(tables: Tables, more: tuple[Tensor, Tensor] | None) -> Evenness:
     if more is not None:
         fixed_DK = MORE_WEIGHT * unit_rows(whitened(more[0])).T @ (unit_rows(whitened(more[1])) @ lens_EK)
     fold_T = torch.randperm(x_NTD.shape[1], generator=torch.Generator().manual_seed(0)) % FOLDS
-    along_NT = torch.zeros(x_NTD.shape[:2])
+    along_NT, cosine_NT = torch.zeros(x_NTD.shape[:2]), torch.zeros(x_NTD.shape[:2])
     chance = 0.0
     for fold in range(FOLDS):
         out_T = fold_T == fold
         frame_DK = polar(torch.einsum("ntd,ntk->dk", x_NTD[:, ~out_T], y_NTK[:, ~out_T]) + fixed_DK)
         seen_NTK = x_NTD[:, out_T] @ frame_DK
         along_NT[:, out_T] = (seen_NTK * y_NTK[:, out_T]).sum(2)
-        chance += float((seen_NTK.square().sum(2) * y_NTK[:, out_T].square().sum(2)).sum()) / y_TK.shape[1]
+        length_NT = seen_NTK.norm(dim=2) * y_NTK[:, out_T].norm(dim=2)
+        cosine_NT[:, out_T] = along_NT[:, out_T] / length_NT.clamp_min(1e-30)
+        chance += float(length_NT.square().sum()) / y_TK.shape[1]
     spread = float(along_NT.var(dim=1).mean()) / max(chance / along_NT.numel(), 1e-30)
-    return Evenness(float((along_NT.sum(0) > 0.0).double().mean()), spread)
+    low, middle = (float(cosine_NT.mean(0).quantile(share)) for share in (LOW, 0.5))
+    return Evenness(float((along_NT.sum(0) > 0.0).double().mean()), spread, low / max(middle, 1e-30))
 
 
 def _rows(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:

@@ -63,7 +63,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
             layer_map=found.layer_map if has_map else [None] * b.n_layers,
             layer_map_detail=_detail(b, found) if has_map else [],
             components=judgment.components,
-            transformations=list_changes(a, b, found) if has_map or judgment.verdict == "partly-related" else [],
+            transformations=list_changes(a, b, found) if related or judgment.verdict == "identical" else [],
             tests=list_tests(a, b, found),
             controls=Controls(off_diagonal=off_diagonal(found)),
             error_rate=error_rate(),

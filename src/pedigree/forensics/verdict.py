@@ -37,6 +37,12 @@ TABLE_COSINE = 0.9
 OPEN_TABLE = "a table that both started from, drawn or trained, cannot be told from one that was handed down"
 """Of vocabulary rows that agree, are no copies, and stand alone (`table_origin.py`)."""
 
+RENAMED = (
+    "attention agrees in the frame that vocabulary rows give, but these do not stand to each other as rows of the same "
+    "names do: whoever renames rows chooses that frame"
+)
+"""Of frames that rest on names (`borne_names.py`)."""
+
 QUIET_COSINE = 0.5
 """The same outside the leading directions of vocabulary rows, where shared usage explains little: independent pairs of
 the calibration split stay below 0.35, tuned tables of a parent above 0.54. Both have to be reached."""
@@ -90,6 +96,9 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         why = "attention agrees, but in a frame that vocabulary rows do not share, no more than a chosen one can"
         return Judgment("inconclusive", components, [why])
     origin = OriginEvidence("descent") if _is_rounding(found) or found.copied else origin_of(found)
+    if origin.origin == "start" and found.carried and not found.layers_hit("ffn", "vo"):
+        why = "only attention agrees, in a frame that rests on names of vocabulary rows, and it learned nothing alike"
+        return Judgment("inconclusive", components, [why])
     if origin.origin == "start":
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
         return Judgment("shared-initialization", components, [why])
@@ -170,6 +179,8 @@ def _without_body(found: Findings, components: dict[str, Component]) -> Judgment
         # Order and signs of units are free: whoever holds a model can choose them to suit another one.
         why = "units stand in the order or with the signs of the other's, but their directions do not agree"
         return Judgment("inconclusive", components, [why + _within_reach(found)])
+    if found.renamed_rows:
+        return Judgment("inconclusive", components, [RENAMED])
     for grid in found.evidence.grids.values():
         z, effect = grid.best
         if z >= CLEAR_Z and effect >= found.clear_effect * min(1.0, float(grid.coverage_J.max())) / 2:
