@@ -36,8 +36,8 @@ def opened(*places: Path) -> Iterator[list[Checkpoint]]:
 
 
 def rest(a: Path, b: Path, c: Path) -> Rest:
-    with opened(a, b, c) as models:
-        return rest_of(*models, look)
+    with opened(a, b, c) as (left, right, decoy):
+        return rest_of(left, right, decoy, look)
 
 
 def test_the_minor_parent_is_told_beside_the_major_one_and_the_word_stays(
