@@ -117,6 +117,8 @@ def _decoy_lines(decoys: Sequence[Decoy], width: int) -> list[str]:
         lead = f"{decoy.verdict or 'no answer':<{longest}}  "
         place = _middle(printable(decoy.location), max(width // 2, width - len(lead) - len(tail) - 3))
         lines.append(shorten(f"{lead}{place}   {tail}".rstrip(), width))
+        if decoy.rest is not None:
+            lines.append(shorten(f"  {words.rest_sentence(decoy.rest)}", width))
     return lines
 
 

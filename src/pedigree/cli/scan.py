@@ -123,6 +123,7 @@ def answer_lines(record: Scan, width: int) -> list[Line]:
     if result.relatives:
         lines.append([Span("")])
         lines += [[Span(_line(relative, width))] for relative in result.relatives]
+        lines += [[Span(_rest_line(other, width))] for other in result.others if _is_kin_of_rest(other)]
     lines.append([Span("")])
     lines += [
         [Span(f"  {label:<13}{words}")]
@@ -134,6 +135,18 @@ def answer_lines(record: Scan, width: int) -> list[Line]:
         lines.append([Span(f"  {'error rate':<13}{words}")])
     lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
     return lines
+
+
+def _is_kin_of_rest(candidate: Candidate) -> bool:
+    return candidate.rest is not None and candidate.rest.verdict in ("related", "partly-related")
+
+
+def _rest_line(candidate: Candidate, width: int) -> str:
+    """A candidate that shows only once the nearest relative's part is taken out."""
+    rest = candidate.rest
+    share = f"share {rest.share:.2f}" if rest is not None and rest.share is not None else ""
+    word = f"{rest.verdict} to the rest" if rest is not None else ""
+    return shorten(f"  {word:<27} {share:<19} on {candidate.compared:<12} {candidate.location}", width)
 
 
 def _line(candidate: Candidate, width: int) -> str:

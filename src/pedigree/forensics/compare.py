@@ -24,6 +24,7 @@ from pedigree.forensics.fingerprint import is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_with_fingerprint
 from pedigree.forensics.measure import Progress, evidence_words, measure, single_thread
 from pedigree.forensics.record import build_record, unseen
+from pedigree.forensics.remainder import KIN, believed, rest_of
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
@@ -49,7 +50,8 @@ def compare(
         a, b: locations (directory, file, hf://, http://, fingerprint); B is the one explained in terms of A.
         depth: one fixed depth, or None to climb until certain.
         budget_bytes: most weight bytes to read from each side; reaching it ends the climb with what is known.
-        decoys: models that are not the suspected parent; B is compared with each at the final depth.
+        decoys: models that are not the suspected parent; B is compared with each at the final depth. Where B turns out
+            to be kin of one and not of A, what that one leaves of B is compared with A.
         allow_pickle: read torch files (weights only).
         salt: what fingerprints among the inputs were made with.
         progress: called with (stage, fraction, message).
@@ -76,10 +78,14 @@ def compare(
         tell.watch(left.meter)
         tell.watch(right.meter)
         record, final = _climb_depths(left, right, depth, start, tell)
-        seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes, tell)
-    result = record.result.model_copy(
-        update={"controls": Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)}
-    )
+        apart = left if record.result.verdict not in ("identical", *KIN) else None
+        seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes, tell, apart)
+    controls = Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)
+    not_checked = [
+        *record.result.not_checked,
+        *(believed(d.location) for d in seen if d.rest and d.rest.verdict in KIN),
+    ]
+    result = record.result.model_copy(update={"controls": controls, "not_checked": not_checked})
     options = {
         "depth": depth or "auto",
         "budget_bytes": budget_bytes,
@@ -169,15 +175,19 @@ def _decoys(
     allow_pickle: bool,
     budget_bytes: int | None,
     tell: ArrivalProgress,
+    apart: Checkpoint | None,
 ) -> tuple[list[Decoy], list[str]]:
-    """Decoys compared, and a sentence for each that the budget left out; the answer itself is there already."""
+    """Decoys compared, and a sentence for each that the budget left out; the answer itself is there already.
+
+    `apart` is A where it is no kin of B, to be held against what a decoy leaves of B.
+    """
     seen: list[Decoy] = []
     left_out: list[str] = []
     for number, location in enumerate(locations):
         before = f"; the one before: {seen[-1].verdict}" if seen else ""
         tell("decoys", number / len(locations), f"{number + 1} of {len(locations)}, {location}{before}")
         try:
-            seen.append(_decoy(location, right, depth, allow_pickle, budget_bytes, tell))
+            seen.append(_decoy(location, right, depth, allow_pickle, budget_bytes, tell, apart))
         except BudgetExceeded as error:
             left_out.append(f"decoy {location} was not compared: {error.sentence()}")
     return seen, left_out
@@ -208,11 +218,17 @@ def _decoy(
     allow_pickle: bool,
     budget_bytes: int | None,
     tell: ArrivalProgress,
+    apart: Checkpoint | None,
 ) -> Decoy:
+    def look(one: Checkpoint, other: Checkpoint) -> tuple[Side, Side, Findings, Judgment]:
+        return _measure_at(*_sides(one, other, depth), depth, None)
+
     with open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as other:
         tell.watch(other.meter)
-        a, b, found, judgment = _measure_at(*_sides(other, right, depth), depth, None)
+        a, b, found, judgment = look(other, right)
         record = build_record(a, b, found, judgment, depth, 0.0)
+        asked = apart is not None and judgment.verdict in ("related", "partly-related")
+        rest = rest_of(apart, right, other, look) if asked and apart is not None else None
     return Decoy(
         location=str(location),
         verdict=judgment.verdict,
@@ -220,6 +236,7 @@ def _decoy(
         score=found.evidence.best_z(),
         strength=record.result.strength,
         architecture=a.anatomy.architecture,
+        rest=rest,
     )
 
 

@@ -101,9 +101,16 @@ KNEE = 0.5
 """Singular value of the fit, over the largest, at which a direction counts by 0.7 of what the surest count."""
 
 
+HALFWAY = 0.5
+"""How far rows of the model that may be the parent are whitened for the sure frame. What is left of a parent is a share
+of its rows as they are, beside rows of another model: long directions hold more of it. Wholly whitened 5.2 and 9.5 are
+the mean scores of heads in merges (gpt2, gpt_neox), halfway 5.7 and 9.9; not at all 6.0 and 9.4, but strangers of one
+language come to 0.8 there (docs/LOG.md, 2026-11-30)."""
+
+
 def sure_frame(tables: Tables) -> tuple[Tensor, Tensor]:
     """The same with its directions by how sure they are, [D, K] and [E, K]: where a fifth is left, half are guesses."""
-    x_TD, y_TK, lens_EK = _rows(tables)
+    x_TD, y_TK, lens_EK = _rows(tables, HALFWAY)
     left_DK, values_K, right_KK = torch.linalg.svd((x_TD.T @ y_TK).double(), full_matrices=False)
     share_K = values_K / values_K[0].clamp_min(1e-300)
     root_K = (share_K / (share_K.square() + KNEE**2).sqrt()).sqrt()
@@ -147,12 +154,13 @@ def _even(tables: Tables, more: tuple[Tensor, Tensor] | None) -> Evenness:
     return Evenness(float((along_NT.sum(0) > 0.0).double().mean()), spread, low / max(middle, 1e-30))
 
 
-def _rows(tables: Tables) -> tuple[Tensor, Tensor, Tensor]:
-    """Whitened rows of all tables, those of the second model as they are looked at, and the directions for that."""
+def _rows(tables: Tables, part: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Whitened rows of all tables (of the first model by so much), those of the second model as they are looked at, and
+    the directions for that."""
     bare_TE = torch.cat([right / right.norm().clamp_min(1e-30) for _, right in tables])
     width = bare_TE.shape[1]
     lens_EK = _outside(leading_directions(bare_TE, max(1, round(LOUD_SHARE * width))))
-    x_TD = torch.cat([unit_rows(whitened(left)) for left, _ in tables])
+    x_TD = torch.cat([unit_rows(whitened(left, part)) for left, _ in tables])
     y_TK = torch.cat([unit_rows(whitened(right)) for _, right in tables]) @ lens_EK
     return x_TD, y_TK, lens_EK
 

@@ -1,8 +1,9 @@
 """The nearest relatives of a model among many.
 
 Search vectors rank the whole library; the best candidates are compared on fingerprints, and the first few on their
-weights where those are at hand. Every model of the library counts as tried, since the ranking looked at all of them:
-p-values are multiplied by that number (Bonferroni), compared or not.
+weights where those are at hand. Where the nearest is a parent, the others are also held against what it leaves of the
+model, which shows the minor parent of a merge (`remainder.py`). Every model of the library counts as tried, since the
+ranking looked at all of them: p-values are multiplied by that number (Bonferroni), compared or not.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from pedigree.forensics.kinship import mark_of
 from pedigree.forensics.library import Entry, Library
 from pedigree.forensics.measure import Progress
 from pedigree.forensics.record import producer
+from pedigree.forensics.remainder import believed
 from pedigree.forensics.sketch import Floats, sketch
 from pedigree.forensics.spread import ANY_FAULT, spread_out
-from pedigree.records.comparison import Comparison
+from pedigree.records.comparison import Comparison, Rest
 from pedigree.records.scan import Candidate, Multiplicity, Scan, ScanResult
 
 RELATIVES = ("identical", "related", "partly-related", "shared-initialization")
@@ -90,6 +92,7 @@ def scan(
         on_weights |= _on_weights(light, str(model), allow_pickle, tell, workers, fleet, keep)
         found = _answers(mine, ranked, library, tried, on_weights, tell)
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
+    found = _against_the_rest(found, relatives, str(model), allow_pickle, tell, workers, fleet)
     return Scan(
         producer=producer(),
         created=datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
@@ -145,19 +148,49 @@ def _answers(
     return found
 
 
+def _against_the_rest(
+    found: list[Candidate],
+    relatives: Sequence[Candidate],
+    model: str,
+    allow_pickle: bool,
+    tell: Progress,
+    workers: int,
+    fleet: str | None,
+) -> list[Candidate]:
+    """The same candidates; those that are no relatives on weights against what the nearest relative leaves."""
+    near = next((c for c in relatives if c.compared == "weights" and c.verdict in ("related", "partly-related")), None)
+    if near is None:
+        return found
+    apart = [c.location for c in found if c.compared == "weights" and c.verdict not in RELATIVES]
+    tasks = [Confirming(place, model, allow_pickle, near.location) for place in apart]
+    rests: dict[str, Rest] = {}
+    for done in spread_out(confirm_one, tasks, workers=workers, address=fleet):
+        tell("what the nearest leaves", len(rests) / max(1, len(tasks)), done.task.location)
+        decoys = done.result.result.controls.decoys if isinstance(done.result, Comparison) else []
+        if decoys and decoys[0].rest is not None:
+            rests[done.task.location] = decoys[0].rest
+    return [
+        c.model_copy(update={"rest": rests[c.location], "rest_of": near.location}) if c.location in rests else c
+        for c in found
+    ]
+
+
 @dataclass(frozen=True)
 class Confirming:
-    """A model of the library to compare on weights, and the one that is scanned."""
+    """A model of the library to compare on weights, and the one that is scanned; `beside` is a relative of that one,
+    whose part is taken out of it."""
 
     location: str
     model: str
     allow_pickle: bool = False
+    beside: str | None = None
 
 
 def confirm_one(task: Confirming) -> Comparison | str:
     """The comparison, or in one sentence why there is none."""
+    decoys = () if task.beside is None else (task.beside,)
     try:
-        return compare(task.location, task.model, allow_pickle=task.allow_pickle)
+        return compare(task.location, task.model, decoys=decoys, allow_pickle=task.allow_pickle)
     except PedigreeError as error:
         return error.sentence()
     except ANY_FAULT as error:
@@ -295,6 +328,7 @@ def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: in
         if last is not None and (last.verdict in RELATIVES or (last.similarity or 0.0) >= NEAR):
             near = f"similarity {last.similarity or 0.0:.2f}"
             out.append(f"the last candidate is as near as relatives are ({near}): others as near may stand behind it")
+    out += [believed(c.rest_of) for c in found if c.rest_of and c.rest and c.rest.verdict in RELATIVES][:1]
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
         out.append(f"{only} candidates were compared on fingerprints only, which see units in place")

@@ -135,15 +135,19 @@ class UnitRows:
         return self._white[layer]
 
 
-def whitened(rows_UD: Tensor) -> Tensor:
+def whitened(rows_UD: Tensor, part: float = 1.0) -> Tensor:
     """Rows in a frame where their second moment is the identity; it turns with the residual stream.
 
     Directions in which trained rows are long are shared by any two models once a frame may be chosen; after whitening
     an optimizer gains no more on trained strangers than on numbers drawn at random.
+
+    Args:
+        rows_UD: the rows.
+        part: how much of the way there to go, on the scale of logarithms; 0 leaves rows as they are.
     """
     wide = rows_UD.double()
     values_D, vectors_DD = symmetric_eigen(wide.T @ wide / max(1, len(wide)))
-    scale_D = values_D.clamp_min(1e-6 * float(values_D[-1]) + 1e-300).rsqrt()
+    scale_D = values_D.clamp_min(1e-6 * float(values_D[-1]) + 1e-300).pow(-0.5 * part)
     # Directions that no row has (what a LayerNorm removes) stay empty instead of becoming rounding made large.
     scale_D = torch.where(values_D > 1e-9 * float(values_D[-1]), scale_D, torch.zeros_like(scale_D))
     return ((wide @ vectors_DD) * scale_D @ vectors_DD.T).float()

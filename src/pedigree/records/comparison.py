@@ -151,10 +151,27 @@ class TestRecord(Record):
     why_not: str | None = None
 
 
+class Rest(Record):
+    """A beside what a decoy that B is kin of leaves of B: its part is taken out, matrix by matrix.
+
+    It holds if the decoy is a model of its own and was not made from A or B, and changes no verdict. `verdict` is None
+    where it could not be asked, and `why_not` says why. `taken_out` is the share of the decoy in B, `share` that of A
+    in what is left, medians over matrices; `score` is the strongest layer pair, in the unit of the evidence map.
+    """
+
+    verdict: Verdict | None = None
+    log10_p: float | None = None
+    score: float | None = None
+    taken_out: float | None = None
+    share: float | None = None
+    why_not: str | None = None
+
+
 class Decoy(Record):
     """The same comparison against a model that is not the suspected parent.
 
-    `score` is the strongest layer pair, in the unit of the evidence map.
+    `score` is the strongest layer pair, in the unit of the evidence map. Where B is kin of the decoy and not of A,
+    `rest` holds A against what the decoy leaves of B.
     """
 
     location: str
@@ -164,6 +181,7 @@ class Decoy(Record):
     strength: str = ""
     architecture: str = ""
     note: str = ""
+    rest: Rest | None = None
 
 
 class Controls(Record):

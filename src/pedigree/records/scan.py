@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pedigree.records.comparison import Direction, InputRecord, Producer, Record, Verdict
+from pedigree.records.comparison import Direction, InputRecord, Producer, Record, Rest, Verdict
 
 
 class LibraryModel(Record):
@@ -39,6 +39,7 @@ class Candidate(Record):
 
     `rank` is its place in the search. `compared` says on what: "weights", "fingerprint", or "" where it was not
     compared. `log10_p` is as the comparison gave it, `log10_p_corrected` has paid for every model of the library.
+    Where it is no relative itself, `rest` holds it against what the nearest relative, `rest_of`, leaves of the model.
     """
 
     location: str
@@ -52,6 +53,8 @@ class Candidate(Record):
     direction: Direction | None = None
     strength: str = ""
     error: str | None = None
+    rest: Rest | None = None
+    rest_of: str | None = None
 
 
 class Multiplicity(Record):

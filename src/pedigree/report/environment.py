@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pedigree.report.numbers import count_text, number_text, ranges_text
+from pedigree.report.words import rest_sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -26,7 +27,7 @@ def page_environment() -> Environment:
     )  # fmt: skip
     environment.filters.update(
         sentence=sentence_text, number=number_or_nothing, log10=log10_text, powers=raised_powers, count=count_text,
-        ranges=ranges_text,
+        ranges=ranges_text, rest=rest_sentence,
     )  # fmt: skip
     return environment
 

@@ -20,6 +20,7 @@ from pedigree.records.comparison import (
     ErrorRate,
     GaugeKind,
     InputRecord,
+    Rest,
     Result,
     TestRecord,
     Verdict,
@@ -205,6 +206,19 @@ def gauge_sentence(result: Result) -> str:
     if result.gauge.held_out is not None:
         sentence += f"; agreement on held-out tensors {number_text(result.gauge.held_out)}"
     return sentence
+
+
+def rest_sentence(rest: Rest) -> str:
+    """What B looks like beside A once a decoy's part is taken out of it."""
+    if rest.verdict is None:
+        return f"B without it was not compared: {rest.why_not or 'no reason is given'}"
+    parts = [f"B without it is {rest.verdict} to A" if rest.verdict != "shared-initialization" else
+             "B without it and A began from one random start"]  # fmt: skip
+    if rest.score is not None:
+        parts.append(f"z {number_text(rest.score)}")
+    if rest.share is not None:
+        parts.append(f"{number_text(rest.share)} of A beside {number_text(rest.taken_out or 0.0)} of it")
+    return ", ".join(parts)
 
 
 def off_diagonal_sentence(result: Result) -> str | None:
