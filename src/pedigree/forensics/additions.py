@@ -126,15 +126,20 @@ def few_directions(strength_R: Tensor) -> int:
     return 0
 
 
+UNMOVED_GAINS = 1e-4
+"""How far gains may lie apart in a model that was not trained: an optimizer's step moves each by the learning rate, and
+ten steps at 1e-5 move no matrix by more than a hundredth of what it is drawn with."""
+
+
 def is_untrained(side: Side) -> bool:
-    """Whether all gains of a model, and it has some, are the one number that gains begin with."""
+    """Whether all gains of a model, and it has some, are the one number that gains begin with, or a first step away."""
     seen = False
     for layer in range(side.n_layers):
         for role in IN_LAYERS:
             gain_D = read_gain(side.anatomy, role, layer)
             if gain_D is None or gain_D.numel() < 2:
                 continue
-            if not bool((gain_D == gain_D[0]).all()):
+            if float((gain_D - gain_D[0]).abs().max()) > UNMOVED_GAINS * abs(float(gain_D[0])):
                 return False  # of a trained model the first gain tells: no other is read
             seen = True
     return seen
