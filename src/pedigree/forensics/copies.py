@@ -27,7 +27,7 @@ from pedigree.forensics.contents import is_computed
 from pedigree.forensics.linear import singular_values, without_damage
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import learning_of
+from pedigree.forensics.survival import LEARNED, learning_of
 from pedigree.forensics.views import read_gain
 from pedigree.weights.anatomy import Part
 
@@ -38,10 +38,6 @@ LEAST_SIDE = 24
 
 MOST_LOOKED_AT, MOST_ROWS = 12, 512
 """Equal matrices that are looked at for learning, and rows of each."""
-
-SEEN = 0.03
-"""Share of energy above the edge of a random matrix from which learning is seen; of matrices drawn at random none with
-24 rows or more has as much (0.02 at most)."""
 
 LEAST_COPIES = 2
 """Matrices that have to be equal and trained."""
@@ -102,7 +98,7 @@ def _was_trained(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) 
 
 def _shows_learning(matrix_ND: Tensor) -> bool:
     learned = learning_of(singular_values(matrix_ND - matrix_ND.mean()), *matrix_ND.shape)
-    return learned is not None and learned >= SEEN
+    return learned is not None and learned >= LEARNED
 
 
 def _gain_was_copied(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) -> bool:

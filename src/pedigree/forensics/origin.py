@@ -28,7 +28,7 @@ from typing import Any, Literal
 from pedigree.forensics.additions import Additions
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.share import Share
-from pedigree.forensics.survival import MIXED_MIDDLE, Survival
+from pedigree.forensics.survival import LEARNED, MIXED_MIDDLE, Survival
 
 Origin = Literal["start", "descent", "unknown"]
 
@@ -46,9 +46,8 @@ LESS_THAN_HALF, LESS_EVENLY, LOPSIDED = 0.5, (0.1, 0.2), 2.0
 """A part of less than a half may be less even, where the other way round is uneven by so much more: the merge holds
 what the other parent learned, too. Twins are about as uneven either way."""
 
-EVEN_PART, SEEN = 0.15, 0.03
-"""One share throughout: in the mean and in every matrix, either way, and of at least so much; and how much learning has
-to be seen."""
+EVEN_PART = 0.15
+"""One share throughout: in the mean and in every matrix, either way, and of at least so much."""
 
 APART_GAINS = 0.15
 """Cosine of gains below which they were learned apart, whatever else is even. Gains of a merge have one of a fifth to
@@ -175,7 +174,7 @@ def numbers(
 def _lives_on_evenly(both: list[Survival]) -> bool:
     """Whether one lives on in the other by one share, in every matrix, though much was learned: nothing died, as in a
     merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
-    if min(s.excess for s in both) < SEEN:
+    if min(s.excess for s in both) < LEARNED:
         return False
     if any(_is_even(s, *limits) and EVEN_PART < s.middle < MIXED_MIDDLE for s in both for limits in EVENLY):
         return True
@@ -195,7 +194,7 @@ def _is_even_on_average(both: list[Survival]) -> bool:
     """Whether one is in the other by a small share, on the average the same in every direction, those that were learned
     among them (what learned nothing that can be seen is in its twins so, too), while the other way round is uneven, as
     it is in a merge. Of 1,362 pairs of one start that were kept none is (docs/LOG.md, 2026-11-30)."""
-    return min(s.excess for s in both) >= SEEN and any(
+    return min(s.excess for s in both) >= LEARNED and any(
         FAINT[0] <= one.ratio <= FAINT[1]
         and LEAST_PART < one.middle < FAINT_MIDDLE
         and one.unevenness < FAINT_UNEVEN
@@ -207,7 +206,7 @@ def _is_even_on_average(both: list[Survival]) -> bool:
 def _was_not_trained_apart(additions: Additions, share: Share | None, learned: float) -> bool:
     """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
     is an untrained start and all of the difference is the other's."""
-    if learned >= SEEN:
+    if learned >= LEARNED:
         return False  # what was learned speaks for itself
     if additions.is_noise:
         return True

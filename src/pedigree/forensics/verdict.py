@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.following import origin_of
-from pedigree.forensics.origin import SEEN, OriginEvidence
+from pedigree.forensics.origin import OriginEvidence
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
+from pedigree.forensics.survival import LEARNED
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
 
 PARTIAL_SHARE = 0.25
@@ -138,7 +139,7 @@ def _open_origin(found: Findings, origin: OriginEvidence) -> str:
             "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
         )
     odds = f"log odds of descent {origin.log_odds:.1f}"
-    if origin.learned < SEEN:
+    if origin.learned < LEARNED:
         return f"the two share numbers; too little was learned to tell descent from a shared random start ({odds})"
     return f"the two share numbers and part of what was learned: neither descent nor a shared start is clear ({odds})"
 
