@@ -27,7 +27,7 @@ from pedigree.forensics.contents import is_computed
 from pedigree.forensics.linear import singular_values, without_damage
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import LEARNED, learning_of
+from pedigree.forensics.survival import SEEN_LEARNING, learning_of
 from pedigree.forensics.views import read_gain
 from pedigree.weights.anatomy import Part
 
@@ -98,7 +98,7 @@ def _was_trained(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) 
 
 def _shows_learning(matrix_ND: Tensor) -> bool:
     learned = learning_of(singular_values(matrix_ND - matrix_ND.mean()), *matrix_ND.shape)
-    return learned is not None and learned >= LEARNED
+    return learned is not None and learned >= SEEN_LEARNING
 
 
 def _gain_was_copied(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) -> bool:

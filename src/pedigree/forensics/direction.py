@@ -39,7 +39,7 @@ from pedigree.forensics.number_edits import masked_side, was_there_before
 from pedigree.forensics.origin import RAW
 from pedigree.forensics.share import Share
 from pedigree.forensics.side import WIDE_TYPES, Side
-from pedigree.forensics.survival import EVEN, LEARNED, Survival
+from pedigree.forensics.survival import EVEN, SEEN_LEARNING, Survival
 from pedigree.records.comparison import DirectionVerdict
 
 ABSTAIN_BELOW = math.log(20.0)
@@ -201,9 +201,9 @@ def _never_trained(a: Side, b: Side, found: Findings, out: DirectionEvidence) ->
     if found.forward is None or found.backward is None or a.width != b.width:
         return
     seen_a, seen_b = found.forward.excess, found.backward.excess
-    if seen_a < RAW and seen_b >= LEARNED and is_untrained(a) and not is_untrained(b):
+    if seen_a < RAW and seen_b >= SEEN_LEARNING and is_untrained(a) and not is_untrained(b):
         name, other, odds = "A", "B", UNTRAINED_LOG_ODDS
-    elif seen_b < RAW and seen_a >= LEARNED and is_untrained(b) and not is_untrained(a):
+    elif seen_b < RAW and seen_a >= SEEN_LEARNING and is_untrained(b) and not is_untrained(a):
         name, other, odds = "B", "A", -UNTRAINED_LOG_ODDS
     else:
         return

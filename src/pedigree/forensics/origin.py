@@ -28,7 +28,7 @@ from typing import Any, Literal
 from pedigree.forensics.additions import Additions
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.share import Share
-from pedigree.forensics.survival import LEARNED, MIXED_MIDDLE, Survival
+from pedigree.forensics.survival import MIXED_MIDDLE, SEEN_LEARNING, Survival
 
 Origin = Literal["start", "descent", "unknown"]
 
@@ -174,7 +174,7 @@ def numbers(
 def _lives_on_evenly(both: list[Survival]) -> bool:
     """Whether one lives on in the other by one share, in every matrix, though much was learned: nothing died, as in a
     merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
-    if min(s.excess for s in both) < LEARNED:
+    if min(s.excess for s in both) < SEEN_LEARNING:
         return False
     if any(_is_even(s, *limits) and EVEN_PART < s.middle < MIXED_MIDDLE for s in both for limits in EVENLY):
         return True
@@ -194,7 +194,7 @@ def _is_even_on_average(both: list[Survival]) -> bool:
     """Whether one is in the other by a small share, on the average the same in every direction, those that were learned
     among them (what learned nothing that can be seen is in its twins so, too), while the other way round is uneven, as
     it is in a merge. Of 1,362 pairs of one start that were kept none is (docs/LOG.md, 2026-11-30)."""
-    return min(s.excess for s in both) >= LEARNED and any(
+    return min(s.excess for s in both) >= SEEN_LEARNING and any(
         FAINT[0] <= one.ratio <= FAINT[1]
         and LEAST_PART < one.middle < FAINT_MIDDLE
         and one.unevenness < FAINT_UNEVEN
@@ -206,7 +206,7 @@ def _is_even_on_average(both: list[Survival]) -> bool:
 def _was_not_trained_apart(additions: Additions, share: Share | None, learned: float) -> bool:
     """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
     is an untrained start and all of the difference is the other's."""
-    if learned >= LEARNED:
+    if learned >= SEEN_LEARNING:
         return False  # what was learned speaks for itself
     if additions.is_noise:
         return True

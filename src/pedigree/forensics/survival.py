@@ -164,7 +164,7 @@ def _follow(a_ND: Tensor, b_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return r_K.flip(0)[:strong], rest_K.flip(0)[:strong], values_K.clamp_min(0.0).sqrt().flip(0)
 
 
-LEARNED = 0.03
+SEEN_LEARNING = 0.03
 """Share of energy above the edge of a random matrix from which learning is seen; of matrices drawn at random none with
 24 rows or more has as much (0.02 at most)."""
 

@@ -23,7 +23,7 @@ from pedigree.forensics.following import origin_of
 from pedigree.forensics.origin import OriginEvidence
 from pedigree.forensics.shared_units import KeptUnits
 from pedigree.forensics.side import Side
-from pedigree.forensics.survival import LEARNED
+from pedigree.forensics.survival import SEEN_LEARNING
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
 
 PARTIAL_SHARE = 0.25
@@ -139,7 +139,7 @@ def _open_origin(found: Findings, origin: OriginEvidence) -> str:
             "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
         )
     odds = f"log odds of descent {origin.log_odds:.1f}"
-    if origin.learned < LEARNED:
+    if origin.learned < SEEN_LEARNING:
         return f"the two share numbers; too little was learned to tell descent from a shared random start ({odds})"
     return f"the two share numbers and part of what was learned: neither descent nor a shared start is clear ({odds})"
 
