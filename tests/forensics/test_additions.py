@@ -67,7 +67,12 @@ def test_another_frame_moves_nothing() -> None:
 def test_gains_of_one_value_were_never_trained() -> None:
     plain = {k: torch.ones_like(t) if "norm" in k else t for k, t in llama(1, SIZES).items()}
     moved = {k: t + 0.01 * torch.randn(t.shape, generator=generator(7)) if "norm" in k else t for k, t in plain.items()}
+    stepped = {
+        k: t + 1e-5 * torch.randn(t.shape, generator=generator(7)).sign() if "norm" in k else t
+        for k, t in plain.items()
+    }
     assert is_untrained(side(plain, SIZES.config()))
+    assert is_untrained(side(stepped, SIZES.config()))  # one step of an optimizer
     assert not is_untrained(side(moved, SIZES.config()))
 
 
