@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 
@@ -202,6 +203,28 @@ def test_tensors_of_a_group_that_do_not_fit_are_refused(kind: str) -> None:
     stored[main] = stored[main][:-1, :-1] if stored[main].dim() == 2 else stored[main][:-1]
     with pytest.raises(MalformedFile, match="do not fit each other"):
         unpacked(MemoryCheckpoint({f"x.{name}": tensor for name, tensor in stored.items()}, CONFIG))
+
+
+CUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "empty": lambda tensor: tensor[:0],
+    "short": lambda tensor: tensor[:-1],
+    "narrow": lambda tensor: tensor[:, :1],
+    "a number": lambda tensor: tensor.reshape(-1)[0],
+}
+
+
+@pytest.mark.parametrize("kind", PACKINGS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_whatever_sizes_a_stranger_writes_the_file_is_refused_or_read(kind: str, cut: str) -> None:
+    stored, _ = PACKINGS[kind][1]()
+    for name, tensor in stored.items():
+        if tensor.dim() == 0 or (cut == "narrow" and tensor.dim() < 2):
+            continue
+        changed = CUTS[cut](tensor)
+        with contextlib.suppress(MalformedFile, InputError):
+            seen = unpacked(MemoryCheckpoint({f"x.{n}": t for n, t in {**stored, name: changed}.items()}, CONFIG))
+            for there in seen.tensors:
+                seen.read(there)
 
 
 def test_a_state_that_is_not_json_is_refused() -> None:

@@ -100,14 +100,27 @@ class Unpacked:
         group = self._groups.get(name)
         if group is None:
             return self._source.read_rows(name, start, stop)
-        return group.rows(self._source, np.arange(start, stop, dtype=np.int64))
+        return self._rows(group, np.arange(start, stop, dtype=np.int64))
 
     def read_index(self, name: str, index: Sequence[int]) -> torch.Tensor:
         """Items of axis 0 in the order given."""
         group = self._groups.get(name)
         if group is None:
             return self._source.read_index(name, index)
-        return group.rows(self._source, np.asarray(index, dtype=np.int64).reshape(-1))
+        return self._rows(group, np.asarray(index, dtype=np.int64).reshape(-1))
+
+    def _rows(self, group: Group, index: np.ndarray[Any, np.dtype[np.int64]]) -> torch.Tensor:
+        try:
+            return group.rows(self._source, index)
+        except (IndexError, RuntimeError, ZeroDivisionError) as error:  # sizes come from strangers and must not clash
+            shapes = (f"{member} {list(self._source.tensors[member].shape)}" for member in group.members)
+            raise MalformedFile(
+                "packed weights whose tensors do not fit each other",
+                where=str(getattr(self._source, "location", "checkpoint")),
+                got="; ".join(shapes),
+                expected=f"{group.label} of shape {list(group.shape)}",
+                fix="get the file again, or name the model that it was made from",
+            ) from error
 
 
 def unpacked(source: TensorSource) -> TensorSource:
@@ -171,6 +184,8 @@ def _int_columns(source: TensorSource, base: str, name: str) -> tuple[str, Group
         return None
     words, (groups, rows) = tuple(source.tensors[name].shape), tuple(source.tensors[scales].shape)
     z_shape = tuple(source.tensors[zeros].shape) if _has(source, zeros, rank=2) else (0, 0)
+    if not rows:
+        raise _misfit(source, name, "words beside scales [groups, rows], and rows")
     down = words[1] == rows
     if down and z_shape[1]:
         bits = 32 * z_shape[1] // rows
@@ -201,11 +216,14 @@ def _packed_rows(source: TensorSource, base: str, name: str) -> tuple[str, Group
             "NVFP4", (rows, 2 * words), name, scale, _first(source, f"{base}weight_global_scale"), divide=True
         )
     shape = f"{base}weight_shape"
-    cols = int(source.read(shape).reshape(-1)[-1]) if _has(source, shape) else 8 * words
+    stored = source.read(shape).reshape(-1).tolist() if _has(source, shape, rank=1) else []
+    cols = int(stored[-1]) if stored else 8 * words
     bits = next((n for n in (4, 8, 2, 3) if cols and -(-cols // (32 // n)) == words), 0)
     if not bits:
         raise _misfit(source, name, f"{cols} columns of 2, 3, 4 or 8 bits")
     zero, order = _first(source, f"{base}weight_zero_point"), _first(source, f"{base}weight_g_idx")
+    if zero is not None and not _has(source, zero, rank=2):
+        raise _misfit(source, zero, "zero points [rows, groups]")
     return f"{base}weight", AffineRows(
         f"INT{bits}", (rows, cols), name, scale, zero, order, bits, biased=False, size=_first(source, shape)
     )
