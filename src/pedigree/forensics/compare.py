@@ -124,6 +124,8 @@ def _climb_depths(
             break
         if depth is None and step == "standard" and found.bits is not None and found.bits.all_equal:
             best = _compare_every_number(a, b, found, step, start, best)
+        a, b = a.at(a.sample), b.at(b.sample)  # what this depth held makes room for the next
+        del found, judgment
     if best is None:
         raise BudgetExceeded("no depth could be finished", fix="raise --budget")
     record, last = best
