@@ -13,10 +13,11 @@ import torch
 from pedigree.forensics.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.heads import moved_heads
 from pedigree.forensics.number_edits import number_edits
-from pedigree.forensics.side import WIDE_TYPES, Side
+from pedigree.forensics.side import Side
 from pedigree.forensics.unit_map import UnitMap
 from pedigree.records.comparison import Transformation
 from pedigree.weights.anatomy import Anatomy
+from pedigree.weights.number_types import WIDE_FLOATS
 
 MOST = 0.6
 """A property of units is named when it holds for most of the matched ones."""
@@ -374,11 +375,11 @@ def number_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         )  # fmt: skip
     kinds_a, kinds_b = a.number_type, b.number_type
     if kinds_a != kinds_b:
-        quantized = kinds_b not in WIDE_TYPES
+        quantized = kinds_b not in WIDE_FLOATS
         kind = "quantized" if quantized else "cast"
         if quantized:
             out.append(Transformation(kind=kind, grid=kinds_b))
         else:
             out.append(Transformation(kind=kind, **{"from": kinds_a, "to": kinds_b}))
-    of_few_bits = {kinds_a, kinds_b} - WIDE_TYPES
+    of_few_bits = {kinds_a, kinds_b} - WIDE_FLOATS
     return out + number_edits(found, stored_otherwise=bool(of_few_bits))

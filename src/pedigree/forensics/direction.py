@@ -38,9 +38,10 @@ from pedigree.forensics.findings import Findings
 from pedigree.forensics.number_edits import masked_side, was_there_before
 from pedigree.forensics.origin import RAW
 from pedigree.forensics.share import Share
-from pedigree.forensics.side import WIDE_TYPES, Side
+from pedigree.forensics.side import Side
 from pedigree.forensics.survival import EVEN, SEEN_LEARNING, Survival
 from pedigree.records.comparison import DirectionVerdict
+from pedigree.weights.number_types import WIDE_FLOATS
 
 ABSTAIN_BELOW = math.log(20.0)
 """Log-odds below which the direction stays undetermined."""
@@ -176,8 +177,8 @@ def _own_parts(found: Findings, out: DirectionEvidence, *, is_a_first: bool, com
         own = found.share.of_a if is_a_first else 1.0 - found.share.of_a
         if own > OWN:
             _cap(out, f"{_percent(own)} of the difference belongs to {first}")
-    elif lives_on is not None and (lives_on.top + lives_on.middle) / 2 < MOST_LOST:
-        _cap(out, f"{(lives_on.top + lives_on.middle) / 2:.0%} of {first} lives on in the other")
+    elif lives_on is not None and lives_on.mean < MOST_LOST:
+        _cap(out, f"{lives_on.mean:.0%} of {first} lives on in the other")
 
 
 def _two_children(out: DirectionEvidence) -> None:
@@ -296,8 +297,7 @@ def _survival(found: Findings, out: DirectionEvidence) -> None:
     followed from the child some of them, being new, do not. Two siblings fall short of one both ways."""
     if found.forward is None or found.backward is None:
         return
-    there = (found.forward.top + found.forward.middle) / 2
-    back = (found.backward.top + found.backward.middle) / 2
+    there, back = found.forward.mean, found.backward.mean
     whole, part, sign = (there, back, 1.0) if there > back else (back, there, -1.0)
     if not WHOLE[0] <= whole <= WHOLE[1] or part > 1.0:
         return
@@ -345,7 +345,7 @@ def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> 
 
 def _of_few_bits(a: Side, b: Side) -> str | None:
     """`"a"` or `"b"`, which of the two alone is stored in a type of few bits."""
-    few = [side.number_type not in WIDE_TYPES for side in (a, b)]
+    few = [side.number_type not in WIDE_FLOATS for side in (a, b)]
     return None if few[0] == few[1] else "a" if few[0] else "b"
 
 

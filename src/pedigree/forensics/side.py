@@ -29,10 +29,6 @@ LAYERS_AHEAD = 12
 """Layers, or parts, that are read at the same time where they lie behind a network."""
 
 
-WIDE_TYPES = frozenset({"F64", "F32", "F16", "BF16"})
-"""Number types in which models are trained; others have few bits, or share a scale, and are rounded to."""
-
-
 _ATTENTION: tuple[UnitKind, ...] = ("vo", "qk")
 
 

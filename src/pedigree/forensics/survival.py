@@ -73,6 +73,11 @@ class Survival:
     excess: float = 0.0
 
     @property
+    def mean(self) -> float:
+        """How much of the strong and the middling directions together lives on."""
+        return (self.top + self.middle) / 2
+
+    @property
     def ratio(self) -> float:
         """Top over middle: near 1 in a descendant or merge, near 0 in a twin of the same random start."""
         return self.top / self.middle if self.middle > 1e-6 else 1.0

@@ -28,8 +28,6 @@ from pedigree.weights.part import Part
 if TYPE_CHECKING:
     import torch
 
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-
 
 class Reader(Protocol):
     """Reads stored numbers; the engine's goes past the page cache where that pays."""

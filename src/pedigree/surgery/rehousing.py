@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pedigree.errors import InternalError
-from pedigree.surgery.nodes import FLOATS, Fill, Leaf
+from pedigree.surgery.nodes import Fill, Leaf
 from pedigree.surgery.operator import Step
 from pedigree.surgery.settings import CARRIED_KEYS, Settings
 from pedigree.surgery.symbolic import Key, Stored, Symbolic, read_symbolic
+from pedigree.weights.number_types import WIDE_FLOATS
 
 if TYPE_CHECKING:
     from pedigree.model.config import ModelConfig
@@ -79,7 +80,7 @@ def rehouse(symbolic: Symbolic, model: ModelConfig, step: Step, model_type: str 
     origins = {key: stored for stored in symbolic.stored for key in stored.keys}
     example = next(  # a tensor whose number type new ones take: tables of whole numbers have another
         stored for stored in symbolic.stored if stored.keys and stored.dtype is None
-        and (stored.leaves[0].dtype in FLOATS or symbolic.checkpoint.tensors[stored.origin].dtype in FLOATS)
+        and (stored.leaves[0].dtype in WIDE_FLOATS or symbolic.checkpoint.tensors[stored.origin].dtype in WIDE_FLOATS)
     )  # fmt: skip
     symbolic.stored = [_stored(symbolic, stored, origins, example) for stored in target.stored]
     old = symbolic.config.values

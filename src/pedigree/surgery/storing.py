@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pedigree.errors import UsageError
-from pedigree.surgery.nodes import FLOATS, Gather, Join, Leaf, Node, Turn
+from pedigree.surgery.nodes import Gather, Join, Leaf, Node, Turn
 from pedigree.surgery.selection import Index
 from pedigree.surgery.symbolic import Key, Stored, Symbolic
 from pedigree.weights.checkpoint import Checkpoint
 from pedigree.weights.dimensions import Heads, read_hints, solve_heads
 from pedigree.weights.division import Divider
+from pedigree.weights.number_types import WIDE_FLOATS
 from pedigree.weights.orientation import Oriented
 from pedigree.weights.table import tables
 
@@ -67,10 +68,10 @@ def outputs(symbolic: Symbolic) -> list[Output]:
         if dtype == old and all(node is leaf for node, leaf in zip(present, stored.leaves, strict=True)):
             result.append(Output(name, dtype, stored.shape, present[0], symbolic.checkpoint, stored.origin))
             continue
-        if dtype not in FLOATS and stored.dtype is None:
+        if dtype not in WIDE_FLOATS and stored.dtype is None:
             raise UsageError(
                 "an operator changes a tensor of a quantized type", where=name, got=dtype,
-                expected=", ".join(sorted(FLOATS)), fix="put `- cast: {to: bfloat16}` before the first step",
+                expected=", ".join(sorted(WIDE_FLOATS)), fix="put `- cast: {to: bfloat16}` before the first step",
             )  # fmt: skip
         node, shape = _rebuilt(symbolic, stored, present)
         result.append(_copied(name, dtype, shape, node) or Output(name, dtype, shape, node, symbolic.checkpoint))
@@ -93,7 +94,7 @@ def _copied(name: str, dtype: str, shape: tuple[int, ...], node: Node) -> Output
 def _type(symbolic: Symbolic, stored: Stored, old: str) -> str:
     """The number type a tensor is written in: that of the source, unless a cast was asked for."""
     scaled = any(isinstance(leaf, Leaf) and leaf.dtype != leaf.part.dtype for leaf in stored.leaves)
-    if symbolic.dtype is None or not (old in FLOATS or scaled):
+    if symbolic.dtype is None or not (old in WIDE_FLOATS or scaled):
         return old
     kept = {key[0] for key in stored.keys} & symbolic.kept_types
     return old if kept and not scaled else symbolic.dtype

@@ -62,6 +62,9 @@ TORCH_NAMES: dict[str, str] = {
 }
 """Name of the torch dtype, by safetensors dtype name."""
 
+WIDE_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Number types in which models are trained; others have few bits, or share a scale, and are rounded to."""
+
 
 def torch_type(dtype: str, where: str) -> torch.dtype:
     """The torch dtype that holds a safetensors dtype.

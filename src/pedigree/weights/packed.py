@@ -33,6 +33,7 @@ from pedigree.weights.packed_numbers import (
     Codebook,
     FourBitFloats,
     ScaledRows,
+    misfit,
     read_state,
 )
 from pedigree.weights.part import TensorSource
@@ -114,13 +115,8 @@ class Unpacked:
             return group.rows(self._source, index)
         except (IndexError, RuntimeError, ZeroDivisionError) as error:  # sizes come from strangers and must not clash
             shapes = (f"{member} {list(self._source.tensors[member].shape)}" for member in group.members)
-            raise MalformedFile(
-                "packed weights whose tensors do not fit each other",
-                where=str(getattr(self._source, "location", "checkpoint")),
-                got="; ".join(shapes),
-                expected=f"{group.label} of shape {list(group.shape)}",
-                fix="get the file again, or name the model that it was made from",
-            ) from error
+            expected = f"{group.label} of shape {list(group.shape)}"
+            raise misfit(self._source, group.members[0], "; ".join(shapes), expected) from error
 
 
 def unpacked(source: TensorSource) -> TensorSource:
@@ -168,13 +164,7 @@ def _has(source: TensorSource, name: str, rank: int | None = None) -> bool:
 
 
 def _misfit(source: TensorSource, name: str, expected: str) -> MalformedFile:
-    return MalformedFile(
-        "packed weights whose tensors do not fit each other",
-        where=f"{getattr(source, 'location', 'checkpoint')}: tensor {name!r}",
-        got=f"shape {tuple(source.tensors[name].shape)}",
-        expected=expected,
-        fix="get the file again, or name the model that it was made from",
-    )
+    return misfit(source, name, f"shape {tuple(source.tensors[name].shape)}", expected)
 
 
 def _int_columns(source: TensorSource, base: str, name: str) -> tuple[str, Group] | None:

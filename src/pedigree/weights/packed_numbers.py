@@ -43,10 +43,30 @@ def unpack_bits(words_NW: torch.Tensor, bits: int, count: int) -> torch.Tensor:
     return (both >> shift) & ((1 << bits) - 1)
 
 
+def misfit(source: TensorSource, name: str, got: str, expected: str) -> MalformedFile:
+    """The refusal of a group of tensors, of which `name` is one, whose sizes clash."""
+    return MalformedFile(
+        "packed weights whose tensors do not fit each other",
+        where=f"{getattr(source, 'location', 'checkpoint')}: tensor {name!r}",
+        got=got,
+        expected=expected,
+        fix="get the file again, or name the model that it was made from",
+    )
+
+
 def _at(rows: Index) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(rows))
+
+
+def _groups(source: TensorSource, order: str | None, n_cols: int, n_groups: int) -> torch.Tensor:
+    """Group of each column, int64 [I]: as a tensor of the file says, else so many columns after the other."""
+    import torch
+
+    if order is not None:
+        return source.read(order).to(torch.int64).remainder(n_groups)
+    return torch.arange(n_cols) // -(-n_cols // n_groups)
 
 
 @dataclass(frozen=True)
@@ -89,11 +109,7 @@ class AffineColumns:
             zero_NG = unpack_bits(source.read(self.zeros), self.bits, self.shape[0])[:, _at(index)].T.float()
         else:
             zero_NG = _interleaved(source.read(self.zeros), index).float()
-        n_groups = scale_NG.shape[1]
-        if self.order is not None:
-            group_I = source.read(self.order).to(torch.int64).remainder(n_groups)
-        else:
-            group_I = torch.arange(n_cols) // -(-n_cols // n_groups)
+        group_I = _groups(source, self.order, n_cols, scale_NG.shape[1])
         return scale_NG[:, group_I] * (q_NI.float() - zero_NG[:, group_I] - self.zero_offset)
 
 
@@ -127,7 +143,6 @@ class AffineRows:
 
     def rows(self, source: TensorSource, index: Index) -> torch.Tensor:
         """Rows of the matrix, float32 [N, I]."""
-        import torch
 
         n_cols = self.shape[1]
         words_NW = source.read_index(self.weight, index.tolist())
@@ -138,9 +153,7 @@ class AffineRows:
             q_NI = unpack_bits(words_NW.reshape(-1, 1), self.bits, per).reshape(len(index), -1)[:, :n_cols]
         scale_NG = source.read_index(self.scales, index.tolist()).float().reshape(len(index), -1)
         n_groups = scale_NG.shape[1]
-        group_I = torch.arange(n_cols) // -(-n_cols // n_groups)
-        if self.order is not None:
-            group_I = source.read(self.order).to(torch.int64).remainder(n_groups)
+        group_I = _groups(source, self.order, n_cols, n_groups)
         if self.biased:
             bias_NG = source.read_index(self.zeros, index.tolist()).float() if self.zeros else scale_NG * 0
             return scale_NG[:, group_I] * q_NI.float() + bias_NG[:, group_I]
@@ -253,12 +266,11 @@ class Codebook:
         n_blocks = math.prod(source.tensors[f"{weight}.absmax"].shape)
         n_numbers = math.prod(self.shape)
         if n_bytes != -(-n_numbers // 2) or n_blocks != -(-n_numbers // self.block):
-            raise MalformedFile(
-                "packed weights whose tensors do not fit each other",
-                where=f"{getattr(source, 'location', 'checkpoint')}: tensor {weight!r}",
-                got=f"{n_bytes} bytes, {n_blocks} scales",
-                expected=f"those of {n_numbers} numbers in blocks of {self.block}",
+            got, expected = (
+                f"{n_bytes} bytes, {n_blocks} scales",
+                f"those of {n_numbers} numbers in blocks of {self.block}",
             )
+            raise misfit(source, weight, got, expected)
 
     def rows(self, source: TensorSource, index: Index) -> torch.Tensor:
         """Rows of the matrix, float32 [N, I]; the bytes from the first to the last row are read."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pedigree.weights.checkpoint import Checkpoint
 from pedigree.weights.contents import Contents
+from pedigree.weights.number_types import WIDE_FLOATS
 
 if TYPE_CHECKING:
     import torch
@@ -52,14 +53,13 @@ class Remainder(Checkpoint):
 
 def can_be_taken_out(whole: Checkpoint, other: Checkpoint) -> list[str]:
     """Tensors of two or more axes, of floating numbers, that both models have under one name and of one shape."""
-    floats = ("F64", "F32", "F16", "BF16")
     return [
         name
         for name, info in whole.tensors.items()
         if len(info.shape) > 1
-        and info.dtype in floats
+        and info.dtype in WIDE_FLOATS
         and (there := other.tensors.get(name)) is not None
         and there.shape == info.shape
-        and there.dtype in floats
+        and there.dtype in WIDE_FLOATS
         and all(model.extent(name).row_bytes for model in (whole, other))
     ]

@@ -18,7 +18,8 @@ _SCALE_SUFFIXES = ("_scale_inv", "_scale")
 _CONSTANT = re.compile(
     r"(^|\.)("
     r"inv_freq|original_inv_freq|rope_freqs|freqs_cis|cos_cached|sin_cached|rotary_emb\.\w+|rope\.freqs"
-    r"|weight_format|(input|output|k|v)_(global_)?scale|position_ids|token_type_ids|masked_bias|attn_mask|causal_mask|mask|tril|triu|bias_mask|num_batches_tracked"
+    r"|weight_format|(input|output|k|v)_(global_)?scale"
+    r"|position_ids|token_type_ids|masked_bias|attn_mask|causal_mask|mask|tril|triu|bias_mask|num_batches_tracked"
     r")(\.weight)?$"
 )
 

@@ -22,13 +22,14 @@ from pedigree.surgery.merge.layering import Origin, layer_origins, outer_origin,
 from pedigree.surgery.merge.matched_rows import MatchedRows, matched_rows
 from pedigree.surgery.merge.merged_node import Merged
 from pedigree.surgery.merge.recipe import MergeRecipe, read_merge
-from pedigree.surgery.nodes import FLOATS, Leaf, Node
+from pedigree.surgery.nodes import Leaf, Node
 from pedigree.surgery.operator import Operator, Parameters, Step
 from pedigree.surgery.operators import cast
 from pedigree.surgery.operators.depth import take_layers
 from pedigree.surgery.symbolic import Key, Loose, Symbolic
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.reading import open_encoder
+from pedigree.weights.number_types import WIDE_FLOATS
 from pedigree.weights.scales import is_constant
 
 SOURCE = "source"
@@ -106,7 +107,7 @@ def _all_have_roles(symbolic: Symbolic, step: Step) -> None:
     names = [
         stored.origin
         for stored in symbolic.stored
-        if isinstance(stored.loose, Loose) and stored.loose.dtype in FLOATS and not is_constant(stored.origin)
+        if isinstance(stored.loose, Loose) and stored.loose.dtype in WIDE_FLOATS and not is_constant(stored.origin)
     ]
     if names or not symbolic.parts:
         raise step.refuse(
