@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pedigree.errors import BudgetExceeded
@@ -28,7 +29,7 @@ from pedigree.forensics.remainder import KIN, believed, rest_of
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
-from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord
+from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord, Rest
 from pedigree.weights.allocator import share_heap
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -222,9 +223,7 @@ def _decoy(
     tell: ArrivalProgress,
     apart: Checkpoint | None,
 ) -> Decoy:
-    def look(one: Checkpoint, other: Checkpoint) -> tuple[Side, Side, Findings, Judgment]:
-        return _measure_at(*_sides(one, other, depth), depth, None)
-
+    look = partial(_look, depth)
     with open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as other:
         tell.watch(other.meter)
         a, b, found, judgment = look(other, right)
@@ -240,6 +239,29 @@ def _decoy(
         architecture=a.anatomy.architecture,
         rest=rest,
     )
+
+
+def _look(depth: Depth, one: Checkpoint, other: Checkpoint) -> tuple[Side, Side, Findings, Judgment]:
+    return _measure_at(*_sides(one, other, depth), depth, None)
+
+
+def compare_rest(a: str | Path, b: str | Path, beside: str | Path, *, allow_pickle: bool = False) -> Rest:
+    """A beside what another model leaves of B, at standard depth; for B that is kin of that one and no kin of A.
+
+    Args:
+        a, b: locations of the pair.
+        beside: that of the relative of B whose part is taken out.
+        allow_pickle: read torch files (weights only).
+
+    Raises:
+        InputError, SourceError: an input cannot be read.
+    """
+    share_heap()
+    with ExitStack() as stack, single_thread():
+        left, right, other = (
+            stack.enter_context(open_checkpoint(place, allow_pickle=allow_pickle)) for place in (a, b, beside)
+        )
+        return rest_of(left, right, other, partial(_look, "standard"))
 
 
 def measure_pair(

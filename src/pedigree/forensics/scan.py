@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from pedigree.errors import MalformedFile, PedigreeError
 from pedigree.forensics.bank import error_rate, fingerprint_error_rate
-from pedigree.forensics.compare import compare
+from pedigree.forensics.compare import compare, compare_rest
 from pedigree.forensics.fingerprint import Fingerprint, is_fingerprint
 from pedigree.forensics.fingerprint_compare import compare_fingerprints, describe_fingerprint, load
 from pedigree.forensics.kinship import mark_of
@@ -31,6 +32,8 @@ from pedigree.forensics.sketch import Floats, sketch
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Comparison, Rest
 from pedigree.records.scan import Candidate, Multiplicity, Scan, ScanResult
+
+T = TypeVar("T")
 
 RELATIVES = ("identical", "related", "partly-related", "shared-initialization")
 MOST_RANKED = 4096
@@ -92,7 +95,7 @@ def scan(
         on_weights |= _on_weights(light, str(model), allow_pickle, tell, workers, fleet, keep)
         found = _answers(mine, ranked, library, tried, on_weights, tell)
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
-    found = _against_the_rest(found, relatives, str(model), allow_pickle, tell, workers, fleet)
+    found = _against_the_rest(found, relatives, str(model), allow_pickle, tell, workers)
     return Scan(
         producer=producer(),
         created=datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
@@ -155,20 +158,21 @@ def _against_the_rest(
     allow_pickle: bool,
     tell: Progress,
     workers: int,
-    fleet: str | None,
 ) -> list[Candidate]:
-    """The same candidates; those that are no relatives on weights against what the nearest relative leaves."""
+    """The same candidates; those that are no relatives on weights against what the nearest relative leaves.
+
+    On this machine, and not kept: a scan that goes on from what was kept needs no cluster.
+    """
     near = next((c for c in relatives if c.compared == "weights" and c.verdict in ("related", "partly-related")), None)
     if near is None:
         return found
     apart = [c.location for c in found if c.compared == "weights" and c.verdict not in RELATIVES]
-    tasks = [Confirming(place, model, allow_pickle, near.location) for place in apart]
+    tasks = [HeldAgainstRest(place, model, near.location, allow_pickle) for place in apart]
     rests: dict[str, Rest] = {}
-    for done in spread_out(confirm_one, tasks, workers=workers, address=fleet):
+    for done in spread_out(look_at_rest, tasks, workers=workers):
         tell("what the nearest leaves", len(rests) / max(1, len(tasks)), done.task.location)
-        decoys = done.result.result.controls.decoys if isinstance(done.result, Comparison) else []
-        if decoys and decoys[0].rest is not None:
-            rests[done.task.location] = decoys[0].rest
+        if isinstance(done.result, Rest):
+            rests[done.task.location] = done.result
     return [
         c.model_copy(update={"rest": rests[c.location], "rest_of": near.location}) if c.location in rests else c
         for c in found
@@ -177,20 +181,36 @@ def _against_the_rest(
 
 @dataclass(frozen=True)
 class Confirming:
-    """A model of the library to compare on weights, and the one that is scanned; `beside` is a relative of that one,
-    whose part is taken out of it."""
+    """A model of the library to compare on weights, and the one that is scanned."""
 
     location: str
     model: str
     allow_pickle: bool = False
-    beside: str | None = None
+
+
+@dataclass(frozen=True)
+class HeldAgainstRest:
+    """A model of the library, and what to hold it against: the one that is scanned, without its relative's part."""
+
+    location: str
+    model: str
+    beside: str
+    allow_pickle: bool = False
+
+
+def look_at_rest(task: HeldAgainstRest) -> Rest | str:
+    """The answer, or in one sentence why there is none."""
+    return _or_why_not(lambda: compare_rest(task.location, task.model, task.beside, allow_pickle=task.allow_pickle))
 
 
 def confirm_one(task: Confirming) -> Comparison | str:
     """The comparison, or in one sentence why there is none."""
-    decoys = () if task.beside is None else (task.beside,)
+    return _or_why_not(lambda: compare(task.location, task.model, allow_pickle=task.allow_pickle))
+
+
+def _or_why_not(answer: Callable[[], T]) -> T | str:
     try:
-        return compare(task.location, task.model, decoys=decoys, allow_pickle=task.allow_pickle)
+        return answer()
     except PedigreeError as error:
         return error.sentence()
     except ANY_FAULT as error:
