@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Sample, choose_sample
+from pedigree.forensics.sampling import (
+    MOST_EXPERT_UNITS,
+    UNIT_NUMBERS,
+    UNITS_OF_EXPERT,
+    WHOLE_MODEL_BYTES,
+    Depth,
+    Sample,
+    choose_sample,
+)
 
 BIG = WHOLE_MODEL_BYTES + 1
 
@@ -56,3 +64,26 @@ def test_heads_are_read_whole_and_at_least_one(heads: int, head_dim: int, units:
 @pytest.mark.parametrize("total", [0, 1, 63, 64, 65])
 def test_short_tables_are_read_whole(total: int) -> None:
     assert Sample(64, None, True, True, 64).rows(total, max(total, 1)).tolist() == list(range(total))
+
+
+@given(
+    layers=st.integers(1, 100), width=st.sampled_from([64, 2048, 7168, 16384]), experts=st.integers(1, 600),
+    depth=st.sampled_from(["glance", "standard"]),
+)  # fmt: skip
+def test_experts_are_read_from_first_to_last_and_never_more_than_fit(
+    layers: int, width: int, experts: int, depth: Depth
+) -> None:
+    sample = choose_sample(depth, BIG).fitted(layers, width)
+    chosen = sample.experts(experts)
+    assert chosen == sorted(set(chosen))
+    assert chosen[0] == 0
+    assert chosen[-1] == experts - 1 or len(chosen) == 1
+    read = UNITS_OF_EXPERT * len(chosen)
+    assert read <= max(sample.max_units or 0, MOST_EXPERT_UNITS)
+    assert 2 * layers * width * read <= max(UNIT_NUMBERS, 2 * layers * width * (sample.max_units or 0))
+
+
+def test_whole_layers_and_whole_models_are_read_by_all_their_experts() -> None:
+    sample = choose_sample("standard", BIG).fitted(58, 7168)
+    assert len(sample.experts(257)) == 12
+    assert sample.all_units().experts(257) == choose_sample("full", BIG).experts(257) == list(range(257))

@@ -9,6 +9,7 @@ import torch
 from forensics.tiny_models import EVERYTHING, Sizes, generator, llama, side
 from torch import Tensor
 
+from pedigree.forensics import latent_attention
 from pedigree.forensics.sampling import Sample
 from pedigree.forensics.views import SHARED_EXPERT, read_layer
 
@@ -199,6 +200,20 @@ def test_latent_attention_is_multiplied_out() -> None:
     same(units["qk"].views_UD["k"], rows[:, :6].reshape(12, 24) * gain)
     queries = tensors[PREFIX + "self_attn.q_proj.weight"].reshape(2, 10, 24)[:, :6].reshape(12, 24)
     same(units["qk"].views_UD["q"], queries * gain)
+
+
+def test_heads_of_latent_attention_are_multiplied_out_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = side(*latent_model())
+    whole = read_layer(model.anatomy, 1, EVERYTHING).units
+    monkeypatch.setattr(latent_attention, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(latent_attention, "LEAST_ROWS", 3)
+    for kind, units in read_layer(model.anatomy, 1, EVERYTHING).units.items():
+        for name in units.names:
+            same(units.rows(name), whole[kind].rows(name))
+    few = read_layer(model.anatomy, 1, Sample(6, None, True, False, 64)).units["qk"]
+    assert few.count == 6
+    place = [int(u) for u in few.index_U]
+    same(few.rows("q"), whole["qk"].rows("q")[place])
 
 
 def test_another_basis_of_the_latent_changes_no_view() -> None:

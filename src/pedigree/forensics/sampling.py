@@ -24,6 +24,14 @@ UNIT_NUMBERS, ATTENTION_NUMBERS = 160_000_000, 96_000_000
 """Numbers of feed-forward units and of attention that are held of a sampled model, two bytes each."""
 
 
+UNITS_OF_EXPERT = 16
+"""Units of an expert that are read at least, where it is read at all."""
+
+
+MOST_EXPERT_UNITS = 2048
+"""Units of a layer of experts that are read at most where models are sampled; 128 experts have a few each."""
+
+
 MOST_UNITS = 4096
 """Units of a layer that is read whole: all of most models, of very wide ones enough to find the units of a sample."""
 
@@ -41,6 +49,8 @@ class Sample:
         compact: keep tables as bfloat16 to halve the memory.
         max_anchors: at most this many vocabulary rows.
         ladder: whether frames other than the plain one are tried.
+        expert_units: at most this many units of a layer of experts, where that is more than `max_units`: layers of
+            hundreds of experts are read by some of their experts; None for all experts.
         goes_on: whether a deeper look follows unless this one is certain. Then it ends where nothing stands in place,
             and a few layers that alone have no place are read whole, which settles what they are.
     """
@@ -52,6 +62,7 @@ class Sample:
     max_anchors: int
     ladder: bool = True
     attention_layers: int | None = None
+    expert_units: int | None = None
     goes_on: bool = False
 
     @property
@@ -77,11 +88,20 @@ class Sample:
         most = UNIT_NUMBERS // (2 * layers * width)
         units = self.max_units if most >= self.max_units else min(self.max_units, max(32, 16 * (most // 16)))
         attended = min(layers, self.attention_layers or layers, max(4, ATTENTION_NUMBERS // (2 * 192 * width)))
-        return replace(self, max_units=units, attention_layers=None if attended == layers else attended)
+        attention_layers = None if attended == layers else attended
+        expert_units = max(units, min(most, MOST_EXPERT_UNITS))
+        return replace(self, max_units=units, expert_units=expert_units, attention_layers=attention_layers)
 
     def units(self, total: int) -> int:
         """How many of `total` units are read."""
         return total if self.max_units is None else min(total, self.max_units)
+
+    def experts(self, total: int) -> list[int]:
+        """Which of the experts of a layer are read, in order: all, or some from the first to the last."""
+        wanted = total if self.expert_units is None else max(1, self.expert_units // UNITS_OF_EXPERT)
+        if wanted >= total:
+            return list(range(total))
+        return [(k * (total - 1)) // max(1, wanted - 1) for k in range(wanted)]
 
     def whole_layers(self, n_layers: int) -> list[int]:
         """Layers of B that are read with all their units where the others are sampled."""
@@ -91,7 +111,7 @@ class Sample:
 
     def all_units(self) -> Sample:
         """The same sample with nearly every unit, without the projections stored as columns."""
-        return replace(self, max_units=MOST_UNITS, column_layers=0)
+        return replace(self, max_units=MOST_UNITS, expert_units=None, column_layers=0)
 
     def columns(self, layer: int, n_layers: int) -> bool:
         """Whether projections stored as columns are read in this layer."""

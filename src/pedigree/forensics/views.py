@@ -13,15 +13,17 @@ Shapes: U = units, D = residual width, F = inner width, K = key/value heads, Q =
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pedigree.forensics.latent_attention import KEYS_AND_QUERIES, read_latent_attention
 from pedigree.forensics.linear import without_damage
-from pedigree.forensics.sampling import Sample
+from pedigree.forensics.sampling import UNITS_OF_EXPERT, Sample
 from pedigree.weights.anatomy import Anatomy, Part
 
 UnitKind = Literal["ffn", "vo", "qk"]
@@ -143,20 +145,20 @@ def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     groups = ffn_groups(anatomy, layer)
     if not groups:
         return None
-    per_group = sample.units(sum(g["up"].shape[0] for _, g in groups)) // len(groups)
+    total = sum(g["up"].shape[0] for _, g in groups)
+    chosen = sample.experts(len(groups))
+    per_group = max(sample.units(total) // len(groups), UNITS_OF_EXPERT)
     names = ["gate", "up"] if "gate" in groups[0][1] else ["up"]
     if sample.columns(layer, anatomy.n_layers):
         names.append("down")
     stacks: dict[str, list[Tensor]] = {name: [] for name in names}
-    index, label, total = [], [], 0
-    for expert, group in groups:
-        n_units = group["up"].shape[0]
-        rows = sample.rows(n_units, max(per_group, 16))
+    index, label = [], []
+    for expert, group in (groups[place] for place in chosen):
+        rows = sample.rows(group["up"].shape[0], per_group)
         for name in names:
             stacks[name].append(read_ffn_view(anatomy, layer, group[name], name, rows, sample))
         index.append(rows)
         label.append(torch.full_like(rows, expert))
-        total += n_units
     views = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in stacks.items()}
     return UnitSet("ffn", views, torch.cat(index), torch.cat(label), total)
 
@@ -273,55 +275,59 @@ def _read_vo(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     output = anatomy.part("attn.o", layer)
     if output is None or not sample.columns(layer, anatomy.n_layers):
         return None
-    part = anatomy.part("attn.v", layer)
-    if not _meet_stream([(output, 0), (part, 1)], anatomy.d_model):
+    values = _values(anatomy, layer, sample)
+    if values is None or not _meet_stream([(output, 0)], anatomy.d_model):
         return None
-    latent = _latent_rows(anatomy, layer) if part is None else None
-    n_units = part.shape[0] if part is not None else latent[1].shape[0] if latent is not None else 0
-    if not n_units:
-        return None
-    n_heads = anatomy.n_kv_heads if part is not None else anatomy.n_heads
+    n_units, n_heads, read = values
     heads = _choose_heads(anatomy, n_units, output.shape[1], n_heads, sample)
     if heads is None:
         return None
-    rows_UD = part.read(rows=heads.kv_rows) if part is not None else _pick(latent, 1, heads)
-    v_UD = fold_reader(anatomy, rows_UD, "norm.attn", layer)
     o_QD = fold_writer(anatomy, _read_columns(output, heads.query_rows), "norm.attn.post", layer)
-    return _head_units("vo", {"v": v_UD, "o": _sum_groups(o_QD, heads)}, heads, sample)
+    return _head_units("vo", {"v": read(heads), "o": finish(_sum_groups(o_QD, heads), sample)}, heads)
+
+
+def _values(anatomy: Anatomy, layer: int, sample: Sample) -> tuple[int, int | None, Callable[[_Heads], Tensor]] | None:
+    """Value dimensions and value heads of a layer, and what reads those of chosen heads; None where it has none."""
+    keep, part = partial(_kept_reader, anatomy, layer, sample), anatomy.part("attn.v", layer)
+    if part is not None:
+        fits = part.shape[0] > 0 and _meet_stream([(part, 1)], anatomy.d_model)
+        return (part.shape[0], anatomy.n_kv_heads, lambda of: keep(part.read(rows=of.kv_rows))) if fits else None
+    latent = read_latent_attention(anatomy, layer)
+    if latent is None:
+        return None
+    return latent.heads * latent.value, latent.heads, lambda of: latent.rows("value", of.index_U, keep)
 
 
 def _read_qk(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
     key, query = anatomy.part("attn.k", layer), anatomy.part("attn.q", layer)
     if not _meet_stream([(key, 1), (query, 1)], anatomy.d_model):
         return None
+    keep = partial(_kept_reader, anatomy, layer, sample)
     if key is not None and query is not None:
         heads = _choose_heads(anatomy, key.shape[0], query.shape[0], anatomy.n_kv_heads, sample)
         if heads is None:
             return None
-        k_UD, q_QD = key.read(rows=heads.kv_rows), query.read(rows=heads.query_rows)
-    else:
-        latent, queries = _latent_rows(anatomy, layer), _latent_queries(anatomy, layer)
-        if latent is None or queries is None or latent[0].shape != queries.shape:
-            return None
-        heads = _choose_heads(anatomy, queries.shape[0], queries.shape[0], anatomy.n_heads, sample)
-        if heads is None:
-            return None
-        k_UD, q_QD = _pick(latent, 0, heads), _pick((queries,), 0, heads)
-    k_UD = fold_reader(anatomy, k_UD, "norm.attn", layer)
-    q_UD = _sum_groups(fold_reader(anatomy, q_QD, "norm.attn", layer), heads)
-    return _head_units("qk", {"k": k_UD, "q": q_UD}, heads, sample)
+        q_QD = fold_reader(anatomy, query.read(rows=heads.query_rows), "norm.attn", layer)
+        views = {"k": keep(key.read(rows=heads.kv_rows)), "q": finish(_sum_groups(q_QD, heads), sample)}
+        return _head_units("qk", views, heads)
+    latent = read_latent_attention(anatomy, layer)
+    if latent is None or "query" not in latent.stacks:
+        return None
+    n_units = latent.heads * latent.nope
+    heads = _choose_heads(anatomy, n_units, n_units, anatomy.n_heads, sample)
+    if heads is None:
+        return None
+    k_UD, q_UD = (latent.rows(which, heads.index_U, keep) for which in KEYS_AND_QUERIES)
+    return _head_units("qk", {"k": k_UD, "q": q_UD}, heads)
 
 
-def _pick(rows: tuple[Tensor, ...] | None, which: int, heads: _Heads) -> Tensor:
-    if rows is None:
-        return torch.empty(0)
-    return rows[which] if heads.kv_rows is None else rows[which][heads.index_U]
+def _kept_reader(anatomy: Anatomy, layer: int, sample: Sample, w_UD: Tensor) -> Tensor:
+    """Rows of attention that read the stream, as they are kept."""
+    return finish(fold_reader(anatomy, w_UD, "norm.attn", layer), sample)
 
 
-def _head_units(kind: UnitKind, views: dict[str, Tensor], heads: _Heads, sample: Sample) -> UnitSet:
-    return UnitSet(
-        kind, {name: finish(w, sample) for name, w in views.items()}, heads.index_U, heads.label_U, heads.total
-    )
+def _head_units(kind: UnitKind, views: dict[str, Tensor], heads: _Heads) -> UnitSet:
+    return UnitSet(kind, views, heads.index_U, heads.label_U, heads.total)
 
 
 def _sum_groups(w_QD: Tensor, heads: _Heads) -> Tensor:
@@ -334,52 +340,3 @@ def _sum_groups(w_QD: Tensor, heads: _Heads) -> Tensor:
     n_units = heads.index_U.shape[0]
     n_heads = int(torch.unique(heads.label_U).numel())
     return w_QD.reshape(n_heads, heads.repeat, n_units // n_heads, -1).sum(dim=1).reshape(n_units, -1)
-
-
-def _latent_queries(anatomy: Anatomy, layer: int) -> Tensor | None:
-    """Query rows of latent attention that meet the no-position keys, [heads * nope, D]."""
-    part, latent, heads = anatomy.part("attn.q", layer), _latent_rows(anatomy, layer), anatomy.n_heads
-    if part is not None:
-        q_QD = part.read()
-    else:
-        down, up = anatomy.part("attn.q_a", layer), anatomy.part("attn.q_b", layer)
-        if down is None or up is None or up.shape[1] != down.shape[0] or not _meet_stream([(down, 1)], anatomy.d_model):
-            return None
-        gain = read_gain(anatomy, "norm.q_a", layer)
-        w_up = up.read()
-        if gain is not None and gain.shape[0] == up.shape[1]:
-            w_up = w_up * gain
-        q_QD = w_up @ down.read()
-    if latent is None or not heads or latent[0].shape[0] % heads or q_QD.shape[0] % heads:
-        return None
-    nope = latent[0].shape[0] // heads
-    per_head_HCD = q_QD.reshape(heads, q_QD.shape[0] // heads, -1)
-    return per_head_HCD[:, :nope].reshape(heads * nope, -1)
-
-
-def _latent_rows(anatomy: Anatomy, layer: int) -> tuple[Tensor, Tensor] | None:
-    """Multi-head latent attention seen as plain attention: (no-position key rows, value rows) in the residual frame.
-
-    kv_b stacks, per head, no-position key rows and value rows over the latent; kv_a reads the latent from the
-    stream. Their product with the latent gain between them reads the stream directly.
-    """
-    down, up = anatomy.part("attn.kv_a", layer), anatomy.part("attn.kv_b", layer)
-    output, heads = anatomy.part("attn.o", layer), anatomy.n_heads
-    if down is None or up is None or output is None or not heads:
-        return None
-    rank, value_dim = up.shape[1], output.shape[1] // heads
-    per_head = up.shape[0] // heads
-    if (
-        up.shape[0] % heads
-        or value_dim >= per_head
-        or down.shape[0] < rank
-        or not _meet_stream([(down, 1)], anatomy.d_model)
-    ):
-        return None
-    w_up = up.read()
-    gain = read_gain(anatomy, "norm.kv_a", layer)
-    if gain is not None and gain.shape[0] == rank:
-        w_up = w_up * gain
-    rows_HCD = (w_up @ down.read()[:rank]).reshape(heads, per_head, -1)
-    key, value = rows_HCD[:, : per_head - value_dim], rows_HCD[:, per_head - value_dim :]
-    return key.reshape(-1, key.shape[-1]), value.reshape(-1, value.shape[-1])
