@@ -268,6 +268,7 @@ def measure_pair(
     a: str | Path, b: str | Path, *, depth: Depth = "standard", allow_pickle: bool = False
 ) -> tuple[Side, Side, Findings, Judgment]:
     """Measure and judge two checkpoints at one depth; for calibration, where the findings themselves are wanted."""
+    share_heap()
     left = open_checkpoint(a, allow_pickle=allow_pickle)
     right = open_checkpoint(b, allow_pickle=allow_pickle)
     with single_thread():

@@ -37,7 +37,7 @@ from pedigree.forensics.kept_origin import origin_of_kept
 from pedigree.forensics.ladder import TABLES, Climb, climb, frame_of_units_in_place
 from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
-from pedigree.forensics.side import LAYERS_AHEAD, Side, map_in_order
+from pedigree.forensics.side import LAYERS_AHEAD, WIDEST_KEPT, Side, map_in_order
 from pedigree.forensics.table_origin import TableOrigin, table_origin
 from pedigree.forensics.tables import Tables
 from pedigree.forensics.unit_map import UnitMap, map_units
@@ -330,9 +330,9 @@ def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:
 
 
 def _side_by_side(a: Side, b: Side, found: Findings, *steps: Callable[[Side, Side, Findings], None]) -> None:
-    """Measurements that need nothing of each other, on all cores; of a streamed model, whose layers are not held, one
-    after the other."""
-    if a.sample.streamed:
+    """Measurements that need nothing of each other, on all cores; one after the other where layers are not held, or so
+    wide that what two of them hold at a time would be most of the memory."""
+    if a.sample.streamed or max(a.width, b.width) > WIDEST_KEPT:
         for step in steps:
             step(a, b, found)
         return

@@ -203,6 +203,9 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
         out.append("glance reads a few rows in place: reordered, rotated or re-tokenized relatives are not seen")
     if a.sample.max_units is not None and depth != "glance":
         out.append(f"{a.sample.max_units} units of each layer were read; whole matrices only at full depth")
+    most = max((side.anatomy.experts(layer) for side in (a, b) for layer in range(side.n_layers)), default=0)
+    if len(a.sample.experts(most)) < most:
+        out.append(f"{len(a.sample.experts(most))} of {most} experts of a layer were read")
     if a.sample.attention_layers is not None:
         out.append(f"attention was read in {a.sample.attention_layers} layers")
     if found.bits is not None and not found.bits.whole:

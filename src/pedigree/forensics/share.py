@@ -82,7 +82,7 @@ class ShareMeter:
             return
         mean_ND, difference_ND = (a_ND.double() + b_ND.double()) / 2, b_ND.double() - a_ND.double()
         length = float(mean_ND.norm())
-        if not moved_beyond_gains(a_ND, b_ND):
+        if not _is_beyond_gains(difference_ND, mean_ND):
             return
         if mean_ND.shape[0] > mean_ND.shape[1]:
             mean_ND, difference_ND = mean_ND.T, difference_ND.T
@@ -110,18 +110,21 @@ class ShareMeter:
 
 def moved_beyond_gains(a_ND: Tensor, b_ND: Tensor) -> bool:
     """Whether anything but the scales of rows and columns differs; of matrices without a length nothing does."""
-    mean_ND, difference_ND = (a_ND.double() + b_ND.double()) / 2, b_ND.double() - a_ND.double()
+    return _is_beyond_gains(b_ND.double() - a_ND.double(), (a_ND.double() + b_ND.double()) / 2)
+
+
+def _is_beyond_gains(difference_ND: Tensor, mean_ND: Tensor) -> bool:
     length = float(mean_ND.norm())
     return length > 0.0 and float(_without_gains(difference_ND, mean_ND).norm()) >= UNMOVED * length
 
 
 def _without_gains(difference_ND: Tensor, mean_ND: Tensor) -> Tensor:
     """The difference without what scaling of rows and columns explains."""
-    for dim in (1, 0, 1, 0):
-        along = (difference_ND * mean_ND).sum(dim, keepdim=True)
-        scale = along / (mean_ND * mean_ND).sum(dim, keepdim=True).clamp_min(1e-300)
-        difference_ND = difference_ND - mean_ND * scale
-    return difference_ND
+    rest_ND = difference_ND.clone()
+    for one in ("nd,nd->n", "nd,nd->d", "nd,nd->n", "nd,nd->d"):
+        scale = torch.einsum(one, rest_ND, mean_ND) / torch.einsum(one, mean_ND, mean_ND).clamp_min(1e-300)
+        rest_ND -= mean_ND * (scale[:, None] if one.endswith("n") else scale)
+    return rest_ND
 
 
 def _follow(mean_ND: Tensor, difference_ND: Tensor) -> tuple[float, float, float]:
