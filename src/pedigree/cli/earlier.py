@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pedigree.cli.train_results import RESULT
 
 if TYPE_CHECKING:
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
 
 FOLDER = "earlier"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pedigree.cli.output import Output
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.sections import EvaluateKeys
     from pedigree.records.artifact import Artifact
     from pedigree.records.evaluation import Evaluation

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pedigree.errors import PedigreeError
 
 if TYPE_CHECKING:
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.replay import Replayed
     from pedigree.family.steps import Step
     from pedigree.ledger.entry import Entry
@@ -129,7 +129,7 @@ def _workplace(facts: Mapping[str, Any], state: Path, warn: Callable[[str], None
     """
     from typing import cast
 
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.errors import MissingInput
     from pedigree.family.recipe import read_recipe
     from pedigree.family.sections import Size

@@ -20,7 +20,7 @@ from pedigree.errors import InternalError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.edges import Lineage, Pair
     from pedigree.family.recipe import Family
     from pedigree.family.sections import Size
@@ -75,7 +75,7 @@ def run(
     """
     from pedigree.cli.evaluate_steps import check_evaluations, evaluate_members
     from pedigree.cli.train_checks import check_steps, placed
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.recipe import read_recipe
     from pedigree.weights.known_files import hashed_once
 

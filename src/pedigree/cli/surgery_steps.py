@@ -15,7 +15,7 @@ from pedigree.errors import MissingInput
 
 if TYPE_CHECKING:
     from pedigree.cli.output import Output
-    from pedigree.cli.train_steps import Workplace
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.steps import Member, Operation
     from pedigree.records.training_run import DomainScore
     from pedigree.surgery.recipe import PlannedStep

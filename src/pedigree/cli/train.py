@@ -104,7 +104,8 @@ def train(
     torchrun --nproc-per-node 2 -m pedigree train recipes/quickstart.yaml
     """
     from pedigree.cli.train_checks import check_steps, placed
-    from pedigree.cli.train_steps import Workplace, parse_overrides, train_step
+    from pedigree.cli.train_steps import parse_overrides, train_step
+    from pedigree.cli.workplace import Workplace
     from pedigree.family.recipe import read_recipe
     from pedigree.weights.known_files import hashed_once
 

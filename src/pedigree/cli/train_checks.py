@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pedigree.cli.train_steps import MODEL, Workplace, missing_parent, overridden
+from pedigree.cli.train_steps import MODEL, missing_parent, overridden
+from pedigree.cli.workplace import Workplace
 from pedigree.errors import InputError, UsageError
 
 if TYPE_CHECKING:

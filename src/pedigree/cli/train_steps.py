@@ -6,19 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pedigree.cli.earlier import set_aside, take_back
 from pedigree.cli.recording import recorder_for
 from pedigree.cli.train_results import finished_before, keep, made_of
+from pedigree.cli.workplace import Workplace
 from pedigree.errors import MalformedFile, MissingInput, OtherSettings, UsageError
 
 if TYPE_CHECKING:
     import torch
 
-    from pedigree.family.recipe import Family, Recipe
     from pedigree.family.steps import Step
     from pedigree.model.decoder import Decoder
     from pedigree.records.recorder import Recorder
@@ -26,42 +25,9 @@ if TYPE_CHECKING:
     from pedigree.training.config import TrainingConfig
     from pedigree.training.progress import Beat, Summary
     from pedigree.training.ranks import Ranks
-    from pedigree.training.run import Run, Start
+    from pedigree.training.run import Run
 
 MODEL = "model"  # folder of the finished weights in the folder of a step
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where and how the steps of a recipe are trained.
-
-    Attributes:
-        recipe, family: what was read.
-        output: folder of the family; each step has its own in it.
-        overrides: `--set`, key path to value.
-        start: how to treat checkpoints that are there.
-        device: name of a device, or None.
-        unrecorded: keep no record.
-        progress: called with each sign of life.
-        warn: told what could not be recorded.
-        keeps_earlier: set aside what a step left before the recipe changed, rather than refuse; see `cli.earlier`.
-    """
-
-    recipe: Recipe
-    family: Family
-    output: Path
-    overrides: Mapping[str, Any]
-    start: Start
-    device: str | None
-    unrecorded: bool
-    progress: Callable[[str, Beat], None] | None
-    warn: Callable[[str], None] = lambda sentence: None
-    keeps_earlier: bool = False
-
-    @property
-    def beside(self) -> Path:
-        """Folder of the recipe, where its paths start."""
-        return self.recipe.path.parent
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
