@@ -113,7 +113,10 @@ def _name(locations: list[str]) -> str:
 
 def _edge_line(edge: TreeEdge, names: dict[str, str]) -> str:
     arrow = "->" if edge.directed else "--"
-    what = {"merge": "  (merge)", "between": "  (between)", "same-weights": "  (same weights)"}.get(edge.kind, "")
+    weight = "" if edge.weight is None else f", weight {edge.weight:.3f}"
+    what = {"merge": f"  (merge{weight})", "between": "  (between)", "same-weights": "  (same weights)"}.get(
+        edge.kind, ""
+    )
     odds = "" if edge.log_odds is None else f", log odds {edge.log_odds:.1f}"
     length = "" if edge.length is None else f"   distance {edge.length:.3g}{odds}"
     return f"{names[edge.source]} {arrow} {names[edge.target]}{what}{length}"

@@ -24,7 +24,7 @@ class TreeEdge(Record):
     `log_odds` is natural, in favor of `from` as the ancestor. `length` is the squared distance over the squared length
     of the weights, which adds along branches. `merge` leads from each parent of a merge: of strangers, or exactly
     between two relatives. `between` joins a model to those it lies between less exactly: it is a merge of them, or one
-    of them was trained on through it to another.
+    of them was trained on through it to another. `weight` is that of a parent in a merge, where it can be told.
     """
 
     source: str = Field(alias="from")
@@ -33,6 +33,7 @@ class TreeEdge(Record):
     directed: bool = False
     log_odds: float | None = None
     length: float | None = None
+    weight: float | None = None
     reasons: list[str] = Field(default_factory=list)
 
 

@@ -37,7 +37,7 @@ class LineageNode:
 
 @dataclass(frozen=True)
 class LineageArc:
-    """From a parent to a child, by name; `open`: which of the two was first is not known."""
+    """From a parent to a child, by name; `open`: which of the two was first is not known; `words` stand at its tip."""
 
     parent: str
     child: str
@@ -45,6 +45,7 @@ class LineageArc:
     label: str = ""
     open: bool = False
     tint: Tint = "plain"
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,4 +201,10 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
     else:
         dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
         drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
-    return f"<g>{title}{drawn}{tip}</g>"
+    # Words stand behind the tip, on the side from which the line comes, where no other line of the child does.
+    away = 11 if y0 > y1 else -4
+    words = "" if not arc.words else (
+        f'<text x="{back - 3 if x1 > x0 else back + 3}" y="{y1 + away}" font-size="9" fill="{ink}" stroke="none" '
+        f'text-anchor="{"end" if x1 > x0 else "start"}">{escape(printable(arc.words))}</text>'
+    )  # fmt: skip
+    return f"<g>{title}{drawn}{tip}{words}</g>"

@@ -64,12 +64,14 @@ def _node(node: TreeNode, name: str) -> LineageNode:
 def _arc(edge: TreeEdge, names: dict[str, str]) -> LineageArc:
     told = [] if edge.length is None else [f"distance {edge.length:.3g}"]
     told += [] if edge.log_odds is None else [f"log odds {edge.log_odds:.1f}"]
+    weight = "" if edge.weight is None else f"{edge.weight:.2f}"
+    told += [f"weight {edge.weight:.3f}"] if weight else []
     parent, child = edge.source, edge.target
     if not edge.directed and child.startswith("h"):  # an open line hangs from a hidden ancestor where it has one
         parent, child = child, parent
     return LineageArc(
         names[parent], names[child], "solid" if edge.directed else "dashed", ", ".join(told) or edge.kind,
-        open=not edge.directed, tint=_TINTS.get(edge.kind, "plain"),
+        open=not edge.directed, tint=_TINTS.get(edge.kind, "plain"), words=weight,
     )  # fmt: skip
 
 
