@@ -94,7 +94,10 @@ def answer_lines(record: FamilyTree) -> list[Line]:
     names = {node.id: _name(node.locations) for node in result.nodes}
     lines: list[Line] = [[Span(_edge_line(edge, names))] for edge in result.edges]
     linked = {end for edge in result.edges for end in (edge.source, edge.target)}
-    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in result.nodes if node.id not in linked]
+    alone = [node for node in result.nodes if node.id not in linked]
+    unread = {node.id for node in alone if node.locations[0] in result.unread}
+    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in alone if node.id not in unread]
+    lines += [[Span(f"{names[node.id]}   could not be compared")] for node in alone if node.id in unread]
     lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
     lines += [[Span(f"same random start, trained apart: {_names(pair)}")] for pair in result.shared_starts]
     lines += [[Span(f"a shared start or descent, not told: {_names(pair)}")] for pair in result.open_pairs]

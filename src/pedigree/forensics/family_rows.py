@@ -146,7 +146,7 @@ def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
     if units is None or not bool(units.matched_N.any()):
         return torch.arange(hubs) if hubs == others else rows_U
     score_N = units.score_N.float()
-    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf) & _of_one_expert(units)).flatten()
+    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf) & of_one_expert(units)).flatten()
     best_first_N = told_N[score_N[told_N].argsort(descending=True, stable=True)].flip(0).numpy()
     rows_U.numpy()[units.origin_N.numpy()[best_first_N]] = best_first_N  # of several the last one stays: the best
     if hubs == others and units.in_place_share > 0.98:
@@ -160,7 +160,7 @@ def _copied(found: Findings, j: int, hubs: int) -> Tensor:
     units = found.unit_maps.get(j)
     if units is None:
         return torch.zeros(hubs, dtype=torch.bool)
-    origin_N = units.origin_N[units.matched_N & _of_one_expert(units)]
+    origin_N = units.origin_N[units.matched_N & of_one_expert(units)]
     several_U: Tensor = torch.bincount(origin_N, minlength=hubs)[:hubs] > 1
     return several_U
 
@@ -169,7 +169,7 @@ MOST_COVERED = 0.9
 """Of the experts of a mixture that was made of a dense model, the first that has so much of what any has is taken."""
 
 
-def _of_one_expert(units: UnitMap) -> Tensor:
+def of_one_expert(units: UnitMap) -> Tensor:
     """Which units of B count: of a mixture beside a dense model those of one expert, the same one in all its
     descendants. The best copy of each unit would be one of another expert in every model."""
     every_N = torch.ones_like(units.matched_N)

@@ -128,9 +128,30 @@ def build_tree(
         shared_starts=_shared_starts([*strains.families, *strains.hybrids], names, pairs),
         open_pairs=[_ends(e, names) for e, o in zip(edges, is_open, strict=True) if o],
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
-        not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
+        not_compared=_not_compared(names, pairs),
+        unread=[names[k] for k in _unread(names, pairs)],
         not_checked=_not_checked(edges),
     )
+
+
+def _unread(names: Sequence[str], pairs: Pairs) -> dict[int, str]:
+    """Models that failed in every pair, with what was said of them: a model among such failed in every pair, too."""
+    out = {}
+    for k, name in enumerate(names):
+        told = [pair.error for both, pair in pairs.items() if k in both and pair.error is not None]
+        own = [words for words in told if name in words]
+        if own and len(told) == len(names) - 1:
+            out[k] = own[0]
+    return out
+
+
+def _not_compared(names: Sequence[str], pairs: Pairs) -> list[str]:
+    """What failed: a model that failed with all others in one line, other pairs one by one."""
+    unread = _unread(names, pairs)
+    left = [(i, j, p.error) for (i, j), p in pairs.items() if p.error is not None and not {i, j} & unread.keys()]
+    return [f"{names[k]}: {told}" for k, told in unread.items()] + [
+        f"{names[i]} and {names[j]}: {told}" for i, j, told in left
+    ]
 
 
 def _not_checked(edges: Sequence[TreeEdge]) -> list[str]:

@@ -40,6 +40,7 @@ class TreeEdge(Record):
 class TreeResult(Record):
     """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent.
 
+    `unread` names models that could be compared with no other one, with the reason in `not_compared`.
     `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
     `open_pairs` the ends of lines of which it is open whether a start or descent is shared; they have no arrow.
     """
@@ -50,6 +51,7 @@ class TreeResult(Record):
     siblings: list[list[str]] = Field(default_factory=list)
     shared_starts: list[list[str]] = Field(default_factory=list)
     open_pairs: list[list[str]] = Field(default_factory=list)
+    unread: list[str] = Field(default_factory=list)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)
