@@ -170,10 +170,10 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
 
 
 def _merges_ahead(out: Placed, at: int, known: Mapping[int, tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Merges of models that part at `at`, behind their sources. A merge has a part only of what either source learned,
-    so that no way over a source leads to what continues it. That has the whole way to the merge, seen from both sources,
-    which a descendant of one has not, and from where they part, which no other child has: seen from the sources alone,
-    another child is as far as the merge."""
+    """Merges of models that part at `at`, with the models from which they are seen. A merge has a part only of what
+    either source learned, so that no way over a source leads to what continues it. That has the whole way to the merge,
+    seen from both sources, which a descendant of one has not, and from where they part, which no other child has: seen
+    from the sources alone, another child is as far as the merge."""
     below = {child: out.below(child) for child in out.children(at)}
     return [
         (at, *sources, x) for x, sources in sorted(known.items())
