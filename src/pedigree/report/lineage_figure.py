@@ -202,10 +202,10 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
         dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
         drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
     # Words stand behind the tip, on the side from which the line comes, where no other line of the child does.
-    aside, away = (15, 11) if y0 > y1 else (3, -4)
+    aside, away = (10, 12) if y0 > y1 else (3, -4)
     beside, anchor = (back - aside, "end") if x1 > x0 else (back + aside, "start")
     words = "" if not arc.words else (
-        f'<text x="{beside}" y="{y1 + away}" font-size="9" fill="{ink}" stroke="none" text-anchor="{anchor}">'
+        f'<text x="{beside}" y="{y1 + away}" font-size="8.5" fill="{ink}" stroke="none" text-anchor="{anchor}">'
         f'{escape(printable(arc.words))}</text>'
     )  # fmt: skip
     return f"<g>{title}{drawn}{tip}{words}</g>"
