@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from pedigree.forensics.family_bulk import Bulk, Shared, thinned
-from pedigree.forensics.family_rows import CommonRows
+from pedigree.forensics.family_rows import CommonRows, of_one_expert
 from pedigree.forensics.placement import WHOLE_PART
+from pedigree.forensics.unit_map import UnitMap
 
 ROWS, WIDTH = 768, 64
 
@@ -92,3 +96,33 @@ def test_without_rows_in_common_nothing_is_shared() -> None:
     rows = CommonRows(np.zeros((ROWS, 3, 3)), np.zeros((ROWS, 3), dtype=np.bool_), 0, WIDTH)
     assert rows.by_chance(0, 1, 2) is None
     assert rows.first_by_chance(0, 1) == 0
+
+
+def test_rows_that_two_models_were_handed_down_are_equal_and_not_their_parents() -> None:
+    unseen = BASE + learned(1, 0.2)
+    one, two = unseen.copy(), unseen.copy()
+    one[:400] += noise(2, 0.1)[:400]
+    two[300:500] += noise(3, 0.1)[300:500]
+    shorter, longer = 0.9 * BASE, 0.9 * BASE
+    rows = side_by_side([BASE, one, two, shorter, longer, np.zeros_like(BASE), np.zeros_like(BASE)])
+    assert rows.handed_down(0, 1, 2) == ROWS - 500
+    assert rows.handed_down(0, 3, 4) == 0  # decay leaves two models so without an ancestor between
+    assert rows.handed_down(0, 5, 6) == 0  # so does a mask
+
+
+def test_of_a_mixture_beside_a_dense_model_rows_are_those_of_one_expert() -> None:
+    """The best copy of each unit would be one of another expert in every model."""
+    units, experts = 8, 3
+    label_N = torch.arange(experts).repeat_interleave(units)
+    origin_N = torch.arange(units).repeat(experts)
+    origin_N[0:3] = -1  # drawn anew in the first expert
+    score_N = torch.rand(units * experts, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(units)
+    plain = torch.zeros(units * experts)
+    found = UnitMap(
+        0, 0, origin_N, score_N, every, torch.zeros(units, dtype=torch.long), every.repeat(experts), label_N,
+        plain.bool(), plain, plain, units, units * experts,
+    )  # fmt: skip
+    mine_N = of_one_expert(found)
+    assert torch.unique(label_N[mine_N]).tolist() == [1]
+    assert torch.equal(of_one_expert(replace(found, label_b_N=torch.zeros_like(label_N))), torch.ones_like(mine_N))

@@ -17,6 +17,7 @@ from pedigree.forensics.family_rows import CommonRows
 from pedigree.forensics.family_tree import LayOut, build_tree, grow_tree
 from pedigree.forensics.joining import neighbor_joining
 from pedigree.forensics.kinship import Kinship
+from pedigree.forensics.tree_merges import Mixed
 from pedigree.records.family_tree import FamilyTree, TreeResult
 
 DIMENSIONS, ROW = 100_000, 100
@@ -163,6 +164,62 @@ def test_a_merge_inside_a_family_is_not_an_ancestor_of_what_it_was_merged_from()
     result = build_tree(["0", "1", "2", "merged"], pairs)
     assert arrows(result) == {("0", "1"), ("0", "2"), ("1", "merged"), ("2", "merged")}
     assert {e.source for e in result.edges if e.kind == "merge"} == {"m1", "m2"}
+
+
+def between_strangers() -> tuple[list[str], dict[tuple[int, int], Kinship]]:
+    """Two lines of two, and a merge that is nearest to one of each."""
+    pairs = pairs_of([None, 0, None, 2], 0, [0, 1, 2, 3])
+    pairs |= {(k, 4): Kinship("related", 3.5, 0.0, 0.6 + 0.05 * k) for k in range(4)}
+    return ["0", "1", "2", "3", "merged"], pairs
+
+
+def test_the_parents_of_a_merge_are_those_that_explain_it_to_the_last_digit() -> None:
+    names, pairs = between_strangers()
+
+    def weigh(child: int, sources: Sequence[int]) -> Mixed | None:
+        assert child == 4
+        told = {1: 0.4, 2: 0.6}
+        return Mixed(tuple(told.get(s, 0.0) for s in sources), exact=True)
+
+    merges = [e for e in build_tree(names, pairs, None, weigh).edges if e.kind == "merge"]
+    assert {(e.source, e.weight, e.directed) for e in merges} == {("m1", 0.4, True), ("m2", 0.6, True)}
+
+
+def test_a_merge_that_none_of_the_models_explains_has_no_arrows() -> None:
+    """Its parent may be a relative that is not among them."""
+    names, pairs = between_strangers()
+    result = build_tree(names, pairs, None, lambda child, sources: None)
+    merges = [e for e in result.edges if e.kind == "merge"]
+    assert [(e.source, e.weight, e.directed) for e in merges] == [("m0", None, False), ("m2", None, False)]
+    assert any("weights" in words for words in result.not_checked)
+
+
+def test_a_child_of_a_merge_inside_a_family_hangs_from_it() -> None:
+    """No way over a source leads there: a merge has a part only of what either learned."""
+    parents: list[int | None] = [None, 0, 0, 0]
+    at = points(parents, 0, [0.0, 0.3, 0.3, 0.25])
+    at.append(0.5 * at[1] + 0.5 * at[2])
+    at.append(at[4] + 0.2 * np.random.default_rng(9).standard_normal(DIMENSIONS))
+    at.append(at[1] + 0.2 * np.random.default_rng(10).standard_normal(DIMENSIONS))
+    lines_up = {1: [0], 2: [0], 3: [0], 4: [0, 1, 2], 5: [0, 4], 6: [0, 1]}
+    pairs = {}
+    for i in range(7):
+        for j in range(i + 1, 7):
+            value = 4.0 if i in lines_up[j] else 0.0
+            pairs[i, j] = Kinship("related", value, 0.0, float(((at[i] - at[j]) ** 2).mean()))
+    result = build_tree([str(k) for k in range(7)], pairs, laid_out(at))
+    truth = {("0", "1"), ("0", "2"), ("0", "3"), ("1", "4"), ("2", "4"), ("4", "5"), ("1", "6")}
+    assert lines(result) == {frozenset(line) for line in truth}
+    assert {e.weight is None for e in result.edges if e.kind == "merge"} == {False}
+
+
+def test_a_model_that_cannot_be_read_is_told_once_and_the_others_are_drawn() -> None:
+    pairs = pairs_of([None, 0, 0], 0, [0, 1, 2])
+    pairs |= {(k, 3): Kinship("inconclusive", error="no header, in x/bad: got nothing") for k in range(3)}
+    result = build_tree(["0", "1", "2", "x/bad"], pairs)
+    assert arrows(result) == {("0", "1"), ("0", "2")}
+    assert result.unread == ["x/bad"]
+    assert result.not_compared == ["x/bad: no header, in x/bad: got nothing"]
 
 
 def test_a_descendant_of_a_merge_of_strangers_hangs_from_the_merge() -> None:

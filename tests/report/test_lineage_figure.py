@@ -45,6 +45,15 @@ def test_the_tree_of_weights_is_drawn_by_the_same_hand() -> None:
     assert tree_svg(tree) == picture
 
 
+def test_weights_of_a_merge_stand_at_its_lines_and_an_unread_model_says_so() -> None:
+    tree = measured(
+        line("m0", "m2", kind="merge", directed=True, weight=0.3), line("m1", "m2", kind="merge", weight=0.7)
+    )
+    unread = tree.model_copy(update={"result": tree.result.model_copy(update={"unread": ["b"]})})
+    texts = [element.text for element in ElementTree.fromstring(tree_svg(unread)).iter() if element.text]
+    assert {"0.30", "0.70", "could not be compared", "a to c: weight 0.300"} <= set(texts)
+
+
 def test_parents_stand_before_children_and_circles_end() -> None:
     nodes = [LineageNode(name) for name in ("c", "b", "a")]
     arcs = [LineageArc("a", "b", "solid"), LineageArc("b", "c", "solid")]

@@ -94,7 +94,10 @@ def answer_lines(record: FamilyTree) -> list[Line]:
     names = {node.id: _name(node.locations) for node in result.nodes}
     lines: list[Line] = [[Span(_edge_line(edge, names))] for edge in result.edges]
     linked = {end for edge in result.edges for end in (edge.source, edge.target)}
-    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in result.nodes if node.id not in linked]
+    alone = [node for node in result.nodes if node.id not in linked]
+    unread = {node.id for node in alone if node.locations[0] in result.unread}
+    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in alone if node.id not in unread]
+    lines += [[Span(f"{names[node.id]}   could not be compared")] for node in alone if node.id in unread]
     lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
     lines += [[Span(f"same random start, trained apart: {_names(pair)}")] for pair in result.shared_starts]
     lines += [[Span(f"a shared start or descent, not told: {_names(pair)}")] for pair in result.open_pairs]
@@ -113,7 +116,10 @@ def _name(locations: list[str]) -> str:
 
 def _edge_line(edge: TreeEdge, names: dict[str, str]) -> str:
     arrow = "->" if edge.directed else "--"
-    what = {"merge": "  (merge)", "between": "  (between)", "same-weights": "  (same weights)"}.get(edge.kind, "")
+    weight = "" if edge.weight is None else f", weight {edge.weight:.3f}"
+    what = {"merge": f"  (merge{weight})", "between": "  (between)", "same-weights": "  (same weights)"}.get(
+        edge.kind, ""
+    )
     odds = "" if edge.log_odds is None else f", log odds {edge.log_odds:.1f}"
     length = "" if edge.length is None else f"   distance {edge.length:.3g}{odds}"
     return f"{names[edge.source]} {arrow} {names[edge.target]}{what}{length}"

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from pedigree.forensics.share import Share, ShareMeter
 
 Floats = npt.NDArray[np.float32]
 
@@ -84,6 +87,17 @@ class Bulk:
         if min(total[0], total[1]) <= 0:
             return None
         return Shared(float(total[0]), float(total[1]), float(total[2]), float(total[0] / total[3]))
+
+    def own_share(self, of: int, others: list[int], weights: Floats) -> Share | None:
+        """The share of the difference between a model and a mixture of others that is the model's own; None where they
+        have too few rows in common."""
+        meter = ShareMeter()
+        for rows_NUK, there_NU in zip(self.rows, self.there, strict=True):
+            common_U = there_NU[[of, *others]].all(0)
+            if int(common_U.sum()) >= LEAST_ROWS:
+                mixed_UK = np.einsum("n,nuk->uk", weights, rows_NUK[others][:, common_U])
+                meter.add(torch.from_numpy(rows_NUK[of][common_U]), torch.from_numpy(mixed_UK.astype(np.float32)))
+        return meter.result()
 
     def _strong(
         self, at: int, parent: int, k: int, common_U: npt.NDArray[np.bool_], way_UK: Floats

@@ -25,9 +25,11 @@ from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.family_bulk import Bulk, thinned
 from pedigree.forensics.findings import Findings
 from pedigree.forensics.following import UNEVEN, dimensions_stand, kinds_that_stand, layers_once
+from pedigree.forensics.grids import is_on_grid
 from pedigree.forensics.kinship import FOREIGN
 from pedigree.forensics.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
+from pedigree.forensics.unit_map import UnitMap
 
 KEPT = 256
 """Dimensions that are kept of a row."""
@@ -52,6 +54,13 @@ blocks of them; and the standard deviations from which on a history is excluded.
 NEAR = 3.0
 """The same over all rows, where a way of one's own would hide in it: of a sibling that hardly moved."""
 
+EQUAL = 1e-9
+"""Squared difference of two rows over that from a third model, up to which they are one row: to the last digit, in any
+frame in which numbers stand as they are stored."""
+
+TURNED = 1e-5
+"""Squared sine of the angle of two rows from which they are not one row of other lengths."""
+
 TOUCH = 1e-6
 """What is added to the diagonal of a fit, as a part of its trace."""
 
@@ -66,11 +75,13 @@ class Beside:
     Attributes:
         hub, other: rows [U, K] of each matrix of the hub and of the other model in its frame; (kind, layer, name).
         there: which rows have a counterpart [U].
+        rounded: whether the hub and the other model stand on a grid of few numbers.
     """
 
     hub: dict[Key, Tensor] = field(default_factory=dict)
     other: dict[Key, Tensor] = field(default_factory=dict)
     there: dict[Key, Tensor] = field(default_factory=dict)
+    rounded: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def beside(a: Side, b: Side, found: Findings) -> Beside | None:
     frame = found.evidence.gauge
     if frame.partial or a.width != b.width:
         return None
-    out, back, signs_DK = Beside(), frame.inverse(), _signs(a.width)
+    out, back, signs_DK = Beside(rounded=(is_on_grid(a), is_on_grid(b))), frame.inverse(), _signs(a.width)
     for j in layers_once(found):
         i = found.layer_map[j]
         for kind in kinds_that_stand(found):
@@ -135,7 +146,7 @@ def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
     if units is None or not bool(units.matched_N.any()):
         return torch.arange(hubs) if hubs == others else rows_U
     score_N = units.score_N.float()
-    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf)).flatten()
+    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf) & of_one_expert(units)).flatten()
     best_first_N = told_N[score_N[told_N].argsort(descending=True, stable=True)].flip(0).numpy()
     rows_U.numpy()[units.origin_N.numpy()[best_first_N]] = best_first_N  # of several the last one stays: the best
     if hubs == others and units.in_place_share > 0.98:
@@ -149,9 +160,26 @@ def _copied(found: Findings, j: int, hubs: int) -> Tensor:
     units = found.unit_maps.get(j)
     if units is None:
         return torch.zeros(hubs, dtype=torch.bool)
-    origin_N = units.origin_N[units.matched_N & (units.origin_N >= 0)]
+    origin_N = units.origin_N[units.matched_N & of_one_expert(units)]
     several_U: Tensor = torch.bincount(origin_N, minlength=hubs)[:hubs] > 1
     return several_U
+
+
+MOST_COVERED = 0.9
+"""Of the experts of a mixture that was made of a dense model, the first that has so much of what any has is taken."""
+
+
+def of_one_expert(units: UnitMap) -> Tensor:
+    """Which units of B count: of a mixture beside a dense model those of one expert, the same one in all its
+    descendants. The best copy of each unit would be one of another expert in every model."""
+    every_N = torch.ones_like(units.matched_N)
+    labels = torch.unique(units.label_b_N)
+    if len(labels) < 2 or len(torch.unique(units.label_a_M)) > 1:
+        return every_N
+    covered = [len(torch.unique(units.origin_N[units.matched_N & (units.label_b_N == e)])) for e in labels]
+    first = next(e for e, count in zip(labels, covered, strict=True) if count >= MOST_COVERED * max(covered))
+    mine_N: Tensor = units.label_b_N == first
+    return mine_N
 
 
 def _with_lengths(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
@@ -225,6 +253,7 @@ class CommonRows:
         hub: number of the hub.
         width: dimensions of a row.
         bulk: some of the rows themselves.
+        rounded: models that stand on a grid of few numbers.
     """
 
     gram_RNN: npt.NDArray[np.float64]
@@ -232,6 +261,7 @@ class CommonRows:
     hub: int
     width: int = 0
     bulk: Bulk = field(default_factory=Bulk)
+    rounded: frozenset[int] = frozenset()
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
@@ -290,6 +320,17 @@ class CommonRows:
             return None
         of_i_R, of_j_R, both_R, rest_R = (x[moved_R] for x in (of_i_R, of_j_R, both_R, rest_R))
         return Fit.of(both_R - of_i_R, of_i_R * rest_R / self.width), Fit.of(both_R, of_i_R * of_j_R / self.width)
+
+    def handed_down(self, parent: int, j: int, k: int) -> int:
+        """How many rows two models have in common to the last digit that their parent has not: nobody learns them
+        twice, so that another model learned them first and both were frozen there since. Rows that are empty, or are
+        another length of the parent's, are no evidence: masks and decay leave them so."""
+        common_R = np.all(self.there_RN[:, [parent, j, k]], axis=1)
+        gram = self.gram_RNN[:, [parent, j, k]][:, :, [parent, j, k]][common_R]
+        apart_R = np.abs(gram[:, 1, 1] + gram[:, 2, 2] - 2.0 * gram[:, 1, 2])
+        own_R = gram[:, 0, 0] * gram[:, 1, 1]
+        turned_R = 1.0 - gram[:, 0, 1] ** 2 / np.maximum(own_R, 1e-300)  # squared sine against the parent's row
+        return int(((apart_R <= EQUAL * turned_R * gram[:, 1, 1]) & (own_R > 0) & (turned_R > TURNED)).sum())
 
     def first_by_chance(self, x: int, y: int) -> int:
         """One where the first model came first, minus one where the second did, zero where it cannot be told.
@@ -363,4 +404,5 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         there.append(there_NU.T.numpy())
         all_rows.append(rows_NUK.numpy())
     width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
-    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk)
+    rounded = {k for k, one in laid.items() if one.rounded[1]} | {hub for one in laid.values() if one.rounded[0]}
+    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded))

@@ -1,7 +1,7 @@
 """A family tree of several models: who descends from whom, who are siblings, which ancestor is not among them.
 
 1. Families and hybrids are told apart (`strains`): a hybrid is a merge of strangers, or descends from one.
-2. In a family, models that lie between two others in a straight line are merges of them (`find_merges`).
+2. In a family, models that lie between two others in a straight line are merges of them (`tree_merges`).
 3. Where one model came before all others, everyone else is placed below it (`placement`, `rooted_tree`): third models
    decide between ancestor and sibling where a pair alone cannot: it names the sibling that drifted less.
 4. Elsewhere relatives are joined by squared distances (`joining`); a model on a branch of (nearly) no length is the
@@ -32,7 +32,17 @@ from pedigree.forensics.measure import Progress
 from pedigree.forensics.placement import MORE
 from pedigree.forensics.record import producer
 from pedigree.forensics.rooted_tree import Rooted, rooted_tree, tree_below
-from pedigree.forensics.strains import WHOLE, Pairs, kinship, split
+from pedigree.forensics.strains import Pairs, kinship, split
+from pedigree.forensics.tree_merges import (
+    EXACT,
+    Merge,
+    Weigh,
+    find_merges,
+    first_hand,
+    nearest_first,
+    parents_of_hybrid,
+    unmerged,
+)
 from pedigree.forensics.tree_odds import all_odds, before_most, drift_odds, exact_odds, pair_odds, told_odds
 from pedigree.forensics.ways import FAR, SAME, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
@@ -71,7 +81,7 @@ def grow_tree(
         return common_rows(members.index(hub), places, allow_pickle=allow_pickle, workers=workers, fleet=fleet)
 
     tell = progress or (lambda stage, fraction, message: None)
-    result = build_tree(names, pairs, lay_out)
+    result = build_tree(names, pairs, lay_out, unmerged(names, allow_pickle=allow_pickle))
     result = result.model_copy(update={"seconds": round(time.monotonic() - start, 3)})
     return FamilyTree(
         producer=producer(),
@@ -89,16 +99,20 @@ LayOut = Callable[[int, Sequence[int]], CommonRows | None]
 """(hub, members, the hub among them) -> their common rows, numbered as in `members`."""
 
 
-def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None) -> TreeResult:
+def build_tree(
+    names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None, weigh: Weigh | None = None
+) -> TreeResult:
     """The tree of models whose pairs have been compared.
 
     Args:
         names: of the models.
         pairs: of every two of them.
         lay_out: lays the members of a family beside one of them; without it distances are those of pairs.
+        weigh: tells the weights of merges; without it those of merges inside a family are by their distances, and
+            those of strangers have none.
     """
     strains = split(len(names), pairs)
-    drawn = _Drawn(names, pairs, lay_out)
+    drawn = _Drawn(names, pairs, lay_out, weigh)
     for number, members in enumerate(strains.families):
         drawn.family(number, members)
     for number, members in enumerate(strains.hybrids, start=len(strains.families)):
@@ -114,12 +128,37 @@ def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None
         shared_starts=_shared_starts([*strains.families, *strains.hybrids], names, pairs),
         open_pairs=[_ends(e, names) for e, o in zip(edges, is_open, strict=True) if o],
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
-        not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
-        not_checked=[
-            "ancestors of the roots, and models that are not among the given ones but for the branch points they leave",
-            "weights of the parents of merges; pedigree unmerge MODEL --parents A B tells",
-        ],
+        not_compared=_not_compared(names, pairs),
+        unread=[names[k] for k in _unread(names, pairs)],
+        not_checked=_not_checked(edges),
     )
+
+
+def _unread(names: Sequence[str], pairs: Pairs) -> dict[int, str]:
+    """Models that failed in every pair, with what was said of them: a model among such failed in every pair, too."""
+    out = {}
+    for k, name in enumerate(names):
+        told = [pair.error for both, pair in pairs.items() if k in both and pair.error is not None]
+        own = [words for words in told if name in words]
+        if own and len(told) == len(names) - 1:
+            out[k] = own[0]
+    return out
+
+
+def _not_compared(names: Sequence[str], pairs: Pairs) -> list[str]:
+    """What failed: a model that failed with all others in one line, other pairs one by one."""
+    unread = _unread(names, pairs)
+    left = [(i, j, p.error) for (i, j), p in pairs.items() if p.error is not None and not {i, j} & unread.keys()]
+    return [f"{names[k]}: {told}" for k, told in unread.items()] + [
+        f"{names[i]} and {names[j]}: {told}" for i, j, told in left
+    ]
+
+
+def _not_checked(edges: Sequence[TreeEdge]) -> list[str]:
+    out = ["ancestors of the roots, and models that are not among the given ones but for the branch points they leave"]
+    if any(edge.kind == "merge" and edge.weight is None for edge in edges):
+        out.append("weights of the parents of merges that were reordered or trained on; pedigree unmerge says why")
+    return out
 
 
 def _is_open(edge: TreeEdge, pairs: Pairs) -> bool:
@@ -151,6 +190,7 @@ class _Drawn:
     names: Sequence[str]
     pairs: Pairs
     lay_out: LayOut | None = None
+    weigh: Weigh | None = None
     nodes: list[TreeNode] = field(default_factory=list)
     edges: list[TreeEdge] = field(default_factory=list)
     settled: set[tuple[str, str]] = field(default_factory=set)  # lines of descent by more than their pair
@@ -167,8 +207,8 @@ class _Drawn:
         odds, drift = odds + exact, drift + exact
         merges = find_merges(ways)
         for x, merge in merges.items():
-            self._merge(heads[x], [heads[s] for s in merge.sources], merge.ratio)
-        rooted = rooted_tree(ways, odds, drift, {x: _nearest_first(ways, x, merge) for x, merge in merges.items()})
+            self._merge(heads[x], [heads[s] for s in merge.sources], merge)
+        rooted = rooted_tree(ways, odds, drift, {x: nearest_first(ways, x, merge) for x, merge in merges.items()})
         if rooted is not None:
             self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
             return
@@ -185,11 +225,11 @@ class _Drawn:
         pure = [k for family in families for k in family]
         firsts = first_hand(heads, pure, ways, odds, self.pairs)
         for x in firsts:
-            for family in families:
-                near = [k for k in family if kinship(self.pairs, k, heads[x]).related]
-                if near:
-                    parent = likest(near, heads[x], self.pairs)
-                    self.edges.append(_merge_edge(parent, heads[x], kinship(self.pairs, parent, heads[x])))
+            near = [[k for k in family if kinship(self.pairs, k, heads[x]).related] for family in families]
+            self.edges += [
+                _merge_edge(parent, heads[x], kinship(self.pairs, parent, heads[x]), weight, directed=sure)
+                for parent, weight, sure in parents_of_hybrid(heads[x], [k for k in near if k], self.pairs, self.weigh)
+            ]
         own = {x: min(firsts, key=lambda f: ways.length(f, x)) for x in range(len(heads))}
         for first in firsts:
             mine = [x for x in range(len(heads)) if own[x] == first or x == first]
@@ -222,20 +262,24 @@ class _Drawn:
                     self.edges.append(_edge(f"m{head}", f"m{k}", pair.log_odds, 0.0, "same-weights", pair.reasons))
         return groups, heads
 
-    def _merge(self, child: int, sources: Sequence[int], ratio: float) -> None:
-        """Lines from the models between which another lies, with arrows where it does so exactly."""
-        for source in sources:
+    def _merge(self, child: int, sources: Sequence[int], merge: Merge) -> None:
+        """Lines from the models between which another lies, with arrows and weights where it does so exactly."""
+        exact = merge.ratio <= EXACT
+        mixed = self.weigh(child, sources) if exact and self.weigh is not None else None
+        weights = merge.weights if mixed is None or min(mixed.weights) <= 0 else mixed.weights
+        for source, weight in zip(sources, weights, strict=True):
             pair = kinship(self.pairs, source, child)
-            if ratio <= EXACT:
+            if exact:
                 reasons = ["it is a mixture of its two parents, and nothing else"]
                 self.settled.add((f"m{source}", f"m{child}"))
-                self.edges.append(_merge_edge(source, child, pair, reasons))
+                self.edges.append(_merge_edge(source, child, pair, weight, reasons))
             else:
                 self.edges.append(_between_edge(f"m{source}", f"m{child}", pair))
 
     def _rooted(self, rooted: Rooted, number: int, heads: Sequence[int], odds: Floats, merged: set[int]) -> None:
         """The lines of a family whose first model is known. A hidden point stands between a model and those below it,
-        and its lines have the odds of the model before them."""
+        and its lines have the odds of the model before them; one that stands above all others came first. A first model
+        that is in doubt has lines without arrows."""
         n, before = len(heads), sum(node.kind == "hidden" for node in self.nodes)
         ids = {v: f"m{heads[v]}" if v < n else f"h{number}.{before + v - n}" for v in range(n + rooted.hidden)}
         self.nodes += [TreeNode(id=ids[v], kind="hidden", family=number) for v in ids if v >= n]
@@ -245,7 +289,12 @@ class _Drawn:
             if v in merged:
                 continue
             first = above.get(u, u)
-            value = min(_order(rooted, odds, first, w) for w in below.get(v, [v]))
+            if first >= n:
+                value = ABSTAIN_BELOW
+            elif first == rooted.root and not rooted.is_first:
+                value = 0.0
+            else:
+                value = min(_order(rooted, odds, first, w) for w in below.get(v, [v]))
             sure = min(rooted.sure.get(w, math.inf) for w in below.get(v, [v]))
             ends: tuple[str, str] = (ids[u], ids[v])
             reasons: tuple[str, ...] = ()
@@ -267,8 +316,8 @@ class _Drawn:
     def _is_settled(self, rooted: Rooted, heads: Sequence[int], u: int, v: int) -> bool:
         """Whether two models of which a pair alone leaves descent open are below each other by a third one: the first
         model, of which both surely descend."""
-        if v in rooted.exact:
-            return True
+        if v in rooted.exact or not rooted.is_first:
+            return v in rooted.exact
         both = (kinship(self.pairs, heads[rooted.root], heads[x]) for x in (u, v) if x != rooted.root)
         surely = rooted.sure.get(v, math.inf) >= ABSTAIN_BELOW and not any(pair.open_origin for pair in both)
         return u != rooted.root and surely
@@ -295,46 +344,18 @@ def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
     if child in rooted.exact and above.get(parent, len(odds)) < len(odds):
         # Their ways part at the parent itself, which has one parent and no other: who is below is decided there.
         return max(pair, _order(rooted, odds, above[parent], parent))
-    if parent == rooted.root or pair < LEANS or child not in rooted.order:
+    if parent == rooted.root or not rooted.is_first or pair < LEANS or child not in rooted.order:
         return pair
     root = rooted.root
     return max(pair, min(rooted.order[child], float(odds[root, parent]), float(odds[root, child])))
 
 
-def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
-    """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
-    other hybrid that came before them."""
-    first = max(range(len(heads)), key=lambda x: (before_most(odds, x), -x))
-    found = [first]
-    for x in range(len(heads)):
-        if x == first:
-            continue
-        there = [pair.cosine for k in pure if (pair := kinship(pairs, k, heads[x])).related]
-        here = [kinship(pairs, heads[y], heads[x]).cosine for y in range(len(heads)) if y != x and odds[y, x] > 0]
-        here.append(kinship(pairs, heads[first], heads[x]).cosine)
-        if there and max((c for c in there if c is not None), default=-1.0) > max(
-            (c for c in here if c is not None), default=-1.0
-        ):
-            found.append(x)
-    return found
-
-
-def likest(near: Sequence[int], child: int, pairs: Pairs) -> int:
-    """The parent of a merge among relatives of one family: a merge has the largest cosine with what went into it.
-
-    Among those of its shape, which it has from both, and that match most widely: of others only the parts that are
-    nearest match.
-    """
-    there = [k for k in near if (pair := kinship(pairs, k, child)).shapes[0] == pair.shapes[1]] or near
-    most = max(kinship(pairs, k, child).matched for k in there)
-    alike = [k for k in there if kinship(pairs, k, child).matched >= WHOLE * most]
-    return max(alike, key=lambda k: (kinship(pairs, k, child).cosine or -1.0, -k))
-
-
-def _merge_edge(parent: int, child: int, pair: Kinship, reasons: Sequence[str] = ()) -> TreeEdge:
+def _merge_edge(
+    parent: int, child: int, pair: Kinship, weight: float | None, reasons: Sequence[str] = (), *, directed: bool = True
+) -> TreeEdge:
     return TreeEdge(
-        **{"from": f"m{parent}", "to": f"m{child}"}, kind="merge", directed=True, length=pair.distance2,
-        reasons=list(reasons) or ["related to models that are strangers to each other"],
+        **{"from": f"m{parent}", "to": f"m{child}"}, kind="merge", directed=directed, length=pair.distance2,
+        weight=weight, reasons=list(reasons) or ["related to models that are strangers to each other"],
     )  # fmt: skip
 
 
@@ -365,78 +386,6 @@ def _next_models(graph: Graph, start: int, origin: int) -> list[int]:
     if start < graph.n:
         return [start]
     return [v for w in graph.edges[start] if w != origin for v in _next_models(graph, w, start)]
-
-
-STRAIGHT = 0.05
-"""Branch ratio (see `mixture`) below which a model lies between two others rather than on a branch of a tree."""
-
-EXACT = 0.02
-"""The same below which nothing but an average of the two explains it: training leaves the line."""
-
-LEAST_WEIGHT = 0.1
-"""Weight of a source below which a model is not said to lie between it and another."""
-
-
-TRIANGLE = 0.95
-"""Squared way over a third model, against the direct one, below which three distances do not belong together."""
-
-
-@dataclass(frozen=True)
-class Merge:
-    """A model between two others.
-
-    Attributes:
-        sources: the two.
-        ratio: what is left of the way to the line between them, over what descent would leave.
-    """
-
-    sources: tuple[int, int]
-    ratio: float
-
-
-def find_merges(ways: Ways) -> dict[int, Merge]:
-    """Models that lie between two others in a straight line; what a merge inside a family looks like.
-
-    A tree has no place for them, and would turn them into ancestors of what they were merged from. The straightest is
-    taken out first: of three models in one line only the middle one is a merge, and with that out no model is taken for
-    a merge of it.
-    """
-    found: dict[int, Merge] = {}
-    while True:
-        best: tuple[float, int, tuple[int, int]] | None = None
-        for x in range(len(ways)):
-            others = [k for k in range(len(ways)) if k != x and k not in found]
-            if x in found or len(others) < 2:
-                continue
-            ratio, sources = _between_two(ways, x, others)
-            if ratio < STRAIGHT and (best is None or ratio < best[0]):
-                best = (ratio, x, sources)
-        if best is None:
-            return found
-        found[best[1]] = Merge(best[2], best[0])
-
-
-def _between_two(ways: Ways, x: int, others: Sequence[int]) -> tuple[float, tuple[int, int]]:
-    """Branch ratio of the two models between which x lies most nearly in a straight line; infinite where none are."""
-    pairs = itertools.combinations(others, 2)
-    return min(((_straightness(ways, x, *pair), pair) for pair in pairs), default=(math.inf, (-1, -1)))
-
-
-def _straightness(ways: Ways, x: int, y: int, z: int) -> float:
-    """What is left of the way from x to the line between y and z, over what descent would leave; infinite beside it."""
-    d = ways.between(x, y, z)
-    apart = max(float(d[1, 2]), 1e-300)
-    weight = float(d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
-    # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
-    fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
-    far = min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart
-    if not (LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT and fits and far):
-        return math.inf
-    return max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
-
-
-def _nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
-    return tuple(sorted(merge.sources, key=lambda s: ways.length(s, x)))
 
 
 def _between_edge(source: str, child: str, pair: Kinship) -> TreeEdge:

@@ -30,6 +30,9 @@ ONE_SCALE, IN_ORDER = 16, 0.9995
 """Neighbors of a row that share a scale in every packing; share of such blocks that are in order after rounding."""
 
 ROWS, MANY_ROWS, MATRICES = 8, 32, 6
+ON_GRID = 0.9
+"""Share of blocks on a grid from which a matrix was rounded."""
+
 EVEN = (0.06, 0.11)
 """Mean square of the error over that of the step: a twelfth, or 0.083, for rounding."""
 
@@ -44,6 +47,15 @@ def rounded_side(a: Side, b: Side, layer_map: list[int | None]) -> str | None:
     votes = [_rounded(a_RC, b_RC) for a_RC, b_RC in _matrices(a, b, layer_map, ROWS)]
     told = {vote for vote in votes if vote is not None}
     return told.pop() if len(told) == 1 and votes.count(None) <= len(votes) // 2 else None
+
+
+def is_on_grid(a: Side) -> bool:
+    """Whether the numbers of a model stand on a grid of few-bit integers: it was rounded, and not trained since."""
+    told = []
+    for one_RC, _ in _matrices(a, a, list(range(a.n_layers)), ROWS):
+        if one_RC.shape[1] >= BLOCK:
+            told.append(float((steps(_blocks(one_RC)) > 0).double().mean()) > ON_GRID)
+    return bool(told) and all(told)
 
 
 def keeps_order(a: Side, b: Side, layer_map: list[int | None]) -> bool:
@@ -94,7 +106,7 @@ def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
         return None
     a_KN, b_KN = _blocks(a_RC), _blocks(b_RC)
     step_a_K, step_b_K = steps(a_KN), steps(b_KN)
-    on_a, on_b = float((step_a_K > 0).double().mean()) > 0.9, float((step_b_K > 0).double().mean()) > 0.9
+    on_a, on_b = (float((step_K > 0).double().mean()) > ON_GRID for step_K in (step_a_K, step_b_K))
     if on_a == on_b:
         return None
     step_K = step_a_K if on_a else step_b_K

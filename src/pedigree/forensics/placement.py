@@ -152,18 +152,34 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
     made_of_j = {x for x, sources in known.items() if not mine.isdisjoint(sources)}
     at, sure = out.root, math.inf
     while True:
-        ahead = [i for i in out.children(at) if i not in mine | made_of_j]
+        ahead = [(at, i) for i in out.children(at)] + _merges_ahead(out, at, known)
         # Of two that were grown in one way each, a model that was grown in both matches the one it came from more, or
         # to the last digit.
         steps = [
-            (continues(at, i, j, ways, odds_NN), int(ways.matched_NN[i, j]), -float(ways.all_NN[i, j]), i)
-            for i in ahead
-        ]
+            (
+                min(continues(seen_from, i, j, ways, odds_NN) for seen_from in views),
+                int(ways.matched_NN[i, j]), -float(ways.all_NN[i, j]), i,
+            )
+            for *views, i in ahead if i not in mine | made_of_j
+        ]  # fmt: skip
         best = max(steps, default=(-math.inf, 0, 0.0, -1))
         if best[0] <= 0:
             break
         at, sure = best[3], best[0]
     out.parents[j], out.sure[j] = at, sure
+
+
+def _merges_ahead(out: Placed, at: int, known: Mapping[int, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Merges of models that part at `at`, with the models from which they are seen. A merge has a part only of what
+    either source learned, so that no way over a source leads to what continues it. That has the whole way to the merge,
+    seen from both sources, which a descendant of one has not, and from where they part, which no other child has: seen
+    from the sources alone, another child is as far as the merge."""
+    below = {child: out.below(child) for child in out.children(at)}
+    return [
+        (at, *sources, x) for x, sources in sorted(known.items())
+        if x in out.parents and all(any(s in ones for ones in below.values()) for s in sources)
+        and not any(ones.issuperset(sources) for ones in below.values())
+    ]  # fmt: skip
 
 
 def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float:

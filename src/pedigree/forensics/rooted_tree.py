@@ -10,6 +10,7 @@ Shapes  N = models of the family.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.direction import ABSTAIN_BELOW
+from pedigree.forensics.family_rows import MIN_ROWS
+from pedigree.forensics.first_model import first_model_of
 from pedigree.forensics.placement import LEAST_BULK, Placed, common, place
 from pedigree.forensics.tree_odds import before_most
 from pedigree.forensics.ways import Ways
@@ -56,6 +59,7 @@ class Rooted:
         hidden: how many hidden vertices there are.
         sure, order, exact: log-odds that a model is below its parent and not beside it, and not above it, and which
             models are there by chance alone; see `Placed`.
+        is_first: whether arrows may begin at the root; see `first_model`.
     """
 
     root: int
@@ -64,6 +68,7 @@ class Rooted:
     sure: dict[int, float] = field(default_factory=dict)
     order: dict[int, float] = field(default_factory=dict)
     exact: set[int] = field(default_factory=set)
+    is_first: bool = True
 
 
 def rooted_tree(
@@ -80,7 +85,8 @@ def rooted_tree(
     root = first_model(odds_NN, merges or {})
     if root is None:
         return None
-    return tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+    return _doubted(tree, ways, odds_NN, merges or {})
 
 
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
@@ -89,6 +95,26 @@ def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tup
     tree = Rooted(root, sure=placed.sure, order=placed.order, exact=placed.exact)
     for parent in range(len(ways)):
         _hang(tree, placed, parent, ways, set(merges or ()))
+    return tree
+
+
+def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted:
+    """The same with a hidden vertex above a first model that is none, and its siblings below that."""
+    n, root = len(ways), tree.root
+    below = [v for u, v, _ in tree.edges if u == root and v < n and v not in merges]
+    first = first_model_of(root, below, ways, odds_NN)
+    tree.is_first = first.holds
+    if not first.siblings:
+        return tree
+    hidden = n + tree.hidden
+    tree.hidden += 1
+    shared = [common(root, j, k, ways) * (ways.length(root, j) * ways.length(root, k)) ** 0.5
+              for j, k in itertools.combinations(first.siblings, 2)]  # fmt: skip
+    own = max(0.0, min([float(np.mean(shared or [0.0])), *(ways.length(root, j) for j in first.siblings)]))
+    moved = [(hidden if u == root and v in first.siblings else u, v, length) for u, v, length in tree.edges]
+    tree.edges = [(hidden, root, own)]
+    tree.edges += [(u, v, max(0.0, length - own) if u == hidden else length) for u, v, length in moved]
+    tree.root, tree.is_first = hidden, False
     return tree
 
 
@@ -127,6 +153,8 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
 
 def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
     """Whether two children have an ancestor that is not among the models."""
+    if ways.handed_down(parent, j, k) >= MIN_ROWS:
+        return True
     bulk = ways.in_the_bulk(parent, j, k)
     if bulk is None or bulk.part < LEAST_BULK:
         return common(parent, j, k, ways) >= IN_COMMON

@@ -19,6 +19,7 @@ from pedigree.forensics.direction import ROUNDED
 from pedigree.forensics.family_bulk import Shared
 from pedigree.forensics.family_rows import CommonRows, Fit
 from pedigree.forensics.kinship import Shape
+from pedigree.forensics.share import Share
 from pedigree.forensics.strains import Pairs, kinship
 
 SAME = 1e-6
@@ -26,6 +27,9 @@ SAME = 1e-6
 
 FAR = 2.0
 """Squared distance of relatives of which nothing could be matched row by row: that of strangers."""
+
+HALF = 0.5
+"""Part of the rows of a model that another must have to take part in a mixture."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -90,6 +94,36 @@ class Ways:
         if self.rows is None:
             return None
         return self.rows.bulk.shared(*(self.numbers[k] for k in (parent, i, j)))
+
+    def own_share(self, of: int, others: Sequence[int]) -> Share | None:
+        """Share of the difference between a model and the mixture of others that is nearest to it if they went ways of
+        their own; see `Bulk.own_share`. Others that have less than half of its rows are left out."""
+        if self.rows is None:
+            return None
+        kept = [k for k in others if self.in_common(of, k) >= HALF]
+        if len(kept) < 2:
+            return None
+        weights = np.array([1.0 / max(self.length(of, k), SAME) for k in kept])
+        mine, *theirs = (self.numbers[k] for k in (of, *kept))
+        return self.rows.bulk.own_share(mine, theirs, (weights / weights.sum()).astype(np.float32))
+
+    def is_rounded(self, k: int) -> bool:
+        """Whether a model stands on a grid of few numbers; no where models were not laid side by side."""
+        return self.rows is not None and self.numbers[k] in self.rows.rounded
+
+    def in_common(self, *models: int) -> float:
+        """Part of the rows of the first model that all of them have; one where they were not laid side by side."""
+        if self.rows is None:
+            return 1.0
+        there_RN = self.rows.there_RN[:, [self.numbers[k] for k in models]]
+        return float(there_RN.all(1).sum()) / max(1, int(there_RN[:, 0].sum()))
+
+    def handed_down(self, parent: int, j: int, k: int) -> int:
+        """As `CommonRows.handed_down`; zero of models that were rounded to a grid of few numbers, on which rows may
+        meet, and where models were not laid side by side."""
+        if self.rows is None or bool(self.rounded_NN[parent, [j, k]].any()):
+            return 0
+        return self.rows.handed_down(*(self.numbers[x] for x in (parent, j, k)))
 
     def first_by_chance(self) -> Floats:
         """As `CommonRows.first_by_chance`, of every two models [n, n]; zeros where they were not laid side by side."""

@@ -24,7 +24,7 @@ class TreeEdge(Record):
     `log_odds` is natural, in favor of `from` as the ancestor. `length` is the squared distance over the squared length
     of the weights, which adds along branches. `merge` leads from each parent of a merge: of strangers, or exactly
     between two relatives. `between` joins a model to those it lies between less exactly: it is a merge of them, or one
-    of them was trained on through it to another.
+    of them was trained on through it to another. `weight` is that of a parent in a merge, where it can be told.
     """
 
     source: str = Field(alias="from")
@@ -33,12 +33,14 @@ class TreeEdge(Record):
     directed: bool = False
     log_odds: float | None = None
     length: float | None = None
+    weight: float | None = None
     reasons: list[str] = Field(default_factory=list)
 
 
 class TreeResult(Record):
     """Families (groups of relatives), nodes and edges; `siblings` lists groups of models with one parent.
 
+    `unread` names models that could be compared with no other one, with the reason in `not_compared`.
     `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
     `open_pairs` the ends of lines of which it is open whether a start or descent is shared; they have no arrow.
     """
@@ -49,6 +51,7 @@ class TreeResult(Record):
     siblings: list[list[str]] = Field(default_factory=list)
     shared_starts: list[list[str]] = Field(default_factory=list)
     open_pairs: list[list[str]] = Field(default_factory=list)
+    unread: list[str] = Field(default_factory=list)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)

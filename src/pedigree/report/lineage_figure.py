@@ -37,7 +37,7 @@ class LineageNode:
 
 @dataclass(frozen=True)
 class LineageArc:
-    """From a parent to a child, by name; `open`: which of the two was first is not known."""
+    """From a parent to a child, by name; `open`: which of the two was first is not known; `words` stand at its tip."""
 
     parent: str
     child: str
@@ -45,6 +45,7 @@ class LineageArc:
     label: str = ""
     open: bool = False
     tint: Tint = "plain"
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -200,4 +201,11 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
     else:
         dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
         drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
-    return f"<g>{title}{drawn}{tip}</g>"
+    # Words stand behind the tip, on the side from which the line comes, where no other line of the child does.
+    aside, away = (10, 12) if y0 > y1 else (3, -4)
+    beside, anchor = (back - aside, "end") if x1 > x0 else (back + aside, "start")
+    words = "" if not arc.words else (
+        f'<text x="{beside}" y="{y1 + away}" font-size="8.5" fill="{ink}" stroke="none" text-anchor="{anchor}">'
+        f'{escape(printable(arc.words))}</text>'
+    )  # fmt: skip
+    return f"<g>{title}{drawn}{tip}{words}</g>"

@@ -9,6 +9,7 @@ The same record gives the same bytes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode
 from pedigree.report.lineage_figure import LineageArc, LineageNode, Tint, depth_first, lineage_drawing
@@ -16,16 +17,16 @@ from pedigree.report.lineage_figure import LineageArc, LineageNode, Tint, depth_
 _TINTS: dict[str, Tint] = {"merge": "merge", "between": "merge", "same-weights": "same"}
 _LEGEND = (
     "arrow: ancestor to descendant; dashed, without arrow: which was first is open",
-    "round box: an ancestor that is not among the models; purple: merge, or between; blue: same weights",
+    "round box: an ancestor that is not among the models; purple: merge (with weights), or between; blue: same weights",
 )
-_FOOT, _LINE, _LEGEND_WIDTH = 18, 14, 480  # room above the legend, height of a line, width of the longest
+_FOOT, _LINE, _LEGEND_WIDTH = 18, 14, 560  # room above the legend, height of a line, width of the longest
 _COLORS = "svg{color:#1b1f24;background:#fff;padding:12px}text{font-family:system-ui,sans-serif}"
 
 
 def tree_svg(tree: FamilyTree) -> str:
     """The picture of a tree, complete as a file."""
     names = _names(tree.result.nodes)
-    nodes = [_node(node, names[node.id]) for node in tree.result.nodes]
+    nodes = [_node(node, names[node.id], tree.result.unread) for node in tree.result.nodes]
     arcs = [_arc(edge, names) for edge in tree.result.edges]
     order = sorted(range(len(arcs)), key=lambda i: _weight(tree.result.edges[i]))
     ordered = [arcs[i] for i in order]
@@ -54,22 +55,27 @@ def _folder(location: str) -> str:
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1] if parts else location
 
 
-def _node(node: TreeNode, name: str) -> LineageNode:
+def _node(node: TreeNode, name: str, unread: Sequence[str]) -> LineageNode:
     if node.kind == "hidden":
         return LineageNode(name, "not among them", hidden=True)
     more = len(node.locations) - 1
-    return LineageNode(name, f"and {more} with the same weights" if more else "", title=node.locations[0])
+    below = (
+        "could not be compared" if node.locations[0] in unread else f"and {more} with the same weights" if more else ""
+    )
+    return LineageNode(name, below, title=node.locations[0])
 
 
 def _arc(edge: TreeEdge, names: dict[str, str]) -> LineageArc:
     told = [] if edge.length is None else [f"distance {edge.length:.3g}"]
     told += [] if edge.log_odds is None else [f"log odds {edge.log_odds:.1f}"]
+    weight = "" if edge.weight is None else f"{edge.weight:.2f}"
+    told += [f"weight {edge.weight:.3f}"] if weight else []
     parent, child = edge.source, edge.target
     if not edge.directed and child.startswith("h"):  # an open line hangs from a hidden ancestor where it has one
         parent, child = child, parent
     return LineageArc(
         names[parent], names[child], "solid" if edge.directed else "dashed", ", ".join(told) or edge.kind,
-        open=not edge.directed, tint=_TINTS.get(edge.kind, "plain"),
+        open=not edge.directed, tint=_TINTS.get(edge.kind, "plain"), words=weight,
     )  # fmt: skip
 
 
