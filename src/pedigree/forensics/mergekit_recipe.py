@@ -18,6 +18,10 @@ DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 FILTERS = (("attn", "self_attn"), ("mlp", "mlp"))
 DIGITS = 4
 
+WITHOUT_WEIGHTS = ("karcher", "model_stock", "sce", "arcee_fusion")
+WITHOUT_BASE = ("linear", "karcher")
+"""Methods that take no weights, and such as a base would be one more parent of."""
+
 
 def write_recipe(found: Decomposition, anatomy: Anatomy, dtype: str) -> str:
     """The YAML text of a decomposition that is a merge."""
@@ -32,15 +36,20 @@ def write_recipe(found: Decomposition, anatomy: Anatomy, dtype: str) -> str:
         second = active[1][0]
         recipe["parameters"] = {"t": _values(found, anatomy, second, active[1][1].weight)}
     else:
-        if base is not None:
+        if base is not None and found.method not in WITHOUT_BASE:
             recipe["base_model"] = base
         recipe["models"] = []
         for number, source in active:
-            parameters: dict[str, Any] = {"weight": _values(found, anatomy, number, source.weight)}
-            if source.density is not None:
-                parameters["density"] = round(source.density, DIGITS)
-            recipe["models"].append({"model": source.location, "parameters": parameters})
-        recipe["parameters"] = {"normalize": found.method in ("linear", "ties")}
+            entry: dict[str, Any] = {"model": source.location}
+            if found.method not in WITHOUT_WEIGHTS:
+                entry["parameters"] = {"weight": _values(found, anatomy, number, source.weight), **found.each}
+                if source.density is not None:
+                    entry["parameters"]["density"] = round(source.density, DIGITS)
+            recipe["models"].append(entry)
+        parameters = {"normalize": True} if found.method == "linear" else {}
+        parameters |= found.parameters
+        if parameters:
+            recipe["parameters"] = parameters
     if dtype in DTYPES:
         recipe["dtype"] = DTYPES[dtype]
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=120)

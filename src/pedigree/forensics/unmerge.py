@@ -20,7 +20,9 @@ from torch import Tensor
 from pedigree.errors import UsageError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.gram import Alignment, GramTensor, align_parts, collect_grams
+from pedigree.forensics.mask_marks import name_method
 from pedigree.forensics.measure import Progress, single_thread
+from pedigree.forensics.merge_forms import FORMS, Fitted, fit_forms
 from pedigree.forensics.merge_groups import Group, explain_groups, group_tensors
 from pedigree.forensics.mergekit_recipe import write_recipe
 from pedigree.forensics.mixture import (
@@ -35,17 +37,24 @@ from pedigree.forensics.mixture import (
     select_sources,
 )
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES
-from pedigree.forensics.sparse_merge import SparseMerge, find_sparse_merge
+from pedigree.forensics.sparse_merge import find_sparse_merge
 from pedigree.forensics.spherical import fit_spherical, is_bent, spherical_residual
 from pedigree.records.unmerging import Explained, MergeSource, UnmergeVerdict
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
-EXACT = 8.0
-"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once."""
+EXACT = 12.0
+"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once, and tools
+may work in the number type that they store."""
 
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
+
+CLEARLY = 0.8
+"""Share of what another explanation leaves that a better one leaves at most."""
+
+AS_NEAR = 1.5
+"""What one form leaves over what the nearest one leaves, up to which the two are as near."""
 
 NOTHING = 1e-3
 """Weight of a base below which it took no part."""
@@ -67,6 +76,8 @@ class Decomposition:
     sources: list[MergeSource] = field(default_factory=list)
     explained: Explained = field(default_factory=Explained)
     groups: list[Group] = field(default_factory=list)
+    parameters: dict[str, float | bool] = field(default_factory=dict)
+    each: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     also_possible: list[str] = field(default_factory=list)
     recipe: str | None = None
@@ -204,32 +215,88 @@ def _in_frame(
     sources = _sources(mixture, candidates, base, locations, jackknife(units, mixture.sources))
     found = Decomposition("not-explained", None, sources, _explained(body, mixture, candidates, rounding, exact))
     active = [s for s in mixture.sources if s != base]
+    fits = _forms_of(body, mixture, candidates, base)
     if not exact:
+        if fits and rounding > 0 and fits[0].fitted.residual <= EXACT * rounding:
+            return _take_form(found, fits, body, base, rounding)
         if base is not None and _try_masks(found, alignment, body, candidates, base):
             return found
         if _try_groups(found, body, tensors, candidates, base, mixture, rounding):
             return found
-    if base is None and len(active) == 2 and _try_spherical(found, body, tensors, active, mixture, rounding):
-        return found
     is_merge = len(active) >= 2 or (base is not None and len(active) == 1 and mixture.branch_ratios[0] < BRANCH_RATIO)
-    if is_merge:
-        found.verdict = "merge"
-        found.method = "linear" if base is None or _is_nothing(mixture, base) else "task_arithmetic"
-        _say_bent(found, body, active, base)
-        if not exact:
-            found.reasons.append("the rest is more than rounding: the model was changed after the merge")
-        return found
+    if fits and (is_merge or fits[0].fitted.residual < CLEARLY * mixture.residual):
+        return _take_form(found, fits, body, base, rounding)
     return _single(found, body, candidates, base, exact)
 
 
-def _is_nothing(mixture: Mixture, base: int) -> bool:
-    """Whether weights add up to one without the base, so that a plain mean of the parents is all there is."""
-    return abs(mixture.weight(base)) < NOTHING
+@dataclass(frozen=True)
+class _FormOf:
+    """A form fitted to some sources."""
+
+    sources: tuple[int, ...]
+    fitted: Fitted
 
 
-def _say_bent(found: Decomposition, body: list[GramTensor], active: list[int], base: int | None) -> None:
-    if base is None and len(active) == 2 and not is_bent([t.gram_MM for t in body], *active):
-        found.also_possible.append("slerp: the parents are so nearly parallel that it computes the same")
+def _forms_of(body: list[GramTensor], mixture: Mixture, candidates: list[int], base: int | None) -> list[_FormOf]:
+    """Forms of the sources that take part, the nearest to the child first; of those that are as near the plainest.
+
+    Not every mixture sums to one (slerp does not). Without a base, sources are therefore also chosen with the origin
+    among them, as the base of a merge that has none.
+    """
+    grams = [t.gram_MM for t in body]
+    chosen = {tuple(s for s in mixture.sources if s != base)}
+    if base is None:
+        origin = grams[0].shape[0]
+        wider = [_with_origin(half) for t in body for half in t.halves_2MM]
+        free = select_sources(wider, [*candidates, origin], (origin,))
+        chosen.add(tuple(s for s in free.sources if s != origin))
+    least = 2 if base is None else 1
+    found = [
+        _FormOf(sources, fitted)
+        for sources in sorted(chosen)
+        if len(sources) >= least
+        for fitted in fit_forms(grams, sources, base)
+    ]
+    if not found:
+        return []
+    limit = AS_NEAR * min(f.fitted.residual for f in found) + 1e-12 * sum(float(g[0, 0]) for g in grams)
+    near = [f for f in found if f.fitted.residual <= limit]
+    order = [form.name for form in FORMS]
+    fewest = min(len(f.sources) for f in near)
+    return sorted((f for f in near if len(f.sources) == fewest), key=lambda f: order.index(f.fitted.form.name))
+
+
+def _with_origin(gram_MM: Tensor) -> Tensor:
+    """The same with one more model, all of whose numbers are zero."""
+    wider = torch.zeros(gram_MM.shape[0] + 1, gram_MM.shape[0] + 1, dtype=gram_MM.dtype)
+    wider[:-1, :-1] = gram_MM
+    return wider
+
+
+def _take_form(
+    found: Decomposition, fits: list[_FormOf], body: list[GramTensor], base: int | None, rounding: float
+) -> Decomposition:
+    """The plainest of the forms that explain the child best; the others are named beside it."""
+    best, *others = fits
+    form, weights = best.fitted.form, dict(zip(best.sources, best.fitted.weights, strict=True))
+    found.verdict, found.method = "merge", form.name.partition(",")[0]
+    found.parameters = {"normalize": form.sums_to_one} if found.method in ("linear", "task_arithmetic") else {}
+    plain = form.name in ("linear", "task_arithmetic")
+    for number in range(1, len(found.sources) + 1):
+        fields: dict[str, object] = {"weight": weights.get(number, 0.0)}
+        if not plain or number not in weights:
+            fields |= {"standard_error": None, "branch_ratio": None}
+        found.update(number, **fields)
+    if base is not None:
+        if plain and abs(1.0 - sum(weights.values())) < NOTHING:
+            found.method, found.parameters = "linear", {"normalize": True}
+        found.update(base, weight=1.0 - sum(weights.values()) if plain else 1.0)
+    names = dict.fromkeys(f.fitted.form.name.partition(",")[0] for f in others)
+    found.also_possible += [f"{name}: it computes the same here" for name in names if name != found.method]
+    _set_residual(found, body, [*best.sources, *([base] if base is not None else [])], best.fitted.residual, rounding)
+    if not found.explained.exact:
+        found.reasons.append("the rest is more than rounding: the model was changed after the merge")
+    return found
 
 
 def _single(
@@ -284,26 +351,18 @@ def _try_masks(
     if isinstance(sparse, str):
         found.reasons.append(sparse)
         return False
-    _take_sparse(found, sparse, body, candidates, base)
-    return True
-
-
-def _take_sparse(
-    found: Decomposition, sparse: SparseMerge, body: list[GramTensor], candidates: list[int], base: int
-) -> None:
-    found.verdict, found.method = "merge", sparse.method
     parents = [s for s in candidates if s != base]
-    weights = dict(zip(parents, sparse.weights, strict=True))
-    active = [s for s in parents if weights[s]]
-    if sparse.method != "ties":
-        # What DARE keeps it scales up, so least squares over all numbers finds the weights that were asked for.
-        total = total_gram(body)
-        weights.update(zip(active, affine_weights(total, [*active, base]).tolist(), strict=False))
-    for k, number in enumerate(parents):
-        density = sparse.densities[k]
-        if sparse.method != "ties" and number in active:
-            density = min(1.0, weights[number] / sparse.singles[k])
-        found.update(number, weight=weights[number], density=density, standard_error=None, branch_ratio=None)
+    active = [parents[k] for k in sparse.active]
+    method = name_method(sparse)
+    found.verdict, found.method = "merge", method.name
+    found.parameters, found.each = method.parameters, method.each
+    weights = dict(zip(active, method.weights, strict=True))
+    densities = dict(zip(active, method.densities or [None] * len(active), strict=True))
+    for number in parents:
+        found.update(
+            number, weight=weights.get(number, 0.0), density=densities.get(number), standard_error=None,
+            branch_ratio=None,
+        )  # fmt: skip
     found.update(base, weight=1.0, standard_error=None, branch_ratio=None)
     found.explained = found.explained.model_copy(
         update={"over_best_source": None, "rounding_ratio": None, "numbers_explained": sparse.explained,
@@ -313,8 +372,10 @@ def _take_sparse(
         f"{sparse.explained:.1%} of {sparse.readable:,} readable numbers are the base plus some of the parents' "
         f"changes, within rounding; {sparse.shuffled:.1%} where the changes are shuffled"
     )
-    if sparse.method == "ties":
+    found.also_possible += [f"{name}: the same marks" for name in method.also]
+    if sparse.weights_K is not None:
         found.reasons.append("weights of this method are relative: it divides by the weights of what it keeps")
+    return True
 
 
 def _try_groups(
@@ -327,7 +388,7 @@ def _try_groups(
     rounding: float,
 ) -> bool:
     """Weights by layer and component, where those explain clearly more on rows that were not fitted."""
-    groups = explain_groups(group_tensors(body), candidates, base)
+    groups = explain_groups(group_tensors(body), _sources_of_groups(body, candidates, base), base)
     active = sorted({s for g in groups for s in g.mixture.sources if abs(g.mixture.weight(s)) > 0} - {base})
     rest = sum(g.held_out_residual for g in groups)
     if len(active) < 2 - (base is not None) or rest > 0.8 * _held_out(body, mixture):
@@ -348,6 +409,19 @@ def _try_groups(
     found.reasons.append("weights differ from layer to layer; the weight of a source is its mean over the layers")
     _set_residual(found, body, candidates, rest, rounding)
     return True
+
+
+def _sources_of_groups(body: list[GramTensor], candidates: list[int], base: int | None) -> list[int]:
+    """Candidates that take part in some component of some layer, whether or not weights sum to one there."""
+    if base is not None:
+        return candidates
+    origin, taking = body[0].gram_MM.shape[0], set[int]()
+    for members in group_tensors(body).values():
+        units = [_with_origin(half) for t in members for half in t.halves_2MM]
+        mixture = select_sources(units, [*candidates, origin], (origin,))
+        if all(r < BRANCH_RATIO for s, r in zip(mixture.sources, mixture.branch_ratios, strict=True) if s != origin):
+            taking |= {s for s in mixture.sources if s != origin}
+    return sorted(taking) or candidates
 
 
 def _try_spherical(
