@@ -17,8 +17,8 @@ from torch import Tensor
 
 from pedigree.forensics.sparse_merge import SparseMerge
 
-SHARP = 0.97
-"""Share of numbers that a threshold has to tell rightly."""
+SHARP = 0.25
+"""Share of what is told wrongly without a threshold that one may leave."""
 
 GENTLE = 0.08
 """Rise of the chance to be kept, from the smallest to the largest change, from which size takes part in it."""
@@ -51,16 +51,17 @@ def name_method(found: SparseMerge) -> MaskedMethod:
     kept_NK = torch.cat([a.kept_NK for a in found.assigned])
     votes = _signs_agree(parents_NK, kept_NK)
     one_sign_N = (torch.sign(parents_NK) == torch.sign(parents_NK[:, :1])).all(dim=1)
-    size_NK, rank_NK, kept_NK = parents_NK[one_sign_N].abs(), rank_NK[one_sign_N], kept_NK[one_sign_N]
+    rank_NK, kept_NK = rank_NK[one_sign_N], kept_NK[one_sign_N]
     bands = [_band(rank_NK[:, k], kept_NK[:, k]) for k in range(kept_NK.shape[1])]
-    levels_K = found.levels_TK.median(dim=0).values
-    if _all_or_none(kept_NK, bands):
+    levels_K = found.levels_TK.mean(dim=0)
+    sharp = _are_sharp(kept_NK, bands)
+    if not sharp and _all_or_none(kept_NK):
         return MaskedMethod("sce", _given(found, levels_K), [], {"select_topk": _share(kept_NK)}, also=("ties",))
-    if all(band.told >= SHARP for band in bands):
+    if sharp:
         return _by_size(found, levels_K, bands, votes)
     if kept_NK.shape[1] == 1 and abs(float(levels_K[0]) - 1.0) < 5e-3 and float(found.levels_TK.std()) < 5e-3:
         return MaskedMethod("arcee_fusion", [1.0], [], also=("a mask of another kind, without rescaling",))
-    return _by_chance(found, levels_K, size_NK, rank_NK, kept_NK, votes)
+    return _by_chance(found, levels_K, rank_NK, kept_NK, votes)
 
 
 def _by_size(found: SparseMerge, levels_K: Tensor, bands: list[_Band], votes: bool) -> MaskedMethod:
@@ -79,12 +80,10 @@ def _by_size(found: SparseMerge, levels_K: Tensor, bands: list[_Band], votes: bo
     return MaskedMethod("ties", weights, densities, parameters, also=("breadcrumbs",) if len(weights) == 1 else ())
 
 
-def _by_chance(
-    found: SparseMerge, levels_K: Tensor, size_NK: Tensor, rank_NK: Tensor, kept_NK: Tensor, votes: bool
-) -> MaskedMethod:
+def _by_chance(found: SparseMerge, levels_K: Tensor, rank_NK: Tensor, kept_NK: Tensor, votes: bool) -> MaskedMethod:
     """What is kept is scaled up so that sizes sum to what they did; the weight is what that leaves of the level."""
-    shares_K = (size_NK * kept_NK).sum(0) / size_NK.sum(0).clamp_min(1e-30)
     lines = [_line(rank_NK[:, k], kept_NK[:, k]) for k in range(kept_NK.shape[1])]
+    shares_K = torch.tensor([m + slope * (float(r) - 0.5) for (m, slope), r in zip(lines, found.heavy_K, strict=True)])
     rise = sum(slope for _, slope in lines) / len(lines)
     gentle = rise > GENTLE
     densities = [round(min(1.0, max(0.0, middle)), 4) for middle, _ in lines]
@@ -145,13 +144,20 @@ def _line(rank_N: Tensor, kept_N: Tensor) -> tuple[float, float]:
     return float(y.mean()) + slope * (0.5 - float(x.mean())), slope
 
 
-def _all_or_none(kept_NK: Tensor, bands: list[_Band]) -> bool:
-    """Whether changes of one sign were kept or dropped together, and not by the size of each."""
+def _are_sharp(kept_NK: Tensor, bands: list[_Band]) -> bool:
+    """Whether ranks tell who was kept, far better than saying the same of all numbers would."""
+    share_K = kept_NK.double().mean(dim=0)
+    bare = float(torch.minimum(share_K, 1.0 - share_K).sum())
+    return sum(1.0 - band.told for band in bands) <= SHARP * bare + 0.01 * len(bands)
+
+
+def _all_or_none(kept_NK: Tensor) -> bool:
+    """Whether changes of one sign were kept or dropped together."""
     if kept_NK.shape[1] < 2:
         return False
     mixed = float((kept_NK.any(dim=1) & ~kept_NK.all(dim=1)).float().mean())
     dropped = float((~kept_NK.any(dim=1)).float().mean())
-    return mixed < 0.03 < dropped and min(band.told for band in bands) < SHARP
+    return mixed < 0.03 < dropped
 
 
 def _signs_agree(parents_NK: Tensor, kept_NK: Tensor) -> bool:

@@ -18,7 +18,7 @@ DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 FILTERS = (("attn", "self_attn"), ("mlp", "mlp"))
 DIGITS = 4
 
-WITHOUT_WEIGHTS = ("karcher", "model_stock", "sce", "arcee_fusion")
+WITHOUT_WEIGHTS = ("karcher", "model_stock", "sce", "arcee_fusion", "nearswap")
 WITHOUT_BASE = ("linear", "karcher")
 """Methods that take no weights, and such as a base would be one more parent of."""
 

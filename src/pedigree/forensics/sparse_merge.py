@@ -36,7 +36,10 @@ EXPLAINED = 0.9
 PEAK = 0.01
 """Share of a parent's large changes that has to stand in the peak, beyond what stands beside it."""
 
-How = Literal["sums", "one mean", "means"]
+How = Literal["sums", "one mean", "scaled means", "own means"]
+HOW: tuple[How, ...] = ("sums", "one mean", "scaled means", "own means")
+"""A merge sums what it keeps, or divides by its weights: one set of weights and one scale for all tensors (TIES), what
+each parent keeps scaled tensor by tensor (DELLA), or weights for each tensor (SCE)."""
 
 MAX_TENSORS, MAX_NUMBERS, MIN_READABLE, MOST_PARENTS = 24, 1 << 17, 4000, 6
 
@@ -69,7 +72,7 @@ class Block:
         """Where the changes of all these parents are large against rounding, whichever of them were kept: what the
         child came to be has no say in it, or kept changes would be seen less often."""
         size_NK = self.parents_NK[:, parents].abs()
-        place_N = last_place(self.base_N.abs() + 2.0 * size_NK.sum(dim=1), self.dtype)
+        place_N = last_place(self.base_N.abs() + size_NK.sum(dim=1), self.dtype)
         return (size_NK > LARGE * place_N[:, None]).all(dim=1)
 
     def tolerance(self, prediction_N: Tensor) -> Tensor:
@@ -94,9 +97,11 @@ class SparseMerge:
         active: which parents took part, in order.
         levels_TK: for each tensor what a change of each of them was multiplied with where it was kept alone.
         weights_K: relative weights where a merge divides by the weights of what it keeps, None where it does not.
-        explained, shuffled: share of readable numbers explained, and the same with shuffled changes.
+        explained, shuffled: share of readable numbers that changed which is explained, and the same with shuffled
+            changes.
         readable: how many numbers that rests on.
         assigned: of each tensor, what was kept.
+        heavy_K: mean rank of each one's changes, weighted by their size.
     """
 
     active: list[int]
@@ -106,6 +111,7 @@ class SparseMerge:
     shuffled: float
     readable: int
     assigned: list[Assigned] = field(repr=False)
+    heavy_K: Tensor
 
 
 def find_sparse_merge(rows: Sequence[tuple[Part, ...]]) -> SparseMerge | str:
@@ -125,10 +131,40 @@ def find_sparse_merge(rows: Sequence[tuple[Part, ...]]) -> SparseMerge | str:
     readable = [block for block in readable if len(block.change_N) >= 50]
     if sum(len(block.change_N) for block in readable) < MIN_READABLE / 2:
         return "the parents' changes are too small against the rounding of the child's number type to look for masks"
-    tried = [_explain(readable, active, how) for how in ("sums", "one mean", "means")]
+    tried = [_explain(readable, active, how) for how in HOW]
     best = max((t for t in tried if t is not None), key=lambda t: t.explained, default=None)
     if best is None or best.explained < EXPLAINED or best.shuffled > best.explained - 0.3:
         return "no mask of the parents' changes explains the numbers one by one"
+    weighed = [(b.parents_NK[:, active].abs(), b.rank_NK[:, active]) for b in blocks]
+    total_K = torch.stack([size_NK.sum(dim=0) for size_NK, _ in weighed]).sum(dim=0).clamp_min(1e-30)
+    heavy_K = torch.stack([(size_NK * rank_NK).sum(dim=0) for size_NK, rank_NK in weighed]).sum(dim=0) / total_K
+    return replace(best, heavy_K=heavy_K)
+
+
+CLIPPED = 0.2
+"""Share of a parent's changes that has to stand at the limit for changes to count as cut off there."""
+
+
+def find_clipped_changes(rows: Sequence[tuple[Part, ...]]) -> tuple[int, float, float] | None:
+    """The one parent whose changes the child has up to a limit (nearswap): its number, the limit, and the share of
+    changes explained; None where there is none."""
+    blocks = read_blocks(rows)
+    change_N = torch.cat([block.change_N for block in blocks]) if blocks else torch.zeros(0)
+    place_N = torch.cat([block.place_N for block in blocks]) if blocks else torch.zeros(0)
+    best: tuple[int, float, float] | None = None
+    for k in range(blocks[0].parents_NK.shape[1] if blocks else 0):
+        parent_N = torch.cat([block.parents_NK[:, k] for block in blocks])
+        moved_N = (parent_N.abs() > TOLERANCE * place_N) & (change_N != 0)
+        limit = float(change_N[moved_N].abs().median()) if bool(moved_N.any()) else 0.0
+        cut_N = moved_N & (parent_N.abs() > 2.0 * limit)
+        limit = float(change_N[cut_N].abs().mean()) if bool(cut_N.any()) else 0.0
+        right_N = (change_N - parent_N.clamp(-limit, limit)).abs() <= TOLERANCE * place_N
+        sure_N = cut_N & (limit > 2.0 * TOLERANCE * place_N)
+        if int(sure_N.sum()) < max(MIN_READABLE / 8, CLIPPED * 0.05 * len(parent_N)):
+            continue
+        told = float((right_N & sure_N).sum() / sure_N.sum())
+        if told >= EXPLAINED and (best is None or told > best[2]):
+            best = (k, limit, told)
     return best
 
 
@@ -199,13 +235,15 @@ def peak(block: Block, y_N: Tensor, x_N: Tensor) -> float:
 
 
 def _explain(blocks: Sequence[Block], active: list[int], how: How) -> SparseMerge | None:
-    """Subsets for every number, of a merge that sums what it keeps or divides by its weights: one set of weights for
-    all tensors, or one for each."""
+    """Subsets for every number, of a merge of that kind; None where it cannot be one."""
     n_parents, normalized = len(active), how != "sums"
     if normalized and n_parents < 2:
         return None
-    levels = [torch.tensor([peak(b, b.change_N, b.parents_NK[:, k]) for k in range(n_parents)]) for b in blocks]
-    if how == "means":
+    each = range(n_parents)
+    levels = [torch.tensor([peak(b, b.change_N, b.parents_NK[:, k]) for k in each]) for b in blocks]
+    if how in ("one mean", "own means"):
+        levels = [torch.stack(levels).median()[None].expand(n_parents)] * len(blocks)
+    if how == "own means":
         weights = [_relative_weights([block], [level_K]) for block, level_K in zip(blocks, levels, strict=True)]
     else:
         one = _relative_weights(blocks, levels) if normalized else torch.ones(n_parents)
@@ -223,13 +261,16 @@ def _explain(blocks: Sequence[Block], active: list[int], how: How) -> SparseMerg
             table_QK = table_QK * weight_K / (member_QK @ weight_K).clamp_min(1e-9)[:, None]
         choice_N, within_N = _assign(block, block.parents_NK, table_QK)
         order = torch.randperm(len(block.change_N), generator=generator)
-        hits += int(within_N.sum())
-        by_chance += int(_assign(block, block.parents_NK[order], table_QK)[1].sum())
-        total += len(within_N)
+        moved_N = block.change_N.abs() > TOLERANCE * block.place_N
+        hits += int((within_N & moved_N).sum())
+        by_chance += int((_assign(block, block.parents_NK[order], table_QK)[1] & moved_N).sum())
+        total += int(moved_N.sum())
         kept_NK = member_QK[choice_N[within_N]] > 0
         assigned.append(Assigned(block.parents_NK[within_N] * level_K, block.rank_NK[within_N], kept_NK))
     mean_K = torch.stack([w for w in weights if w is not None]).mean(0) if normalized else None
-    return SparseMerge(active, torch.stack(levels), mean_K, hits / total, by_chance / total, total, assigned)
+    total = max(1, total)
+    none_K = torch.zeros(n_parents)
+    return SparseMerge(active, torch.stack(levels), mean_K, hits / total, by_chance / total, total, assigned, none_K)
 
 
 def _assign(block: Block, parents_NK: Tensor, table_QK: Tensor) -> tuple[Tensor, Tensor]:

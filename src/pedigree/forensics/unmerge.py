@@ -37,15 +37,15 @@ from pedigree.forensics.mixture import (
     select_sources,
 )
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES
-from pedigree.forensics.sparse_merge import find_sparse_merge
+from pedigree.forensics.sparse_merge import find_clipped_changes, find_sparse_merge
 from pedigree.forensics.spherical import fit_spherical, is_bent, spherical_residual
 from pedigree.records.unmerging import Explained, MergeSource, UnmergeVerdict
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
 EXACT = 12.0
-"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once, and tools
-may work in the number type that they store."""
+"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once, and
+tools may work in the number type that they store."""
 
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
@@ -348,10 +348,10 @@ def _try_masks(
     found: Decomposition, alignment: Alignment, body: list[GramTensor], candidates: list[int], base: int
 ) -> bool:
     sparse = find_sparse_merge(alignment.rows)
+    parents = [s for s in candidates if s != base]
     if isinstance(sparse, str):
         found.reasons.append(sparse)
-        return False
-    parents = [s for s in candidates if s != base]
+        return _try_clipped(found, alignment, parents, base)
     active = [parents[k] for k in sparse.active]
     method = name_method(sparse)
     found.verdict, found.method = "merge", method.name
@@ -375,6 +375,23 @@ def _try_masks(
     found.also_possible += [f"{name}: the same marks" for name in method.also]
     if sparse.weights_K is not None:
         found.reasons.append("weights of this method are relative: it divides by the weights of what it keeps")
+    return True
+
+
+def _try_clipped(found: Decomposition, alignment: Alignment, parents: list[int], base: int) -> bool:
+    """Changes of one parent that go up to a limit and no further."""
+    clipped = find_clipped_changes(alignment.rows)
+    if clipped is None:
+        return False
+    chosen, limit, told = clipped
+    found.verdict, found.method, found.parameters = "merge", "nearswap", {"t": float(f"{limit:.3g}")}
+    for number in [*parents, base]:
+        weight = float(number in (base, parents[chosen]))
+        found.update(number, weight=weight, standard_error=None, branch_ratio=None)
+    found.explained = found.explained.model_copy(
+        update={"over_best_source": None, "rounding_ratio": None, "numbers_explained": told, "exact": told > 0.99}
+    )
+    found.reasons = [f"{told:.1%} of the changes beyond {limit:.3g} stop there"]
     return True
 
 
