@@ -56,7 +56,8 @@ def name_method(found: SparseMerge) -> MaskedMethod:
     levels_K = found.levels_TK.mean(dim=0)
     sharp = _are_sharp(kept_NK, bands)
     if not sharp and _all_or_none(kept_NK):
-        return MaskedMethod("sce", _given(found, levels_K), [], {"select_topk": _share(kept_NK)}, also=("ties",))
+        spread = _band(torch.cat([a.spread_N for a in found.assigned])[one_sign_N], kept_NK.any(dim=1))
+        return MaskedMethod("sce", _given(found, levels_K), [], {"select_topk": round(1.0 - spread.first, 4)})
     if sharp:
         return _by_size(found, levels_K, bands, votes)
     if kept_NK.shape[1] == 1 and abs(float(levels_K[0]) - 1.0) < 5e-3 and float(found.levels_TK.std()) < 5e-3:
@@ -103,10 +104,6 @@ def _by_chance(found: SparseMerge, levels_K: Tensor, rank_NK: Tensor, kept_NK: T
 def _given(found: SparseMerge, levels_K: Tensor) -> list[float]:
     """Weights: relative ones where the merge divides by them, else what changes were multiplied with."""
     return [float(w) for w in (levels_K if found.weights_K is None else found.weights_K)]
-
-
-def _share(kept_NK: Tensor) -> float:
-    return round(float(kept_NK.any(dim=1).float().mean()), 4)
 
 
 @dataclass(frozen=True)

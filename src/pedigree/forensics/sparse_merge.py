@@ -46,14 +46,15 @@ MAX_TENSORS, MAX_NUMBERS, MIN_READABLE, MOST_PARENTS = 24, 1 << 17, 4000, 6
 
 @dataclass(frozen=True)
 class Block:
-    """Numbers of one tensor: changes of child and parents from the base, the last place of the child there, how far
-    the sum of base and changes could reach, and how the parents' changes rank in the tensor by size, 0 to 1."""
+    """Numbers of one tensor: changes of child and parents from the base, the last place of the child there, the base,
+    and how the parents' changes rank in the tensor, 0 to 1: each by its size, and by how much they differ."""
 
     change_N: Tensor
     parents_NK: Tensor
     place_N: Tensor
     base_N: Tensor
     rank_NK: Tensor
+    spread_N: Tensor
     dtype: str
     precision: float
 
@@ -66,6 +67,7 @@ class Block:
             place_N=self.place_N[seen_N],
             base_N=self.base_N[seen_N],
             rank_NK=self.rank_NK[seen_N][:, parents],
+            spread_N=_ranks(self.parents_NK[:, parents].var(dim=1, unbiased=False))[seen_N],
         )
 
     def readable(self, parents: list[int]) -> Tensor:
@@ -87,6 +89,7 @@ class Assigned:
     parents_NK: Tensor
     rank_NK: Tensor
     kept_NK: Tensor
+    spread_N: Tensor
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,18 @@ def read_blocks(rows: Sequence[tuple[Part, ...]]) -> list[Block]:
         # The larger of the two last places: the sum of base and change was rounded at its own size.
         place_N = torch.maximum(last_place(block_MN[0], parts[0].dtype), last_place(block_MN[-1], parts[0].dtype))
         parents_NK = delta_MN[1:].T
-        rank_NK = parents_NK.abs().argsort(dim=0).argsort(dim=0) / max(1, parents_NK.shape[0] - 1)
+        rank_NK = _ranks(parents_NK.abs())
         there_N = place_N > 0
         precision = 2.0 ** -min(fraction_bits(part.dtype) for part in parts)
         every = list(range(parents_NK.shape[1]))
-        whole = Block(delta_MN[0], parents_NK, place_N, block_MN[-1], rank_NK, parts[0].dtype, precision)
+        whole = Block(delta_MN[0], parents_NK, place_N, block_MN[-1], rank_NK, place_N, parts[0].dtype, precision)
         found.append(whole.picked(there_N, every))
     return found
+
+
+def _ranks(size_N: Tensor) -> Tensor:
+    """Ranks along the first axis, 0 for the smallest to 1."""
+    return size_N.argsort(dim=0).argsort(dim=0) / max(1, size_N.shape[0] - 1)
 
 
 # -- who took part -----------------------------------------------------------------------------------------------------
@@ -266,7 +274,9 @@ def _explain(blocks: Sequence[Block], active: list[int], how: How) -> SparseMerg
         by_chance += int((_assign(block, block.parents_NK[order], table_QK)[1] & moved_N).sum())
         total += int(moved_N.sum())
         kept_NK = member_QK[choice_N[within_N]] > 0
-        assigned.append(Assigned(block.parents_NK[within_N] * level_K, block.rank_NK[within_N], kept_NK))
+        assigned.append(
+            Assigned(block.parents_NK[within_N] * level_K, block.rank_NK[within_N], kept_NK, block.spread_N[within_N])
+        )
     mean_K = torch.stack([w for w in weights if w is not None]).mean(0) if normalized else None
     total = max(1, total)
     none_K = torch.zeros(n_parents)

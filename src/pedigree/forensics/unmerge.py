@@ -23,7 +23,7 @@ from pedigree.forensics.gram import Alignment, GramTensor, align_parts, collect_
 from pedigree.forensics.mask_marks import name_method
 from pedigree.forensics.measure import Progress, single_thread
 from pedigree.forensics.merge_forms import FORMS, Fitted, fit_forms
-from pedigree.forensics.merge_groups import Group, explain_groups, group_tensors
+from pedigree.forensics.merge_groups import Group, explain_groups, fit_groups, group_tensors
 from pedigree.forensics.mergekit_recipe import write_recipe
 from pedigree.forensics.mixture import (
     BRANCH_RATIO,
@@ -141,7 +141,7 @@ def unmerge(
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
-    found.recipe = write_recipe(found, anatomies[0], _number_type(alignment)) if found.verdict == "merge" else None
+    found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if found.verdict == "merge" else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
 
 
@@ -163,8 +163,11 @@ def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allo
     found.sources = [source.model_copy(update={"weight": 0.0}) for source in found.sources]
 
 
-def _number_type(alignment: Alignment) -> str:
-    return alignment.rows[0][0].dtype if alignment.rows else ""
+def _number_type(found: Decomposition, alignment: Alignment) -> str:
+    """The type that the merge was made in: that of the child, but for a method that leaves single precision."""
+    if not alignment.rows:
+        return ""
+    return alignment.rows[0][1 if found.method == "arcee_fusion" else 0].dtype
 
 
 def decompose(
@@ -416,12 +419,12 @@ def _try_groups(
     bent = len(active) == 2 and base is None and is_bent([t.gram_MM for t in body], *active)
     if bent and _try_spherical(found, body, tensors, active, mixture, rounding, limit=rest):
         return True
-    found.verdict, found.groups = "merge", groups
+    outside = group_tensors([t for t in tensors if t.layer is None])
+    found.verdict, found.groups = "merge", [*groups, *fit_groups(outside, [*active, *([] if base is None else [base])])]
     whole = all(max(g.mixture.weights) > 0.995 for g in groups)
     found.method = "passthrough" if whole else "linear" if base is None else "task_arithmetic"
-    energy = sum(g.energy for g in groups)
     for number in candidates:
-        mean = sum(g.energy * g.mixture.weight(number) for g in groups) / max(energy, 1e-300)
+        mean = sum(g.mixture.weight(number) for g in groups) / len(groups)
         found.update(number, weight=mean, standard_error=None, branch_ratio=None)
     found.reasons.append("weights differ from layer to layer; the weight of a source is its mean over the layers")
     _set_residual(found, body, candidates, rest, rounding)
