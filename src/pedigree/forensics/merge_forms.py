@@ -123,6 +123,10 @@ FORMS = (
 )
 
 
+STRAIGHT = ("linear", "task_arithmetic", "model_stock", "linear, not normalized")
+"""Forms without an angle in what a number is multiplied with."""
+
+
 def fit_forms(grams: Sequence[Tensor], sources: Sequence[int], base: int | None) -> list[Fitted]:
     """Every form that these sources could have been mixed by, with its best weights.
 

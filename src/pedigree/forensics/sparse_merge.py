@@ -41,13 +41,17 @@ HOW: tuple[How, ...] = ("sums", "one mean", "scaled means", "own means")
 """A merge sums what it keeps, or divides by its weights: one set of weights and one scale for all tensors (TIES), what
 each parent keeps scaled tensor by tensor (DELLA), or weights for each tensor (SCE)."""
 
+SLACKS = (2.0, 8.0)
+"""How many times the usual rounding numbers may be off in a child that was trained a little after the merge."""
+
 MAX_TENSORS, MAX_NUMBERS, MIN_READABLE, MOST_PARENTS = 24, 1 << 17, 4000, 6
 
 
 @dataclass(frozen=True)
 class Block:
     """Numbers of one tensor: changes of child and parents from the base, the last place of the child there, the base,
-    and how the parents' changes rank in the tensor, 0 to 1: each by its size, and by how much they differ."""
+    how the parents' changes rank in the tensor, 0 to 1, each by its size, and by how much they differ; and how far
+    training after the merge may have moved any number."""
 
     change_N: Tensor
     parents_NK: Tensor
@@ -57,6 +61,7 @@ class Block:
     spread_N: Tensor
     dtype: str
     precision: float
+    noise: float = 0.0
 
     def picked(self, seen_N: Tensor, parents: list[int]) -> Block:
         """Some of the numbers, and of the parents."""
@@ -75,11 +80,16 @@ class Block:
         child came to be has no say in it, or kept changes would be seen less often."""
         size_NK = self.parents_NK[:, parents].abs()
         place_N = last_place(self.base_N.abs() + size_NK.sum(dim=1), self.dtype)
-        return (size_NK > LARGE * place_N[:, None]).all(dim=1)
+        return (size_NK > LARGE * place_N.clamp_min(self.noise)[:, None]).all(dim=1)
 
     def tolerance(self, prediction_N: Tensor) -> Tensor:
         """How far a prediction may be off: the sum was rounded, and so were the steps that led to it."""
-        return TOLERANCE * self.place_N + self.precision * prediction_N.abs()
+        return self.least_N + self.precision * prediction_N.abs()
+
+    @property
+    def least_N(self) -> Tensor:
+        """Below this a change may be rounding, or what came after the merge."""
+        return TOLERANCE * self.place_N.clamp_min(self.noise)
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class SparseMerge:
         readable: how many numbers that rests on.
         assigned: of each tensor, what was kept.
         heavy_K: mean rank of each one's changes, weighted by their size.
+        slack: how many times rounding numbers were allowed to be off, since the child was changed afterwards.
     """
 
     active: list[int]
@@ -115,6 +126,7 @@ class SparseMerge:
     readable: int
     assigned: list[Assigned] = field(repr=False)
     heavy_K: Tensor
+    slack: float = 1.0
 
 
 def find_sparse_merge(rows: Sequence[tuple[Part, ...]]) -> SparseMerge | str:
@@ -124,6 +136,17 @@ def find_sparse_merge(rows: Sequence[tuple[Part, ...]]) -> SparseMerge | str:
         rows: aligned parts (child, parents..., base).
     """
     blocks = read_blocks(rows)
+    found = _masks_of(blocks)
+    for slack in SLACKS if isinstance(found, str) else ():
+        # A little training after the merge moves all numbers about as far; what is much larger can still be read.
+        wider = _masks_of([replace(block, noise=slack * float(block.place_N.median())) for block in blocks])
+        if not isinstance(wider, str):
+            return replace(wider, slack=slack)
+    return found
+
+
+def _masks_of(blocks: Sequence[Block]) -> SparseMerge | str:
+    """The same of what was read."""
     each = range(blocks[0].parents_NK.shape[1]) if blocks else range(0)
     if max((sum(int(block.readable([k]).sum()) for block in blocks) for k in each), default=0) < MIN_READABLE:
         return "the parents' changes are too small against the rounding of the child's number type to look for masks"
@@ -210,7 +233,7 @@ def _taking_part(blocks: Sequence[Block]) -> list[int]:
     for k in range(blocks[0].parents_NK.shape[1]):
         hits = beside = total = 0
         for block in blocks:
-            part = block.picked(block.readable([k]) & (block.change_N.abs() > TOLERANCE * block.place_N), [k])
+            part = block.picked(block.readable([k]) & (block.change_N.abs() > block.least_N), [k])
             level = peak(part, part.change_N, part.parents_NK[:, 0])
             off_N = (part.change_N - level * part.parents_NK[:, 0]).abs()
             width_N = part.tolerance(level * part.parents_NK[:, 0])
@@ -269,7 +292,7 @@ def _explain(blocks: Sequence[Block], active: list[int], how: How) -> SparseMerg
             table_QK = table_QK * weight_K / (member_QK @ weight_K).clamp_min(1e-9)[:, None]
         choice_N, within_N = _assign(block, block.parents_NK, table_QK)
         order = torch.randperm(len(block.change_N), generator=generator)
-        moved_N = block.change_N.abs() > TOLERANCE * block.place_N
+        moved_N = block.change_N.abs() > block.least_N
         hits += int((within_N & moved_N).sum())
         by_chance += int((_assign(block, block.parents_NK[order], table_QK)[1] & moved_N).sum())
         total += int(moved_N.sum())
@@ -300,10 +323,10 @@ def _relative_weights(blocks: Sequence[Block], levels: Sequence[Tensor]) -> Tens
         for block, level_K in zip(blocks, levels, strict=True):
             alone_NK = block.parents_NK * level_K
             left_N = (alone_NK - block.change_N[:, None]).abs().amin(dim=1) > block.tolerance(block.change_N)
-            left_N &= block.change_N.abs() > TOLERANCE * block.place_N
+            left_N &= block.change_N.abs() > block.least_N
             gap_N, rest_N = alone_NK[:, 0] - alone_NK[:, k], block.change_N - alone_NK[:, k]
             share_N = rest_N / gap_N
-            left_N &= (gap_N.abs() > LARGE * block.place_N) & (share_N > 0.02) & (share_N < 0.98)
+            left_N &= (gap_N.abs() > LARGE * block.place_N.clamp_min(block.noise)) & (share_N > 0.02) & (share_N < 0.98)
             rests.append(rest_N[left_N])
             gaps.append(gap_N[left_N])
             places.append(block.place_N[left_N])

@@ -22,7 +22,7 @@ from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.gram import Alignment, GramTensor, align_parts, collect_grams
 from pedigree.forensics.mask_marks import name_method
 from pedigree.forensics.measure import Progress, single_thread
-from pedigree.forensics.merge_forms import FORMS, Fitted, fit_forms
+from pedigree.forensics.merge_forms import FORMS, STRAIGHT, Fitted, Form, fit_forms
 from pedigree.forensics.merge_groups import Group, explain_groups, fit_groups, group_tensors
 from pedigree.forensics.mergekit_recipe import write_recipe
 from pedigree.forensics.mixture import (
@@ -43,9 +43,13 @@ from pedigree.records.unmerging import Explained, MergeSource, UnmergeVerdict
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
-EXACT = 12.0
-"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once, and
-tools may work in the number type that they store."""
+EXACT = 8.0
+"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once."""
+
+EXACT_BENT = 12.0
+"""The same of mixtures on a sphere, whose many steps tools may make in the number type that they store."""
+
+CHANGED = "the rest is more than rounding: the model was changed after the merge"
 
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
@@ -220,11 +224,12 @@ def _in_frame(
     active = [s for s in mixture.sources if s != base]
     fits = _forms_of(body, mixture, candidates, base)
     if not exact:
-        if fits and rounding > 0 and fits[0].fitted.residual <= EXACT * rounding:
+        if fits and rounding > 0 and fits[0].fitted.residual <= _limit(fits[0].fitted.form) * rounding:
             return _take_form(found, fits, body, base, rounding)
         if base is not None and _try_masks(found, alignment, body, candidates, base):
             return found
-        if _try_groups(found, body, tensors, candidates, base, mixture, rounding):
+        least = min([_held_out(body, mixture), *(f.fitted.residual for f in fits)])
+        if _try_groups(found, body, tensors, candidates, base, mixture, rounding, least):
             return found
     is_merge = len(active) >= 2 or (base is not None and len(active) == 1 and mixture.branch_ratios[0] < BRANCH_RATIO)
     if fits and (is_merge or fits[0].fitted.residual < CLEARLY * mixture.residual):
@@ -269,6 +274,11 @@ def _forms_of(body: list[GramTensor], mixture: Mixture, candidates: list[int], b
     return sorted((f for f in near if len(f.sources) == fewest), key=lambda f: order.index(f.fitted.form.name))
 
 
+def _limit(form: Form) -> float:
+    """How many times rounding a residual may be."""
+    return EXACT if form.name in STRAIGHT else EXACT_BENT
+
+
 def _with_origin(gram_MM: Tensor) -> Tensor:
     """The same with one more model, all of whose numbers are zero."""
     wider = torch.zeros(gram_MM.shape[0] + 1, gram_MM.shape[0] + 1, dtype=gram_MM.dtype)
@@ -295,10 +305,13 @@ def _take_form(
             found.method, found.parameters = "linear", {"normalize": True}
         found.update(base, weight=1.0 - sum(weights.values()) if plain else 1.0)
     names = dict.fromkeys(f.fitted.form.name.partition(",")[0] for f in others)
-    found.also_possible += [f"{name}: it computes the same here" for name in names if name != found.method]
     _set_residual(found, body, [*best.sources, *([base] if base is not None else [])], best.fitted.residual, rounding)
+    exact = rounding > 0 and best.fitted.residual <= _limit(form) * rounding
+    found.explained = found.explained.model_copy(update={"exact": exact})
+    why = "it computes the same here" if exact else "what came after the merge hides the difference"
+    found.also_possible += [f"{name}: {why}" for name in names if name != found.method]
     if not found.explained.exact:
-        found.reasons.append("the rest is more than rounding: the model was changed after the merge")
+        found.reasons.append(CHANGED)
     return found
 
 
@@ -369,13 +382,15 @@ def _try_masks(
     found.update(base, weight=1.0, standard_error=None, branch_ratio=None)
     found.explained = found.explained.model_copy(
         update={"over_best_source": None, "rounding_ratio": None, "numbers_explained": sparse.explained,
-                "exact": sparse.explained > 0.99}
+                "exact": sparse.explained > 0.99 and sparse.slack == 1.0}
     )  # fmt: skip
     found.reasons.append(
         f"{sparse.explained:.1%} of {sparse.readable:,} readable numbers are the base plus some of the parents' "
         f"changes, within rounding; {sparse.shuffled:.1%} where the changes are shuffled"
     )
     found.also_possible += [f"{name}: the same marks" for name in method.also]
+    if sparse.slack > 1.0:
+        found.reasons.append(f"{CHANGED}; numbers may be {sparse.slack:.0f} times rounding off")
     if sparse.weights_K is not None:
         found.reasons.append("weights of this method are relative: it divides by the weights of what it keeps")
     return True
@@ -406,12 +421,13 @@ def _try_groups(
     base: int | None,
     mixture: Mixture,
     rounding: float,
+    least: float,
 ) -> bool:
     """Weights by layer and component, where those explain clearly more on rows that were not fitted."""
     groups = explain_groups(group_tensors(body), _sources_of_groups(body, candidates, base), base)
     active = sorted({s for g in groups for s in g.mixture.sources if abs(g.mixture.weight(s)) > 0} - {base})
     rest = sum(g.held_out_residual for g in groups)
-    if len(active) < 2 - (base is not None) or rest > 0.8 * _held_out(body, mixture):
+    if len(active) < 2 - (base is not None) or rest > CLEARLY * least:
         return False
     convinced = sum(g.energy for g in groups if g.convinces) / max(sum(g.energy for g in groups), 1e-300)
     if convinced < 0.9:
