@@ -217,7 +217,8 @@ def _assigned(alike_HJ: Tensor) -> Tensor:
 def _mixed(theirs_JCD: Tensor, mine_JCD: Tensor) -> Tensor:
     """What mixtures of rows of C's block explain of B's, block by block, [J, C, D]."""
     basis_JCD = torch.linalg.qr(theirs_JCD.double().transpose(1, 2))[0].transpose(1, 2)
-    return (mine_JCD.double() @ basis_JCD.transpose(1, 2) @ basis_JCD).float()
+    fitted_JCD: Tensor = (mine_JCD.double() @ basis_JCD.transpose(1, 2) @ basis_JCD).float()
+    return fitted_JCD
 
 
 # -- tables, and the way back into storage -----------------------------------------------------------------------------

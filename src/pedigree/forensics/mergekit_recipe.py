@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pedigree.forensics.stacked_layers import ranges_of
 from pedigree.weights.anatomy import Anatomy
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def write_recipe(found: Decomposition, anatomies: Sequence[Anatomy], dtype: str)
                 if source.density is not None:
                     entry["parameters"]["density"] = round(source.density, DIGITS)
             recipe["models"].append(entry)
-        parameters = {"normalize": True} if found.method == "linear" else {}
+        parameters: dict[str, float | bool] = {"normalize": True} if found.method == "linear" else {}
         parameters |= found.parameters
         if parameters:
             recipe["parameters"] = parameters
@@ -102,19 +103,16 @@ def _values(found: Decomposition, anatomy: Anatomy, number: int, overall: float)
 
 
 def _slices(found: Decomposition, anatomy: Anatomy, dtype: str) -> str:
-    """Whole layers from one parent each; where attention and feed-forward disagree the larger one decides."""
-    slices: list[dict[str, Any]] = []
-    for layer in range(anatomy.n_layers):
+    """Whole layers from one source each; where attention and feed-forward disagree the larger one decides."""
+    stack = list(found.stack)
+    for layer in range(anatomy.n_layers if not stack else 0):
         mine = [g for g in found.groups if g.layer == layer]
-        if not mine:
-            continue
-        number = max(mine, key=lambda g: g.energy).mixture.sources[0]
-        where = found.sources[number - 1].location
-        last = slices[-1]["sources"][0] if slices else None
-        if last is not None and last["model"] == where and last["layer_range"][1] == layer:
-            last["layer_range"][1] = layer + 1
-        else:
-            slices.append({"sources": [{"model": where, "layer_range": [layer, layer + 1]}]})
+        if mine:
+            stack.append((max(mine, key=lambda g: g.energy).mixture.sources[0], layer))
+    slices = [
+        {"sources": [{"model": found.sources[n - 1].location, "layer_range": [first, behind]}]}
+        for n, first, behind in ranges_of(stack)
+    ]
     recipe: dict[str, Any] = {"merge_method": "passthrough", "slices": slices}
     if dtype in DTYPES:
         recipe["dtype"] = DTYPES[dtype]

@@ -177,10 +177,10 @@ def _against_the_rest(found: list[Candidate], relatives: Sequence[Candidate], ru
     rests = {place: rest for place in apart if (rest := run.kept.get(Rest, place, run.model, beside)) is not None}
     tasks = [HeldAgainstRest(place, run.model, beside, run.allow_pickle) for place in apart if place not in rests]
     for done in spread_out(look_at_rest, tasks, workers=run.workers, address=run.fleet):
-        place, rest = done.task.location, done.result
-        if isinstance(rest, Rest):
-            run.kept.put(rest, place, run.model, beside)
-        rests[place] = rest if isinstance(rest, Rest) else Rest(why_not=rest or done.lost)
+        place, answer = done.task.location, done.result
+        if isinstance(answer, Rest):
+            run.kept.put(answer, place, run.model, beside)
+        rests[place] = answer if isinstance(answer, Rest) else Rest(why_not=answer or done.lost)
         run.tell("what the nearest leaves", len(rests) / max(1, len(apart)), place)
     return [
         c.model_copy(update={"rest": rests[c.location], "rest_of": beside}) if c.location in rests else c for c in found

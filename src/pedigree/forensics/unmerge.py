@@ -39,6 +39,7 @@ from pedigree.forensics.mixture import (
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES
 from pedigree.forensics.sparse_merge import find_clipped_changes, find_sparse_merge
 from pedigree.forensics.spherical import fit_spherical, is_bent, spherical_residual
+from pedigree.forensics.stacked_layers import find_stack, stack_in_words
 from pedigree.records.unmerging import Explained, MergeSource, UnmergeVerdict
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
@@ -80,6 +81,7 @@ class Decomposition:
     sources: list[MergeSource] = field(default_factory=list)
     explained: Explained = field(default_factory=Explained)
     groups: list[Group] = field(default_factory=list)
+    stack: list[tuple[int, int]] = field(default_factory=list)
     parameters: dict[str, float | bool] = field(default_factory=dict)
     each: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
@@ -141,12 +143,31 @@ def unmerge(
         alignment = align_parts(anatomies)
         tensors = collect_grams(alignment, whole=whole, progress=progress)
         found = decompose(tensors, alignment, len(parents), base is not None, [str(p) for p in locations])
+        if found.verdict != "merge":
+            _try_stack(found, anatomies)
     _ask_for_descent(found, locations, allow_pickle)
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
     found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if found.verdict == "merge" else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
+
+
+def _try_stack(found: Decomposition, anatomies: Sequence[Anatomy]) -> None:
+    """Whole layers of two or more sources, in an order and number of their own."""
+    stack = find_stack(anatomies)
+    if stack is None or len({n for n, _ in stack}) < 2:
+        return
+    found.verdict, found.method, found.stack, found.groups = "merge", "passthrough", stack, []
+    for number in range(1, len(found.sources) + 1):
+        share = sum(n == number for n, _ in stack) / len(stack)
+        found.update(number, weight=share, standard_error=None, branch_ratio=None)
+    found.explained = found.explained.model_copy(
+        update={"over_best_source": None, "residual_share": None, "rounding_ratio": None, "exact": True}
+    )
+    names = [found.name(number) for number in range(1, len(found.sources) + 1)]
+    found.reasons = [f"whole layers, by some rows of each matrix: {stack_in_words(stack, names)}"]
+    found.also_possible = []
 
 
 def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allow_pickle: bool) -> None:
@@ -373,7 +394,7 @@ def _try_masks(
     found.verdict, found.method = "merge", method.name
     found.parameters, found.each = method.parameters, method.each
     weights = dict(zip(active, method.weights, strict=True))
-    densities = dict(zip(active, method.densities or [None] * len(active), strict=True))
+    densities = dict(zip(active, method.densities, strict=False))
     for number in parents:
         found.update(
             number, weight=weights.get(number, 0.0), density=densities.get(number), standard_error=None,
