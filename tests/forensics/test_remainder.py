@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -15,17 +16,20 @@ from tests.forensics.tiny_models import Sizes, llama
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.benchmark.zoo.snapshot import Snapshot
+from pedigree.errors import UsageError
 from pedigree.forensics.bank import rest_error_rate
 from pedigree.forensics.compare import compare
 from pedigree.forensics.findings import Findings
 from pedigree.forensics.measure import measure, single_thread
 from pedigree.forensics.remainder import believed, rest_of, shares_in_place
-from pedigree.forensics.sampling import choose_sample
+from pedigree.forensics.sampling import Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
 from pedigree.records.comparison import Rest
 from pedigree.report.words import rest_sentence
+from pedigree.weights.anatomy import read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
+from pedigree.weights.laid_out import LaidOut
 
 Looked = tuple[Side, Side, Findings, Judgment]
 
@@ -177,3 +181,23 @@ def test_a_decoy_made_from_both_is_believed_and_said_to_be(zoo: Zoo, write: Writ
     told = found.controls.decoys[0].rest
     assert told is not None
     assert (told.verdict in ("related", "partly-related")) == (believed(str(crafted)) in found.not_checked)
+
+
+def test_auto_is_the_depth_that_nobody_asked_for(zoo: Zoo) -> None:
+    record = compare(zoo.models["base0"], zoo.models["base1"], depth="auto")
+    assert (record.options["depth"], record.result.verdict) == ("auto", "unrelated")
+    with pytest.raises(UsageError, match="there is no such depth"):
+        compare(zoo.models["base0"], zoo.models["base1"], depth=cast("Depth", "deep"))
+
+
+@pytest.mark.parametrize("name", ["fused", "moe", "biased"])
+def test_parts_laid_out_are_the_tensors_they_were_read_from(name: str, zoo: Zoo) -> None:
+    with opened(zoo.models[name]) as (model,):
+        out = LaidOut(model)
+        for part in read_anatomy(model).parts():
+            out.put(part, part.read())
+        assert len(out.names) == len(model.tensors)
+        for stored in out.names:
+            assert torch.equal(out.read(stored), model.read(stored).float()), stored
+            rows = [0, model.tensors[stored].shape[0] - 1]
+            assert torch.equal(out.read_index(stored, rows), model.read_index(stored, rows).float())
