@@ -72,9 +72,10 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     assert (ran.code, json.loads(ran.out)["result"]["multiplicity"]["tried"]) == (1, 2)
     kept = tmp_path / "scan.jsonl"
     whole = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--workers", "1", "--json")
-    assert len(kept.read_text().splitlines()) == 2
+    assert len(kept.read_text().splitlines()) == 3, "two comparisons, and what the nearest leaves"
     with monkeypatch.context() as patched:
-        patched.setattr("pedigree.forensics.scan.compare", lambda *a, **k: {}["compared again"])
+        for name in ("compare", "compare_rest"):
+            patched.setattr(f"pedigree.forensics.scan.{name}", lambda *a, **k: {}["compared again"])
         again = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--json")
         broken = pedigree("scan", where(shop, "child"), "--confirm", "2")
     first, second = (json.loads(ran.out)["result"] for ran in (whole, again))

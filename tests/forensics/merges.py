@@ -46,6 +46,57 @@ def spherical(a: Tensors, b: Tensors, t_of: Callable[[str], float]) -> Tensors:
     return {name: one(name) for name in a}
 
 
+def directions(terms: Sequence[tuple[float, Tensors]]) -> Tensors:
+    """The weighted mean of directions at the weighted mean of lengths, tensor by tensor (multislerp)."""
+    out = {}
+    for name in terms[0][1]:
+        lengths = [float(model[name].norm()) for _, model in terms]
+        mean = sum(w * model[name] / n for (w, model), n in zip(terms, lengths, strict=True))
+        length = sum(w * n for (w, _), n in zip(terms, lengths, strict=True))
+        out[name] = mean / torch.as_tensor(mean).norm() * length
+    return out
+
+
+def stocked(base: Tensors, models: Sequence[Tensors]) -> Tensors:
+    """Model stock: towards the mean of the models, as far as the angles between their changes say."""
+    out, n = {}, len(models)
+    for name, start in base.items():
+        deltas = [m[name] - start for m in models]
+        pairs = [(x, y) for k, x in enumerate(deltas) for y in deltas[k + 1 :]]
+        cos = sum(float((x * y).sum() / (x.norm() * y.norm()).clamp_min(1e-6)) for x, y in pairs) / len(pairs)
+        t = n * cos / (1 + (n - 1) * cos)
+        out[name] = start + t * torch.stack(deltas).mean(0)
+    return out
+
+
+def breadcrumbs(weights: Sequence[float], density: float, gamma: float) -> Callable[[list[Tensor]], Tensor]:
+    """The largest changes and the smallest are left out."""
+
+    def change(deltas: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(deltas[0])
+        for delta, w in zip(deltas, weights, strict=True):
+            rank = delta.abs().flatten().argsort().argsort().reshape(delta.shape) / delta.numel()
+            total += w * delta * ((rank < 1 - gamma) & (rank >= 1 - gamma - density))
+        return total
+
+    return change
+
+
+def selected(topk: float) -> Callable[[list[Tensor]], Tensor]:
+    """SCE: numbers in which the parents differ most, weighted by energy, the minority's sign left out."""
+
+    def change(deltas: list[Tensor]) -> Tensor:
+        stack = torch.stack(deltas)
+        spread = stack.var(dim=0, unbiased=False).flatten()
+        limit = spread.kthvalue(round(spread.numel() * (1 - topk)) + 1).values
+        stack = stack * (spread >= limit).reshape(stack.shape[1:])
+        agree = torch.sign(stack) == torch.where(stack.sum(0) >= 0, 1.0, -1.0)
+        w_K = (stack**2).mean(dim=(1, 2))[:, None, None]
+        return (stack * w_K * agree).sum(0) / (w_K * agree).sum(0).clamp_min(1e-9)
+
+    return change
+
+
 def layer_of(name: str) -> int | None:
     found = re.search(r"layers\.(\d+)\.", name)
     return int(found[1]) if found else None
@@ -84,9 +135,13 @@ def ties(weights: Sequence[float], density: float) -> Callable[[list[Tensor]], T
 
 
 def write(folder: Path, tensors: Tensors, dtype: torch.dtype = torch.bfloat16) -> Path:
+    return write_model(folder, tensors, SIZES, dtype)
+
+
+def write_model(folder: Path, tensors: Tensors, sizes: Sizes, dtype: torch.dtype = torch.bfloat16) -> Path:
     folder.mkdir(parents=True)
     save_file({name: t.to(dtype).contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(SIZES.config()))
+    (folder / "config.json").write_text(json.dumps(sizes.config()))
     return folder
 
 

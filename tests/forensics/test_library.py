@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mini_zoo import Derive
 from tests.forensics.merges import Shop, tuned
 
 from pedigree.benchmark.zoo import Zoo
@@ -118,6 +119,33 @@ def test_small_models_behind_the_first_are_compared_on_weights_before_none_is_fo
         assert [Path(c.location).name for c in found.relatives] == ["A"]
         monkeypatch.setattr("pedigree.forensics.scan.LIGHT", 10)
         assert scan(place, library, confirm=1).result.relatives == []
+
+
+def test_a_minor_parent_is_told_by_what_the_nearest_leaves_and_a_second_scan_asks_nothing_again(
+    zoo: Zoo, derive: Derive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = derive("fresh-tables", derive("merge", "base0", "base1", share=0.2))
+    kept = tmp_path / "scan.jsonl"
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add([str(zoo.models[name]) for name in ("base0", "base1")])
+        found = scan(merged, library, keep=kept).result
+        for name in ("compare", "compare_rest"):
+            monkeypatch.setattr(f"pedigree.forensics.scan.{name}", lambda *a, **k: {}["asked again"])
+        again = scan(merged, library, keep=kept).result
+        monkeypatch.undo()
+        monkeypatch.setattr("pedigree.forensics.scan.compare_rest", lambda *a, **k: {}["no such role"])
+        broken = scan(merged, library).result
+    assert [Path(c.location).name for c in found.relatives] == ["base1"]
+    minor = found.others[0]
+    assert (Path(minor.location).name, minor.verdict) == ("base0", "inconclusive")
+    assert minor.rest is not None
+    assert minor.rest.verdict == "related"
+    assert minor.rest.share == pytest.approx(0.2, abs=0.01)
+    assert minor.rest_of == found.relatives[0].location
+    assert (again.relatives, again.others) == (found.relatives, found.others)
+    assert broken.relatives == found.relatives
+    assert broken.others[0].rest is not None
+    assert "no such role" in (broken.others[0].rest.why_not or "")
 
 
 def test_disguised_relatives_rank_first_and_are_confirmed_on_weights(zoo: Zoo, tmp_path: Path) -> None:

@@ -132,8 +132,10 @@ def test_a_comparison_says_the_same_whether_units_are_held_or_walked_through(
         assert (here.log10_p or 0.0) == pytest.approx(there.log10_p or 0.0, rel=1e-3, abs=1e-3)
 
 
+# On one thread: how many layers several threads have in hand at once is up to the system, and grows on a busy machine.
 PEAK = """
-import sys
+import sys, torch
+torch.set_num_interop_threads(1)
 from pedigree.forensics import compare as comparing, streamed_units, walk
 from pedigree.forensics.sampling import Sample
 comparing.choose_sample = lambda depth, size: Sample(None, None, True, True, 1 << 30)

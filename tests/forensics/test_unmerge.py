@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from tests.forensics.merges import Shop, dare, layer_of, linear, masked, rounded, spherical, ties, tuned
+from tests.forensics.merges import (
+    SIZES,
+    Shop,
+    breadcrumbs,
+    dare,
+    directions,
+    layer_of,
+    linear,
+    masked,
+    rounded,
+    selected,
+    spherical,
+    stocked,
+    ties,
+    tuned,
+    write_model,
+)
 
 from pedigree.errors import UsageError
 from pedigree.forensics.mixture import BRANCH_RATIO, fit_mixture, select_sources
@@ -165,6 +182,107 @@ def test_ties_weights(shop: Shop) -> None:
     assert found.method == "ties"
     assert weights(found)[:3] == pytest.approx([0.6, 0.4, 0.0], abs=0.01)
     assert [s.density for s in found.sources[:2]] == pytest.approx([0.5, 0.5], abs=0.06)
+
+
+def test_weights_that_do_not_sum_to_one_leave_decoys_at_zero(shop: Shop) -> None:
+    """Forced to sum to one, the fit gave strangers what was missing."""
+    model = shop.add("heavy", linear((0.6, shop["A"]), (0.5, shop["B"])))
+    found = apart(shop, model, "A B D stranger")
+    assert (found.verdict, found.method, found.parameters) == ("merge", "linear", {"normalize": False})
+    assert weights(found) == pytest.approx([0.6, 0.5, 0.0, 0.0], abs=0.01)
+    assert weights(found)[2:] == [0.0, 0.0]
+    assert yaml.safe_load(found.recipe or "")["parameters"] == {"normalize": False}
+
+
+def test_a_mixture_on_a_sphere_leaves_a_stranger_at_zero(shop: Shop) -> None:
+    shop.models.setdefault("other", rounded(tuned(shop["stranger"], 4.0, 8)))
+    model = shop.add("bent", spherical(shop["A"], shop["stranger"], lambda name: 0.3))
+    found = apart(shop, model, "A B other stranger")
+    assert found.method == "slerp"
+    assert weights(found) == pytest.approx([0.7, 0.0, 0.0, 0.3], abs=0.005)
+    found = apart(shop, shop.add("mean", directions([(0.6, shop["A"]), (0.4, shop["stranger"])])), "A B other stranger")
+    assert found.method == "multislerp"
+    assert weights(found) == pytest.approx([0.6, 0.0, 0.0, 0.4], abs=0.005)
+
+
+def test_model_stock_follows_from_the_angles(shop: Shop) -> None:
+    for seed, name in enumerate(("A1", "A2", "A3"), start=40):  # angles differ from layer to layer
+        moved = tuned(shop["A"], 0.3, seed)
+        mixed = {n: t + (0.1 + 0.3 * (layer_of(n) or 0)) * (moved[n] - t) for n, t in shop["A"].items()}
+        shop.models[name] = rounded(mixed)
+    found = apart(shop, shop.add("stock", stocked(shop["base"], [shop["A1"], shop["A2"]])), "A1 A2 A3 D", "base")
+    assert (found.method, weights(found)) == ("model_stock", [0.5, 0.5, 0.0, 0.0, 1.0])
+    assert yaml.safe_load(found.recipe or "")["models"] == [{"model": str(shop.path(n))} for n in ("A1", "A2")]
+
+
+@pytest.mark.parametrize("decoys", ["D stranger", "C D stranger"])
+def test_masks_are_read_beside_siblings_and_strangers_that_took_no_part(shop: Shop, decoys: str) -> None:
+    model = masked(shop["base"], dare([0.6, 0.4], [0.5, 0.7], 5), [shop["A"], shop["B"]])
+    found = apart(shop, shop.add(f"dare {decoys}", model), f"A B {decoys}", "base")
+    assert found.method == "dare_linear"
+    assert weights(found)[:2] == pytest.approx([0.6, 0.4], abs=0.01)
+    assert set(weights(found)[2:-1]) == {0.0}
+
+
+def test_what_was_left_out_by_size_or_by_spread_names_the_method(shop: Shop) -> None:
+    model = masked(shop["base"], breadcrumbs([0.6, 0.4], 0.8, 0.05), [shop["A"], shop["B"]])
+    found = apart(shop, shop.add("crumbs", model), "A B D", "base")
+    assert (found.method, found.each["gamma"]) == ("breadcrumbs", pytest.approx(0.05, abs=0.01))
+    assert weights(found)[:3] == pytest.approx([0.6, 0.4, 0.0], abs=0.01)
+    assert [s.density for s in found.sources[:2]] == pytest.approx([0.8, 0.8], abs=0.02)
+    model = masked(shop["base"], selected(0.4), [shop["A"], shop["B"]])
+    found = apart(shop, shop.add("sce", model), "A B D", "base")
+    assert found.method == "sce"
+    assert found.parameters["select_topk"] == pytest.approx(0.4, abs=0.02)
+    assert weights(found)[2] == 0.0
+
+
+def test_masks_are_read_through_a_little_training(shop: Shop) -> None:
+    model = tuned(masked(shop["base"], ties([0.6, 0.4], 0.5), [shop["A"], shop["B"]]), 0.004, 50)
+    found = apart(shop, shop.add("ties later", model), "A B D", "base")
+    assert found.method == "ties"
+    assert weights(found)[:3] == pytest.approx([0.6, 0.4, 0.0], abs=0.01)
+    assert not found.explained.exact
+    assert any("changed after the merge" in reason for reason in found.reasons)
+
+
+def test_changes_that_stop_at_a_limit_are_told(shop: Shop) -> None:
+    model = masked(shop["base"], lambda deltas: deltas[0].clamp(-0.01, 0.01), [shop["A"]])
+    found = apart(shop, shop.add("near", model), "A D", "base")
+    assert (found.method, weights(found)) == ("nearswap", [1.0, 0.0, 1.0])
+    assert found.parameters["t"] == pytest.approx(0.01, rel=0.02)
+
+
+def test_a_deeper_stack_of_layers_is_a_passthrough(shop: Shop, tmp_path: Path) -> None:
+    sizes = replace(SIZES, layers=6)
+    taken = [("A", 0), ("A", 1), ("A", 2), ("B", 1), ("B", 2), ("B", 3)]
+    outside = {n: t for n, t in shop["A"].items() if layer_of(n) is None}
+    layers = {
+        name.replace(f"layers.{i}.", f"layers.{j}."): t
+        for j, (source, i) in enumerate(taken)
+        for name, t in shop[source].items()
+        if layer_of(name) == i
+    }
+    found = apart(shop, write_model(tmp_path / "deep", outside | layers, sizes), "D A B")
+    assert (found.verdict, found.method, weights(found)) == ("merge", "passthrough", [0.0, 0.5, 0.5])
+    slices = yaml.safe_load(found.recipe or "")["slices"]
+    assert [s["sources"][0]["layer_range"] for s in slices] == [[0, 3], [1, 4]]
+
+
+def test_tables_have_weights_of_their_own_in_the_recipe(shop: Shop) -> None:
+    def share(name: str) -> float:
+        layer = layer_of(name)
+        return (0.9 if "embed" in name else 0.1) if layer is None else 0.2 + 0.2 * layer
+
+    model = {n: share(n) * t + (1 - share(n)) * shop["B"][n] for n, t in shop["A"].items()}
+    found = apart(shop, shop.add("gradient", model), "A B D")
+    values = yaml.safe_load(found.recipe or "")["models"][0]["parameters"]["weight"]
+    assert {v.get("filter"): v["value"] for v in values} == {
+        "embed_tokens": pytest.approx(0.9, abs=0.005),
+        "lm_head": pytest.approx(0.1, abs=0.005),
+        None: pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.005),
+    }
+    assert weights(found) == pytest.approx([0.5, 0.5, 0.0], abs=0.01)
 
 
 def test_the_recipe_makes_the_merge_again(shop: Shop) -> None:

@@ -39,7 +39,7 @@ VERDICT_WORDS = (
     "inconclusive",
     "not-testable",
 )
-DEPTH_WORDS = ("glance", "standard", "full")
+DEPTH_WORDS = ("auto", "glance", "standard", "full")
 
 LOCATION = "a directory, .safetensors, index or .gguf file, hf://org/name@revision, https://..., a fingerprint"
 
@@ -82,7 +82,7 @@ def compare(
     depth: Annotated[
         str | None,
         typer.Option(
-            metavar="DEPTH", help="glance, standard or full; by default it goes deeper until certain.",
+            metavar="DEPTH", help="glance, standard or full; auto, the default, goes deeper until certain.",
             envvar="PEDIGREE_DEPTH", rich_help_panel=COMPUTE, show_default=False,
         ),
     ] = None,

@@ -67,6 +67,28 @@ def fingerprint_error_rate() -> ErrorRate | None:
     )
 
 
+def load_rest_bank() -> dict[str, Any] | None:
+    """The shipped counts of looks at what a parent leaves, or None where the package was built without them."""
+    return _shipped("rest_bank.json")
+
+
+def rest_error_rate() -> ErrorRate | None:
+    """Upper 95 % bound of how often a model that is independent of two relatives is called kin of what one leaves of
+    the other; `python -m pedigree.benchmark.bank rests` measures it on the test split."""
+    bank = load_rest_bank()
+    if bank is None:
+        return None
+    test = bank["test"]
+    # Where no rest could be made nothing could be called anything, so such looks bound nothing.
+    looks = int(test["looks"]) - int(test["not_made"])
+    return ErrorRate(
+        false_positive_upper_95=upper_95(int(test["false_positives"]), looks),
+        pairs=looks,
+        benchmark=str(bank["benchmark"]),
+        note=str(test["note"]),
+    )
+
+
 def false_positives() -> int | None:
     """How many pairs of the bank's test split were called related, None where there is no bank."""
     bank = load_bank()

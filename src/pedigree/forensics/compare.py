@@ -15,8 +15,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from pedigree.errors import BudgetExceeded
+from pedigree.errors import BudgetExceeded, UsageError
 from pedigree.forensics.arrivals import ArrivalProgress
 from pedigree.forensics.bits import compare_bits
 from pedigree.forensics.evidence import holds_all
@@ -29,7 +30,7 @@ from pedigree.forensics.remainder import KIN, believed, rest_of
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
-from pedigree.records.comparison import Comparison, Controls, Decoy, DepthRecord, Rest
+from pedigree.records.comparison import DEPTHS, Comparison, Controls, Decoy, DepthRecord, Rest
 from pedigree.weights.allocator import share_heap
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
@@ -38,7 +39,7 @@ def compare(
     a: str | Path,
     b: str | Path,
     *,
-    depth: Depth | None = None,
+    depth: Depth | Literal["auto"] | None = None,
     budget_bytes: int | None = None,
     decoys: Sequence[str | Path] = (),
     allow_pickle: bool = False,
@@ -49,7 +50,7 @@ def compare(
 
     Args:
         a, b: locations (directory, file, hf://, http://, fingerprint); B is the one explained in terms of A.
-        depth: one fixed depth, or None to climb until certain.
+        depth: one fixed depth; "auto" or None to climb until certain.
         budget_bytes: most weight bytes to read from each side; reaching it ends the climb with what is known.
         decoys: models that are not the suspected parent; B is compared with each at the final depth. Where B turns out
             to be kin of one and not of A, what that one leaves of B is compared with A.
@@ -61,9 +62,11 @@ def compare(
         The record; the same inputs and options give the same record but for time fields.
 
     Raises:
+        UsageError: there is no such depth.
         InputError, SourceError: an input cannot be read.
         BudgetExceeded: the budget does not even cover a glance.
     """
+    fixed = _fixed_depth(depth)
     if is_fingerprint(a) or is_fingerprint(b):
         return compare_with_fingerprint(
             a, b, salt=salt, decoys=decoys, budget_bytes=budget_bytes, allow_pickle=allow_pickle
@@ -78,7 +81,7 @@ def compare(
         right = stack.enter_context(open_checkpoint(b, allow_pickle=allow_pickle, budget_bytes=budget_bytes))
         tell.watch(left.meter)
         tell.watch(right.meter)
-        record, final = _climb_depths(left, right, depth, start, tell)
+        record, final = _climb_depths(left, right, fixed, start, tell)
         apart = left if record.result.verdict not in ("identical", *KIN) else None
         seen, left_out = _decoys(decoys, right, final, allow_pickle, budget_bytes, tell, apart)
     controls = Controls(decoys=seen, off_diagonal=record.result.controls.off_diagonal)
@@ -88,7 +91,7 @@ def compare(
     ]
     result = record.result.model_copy(update={"controls": controls, "not_checked": not_checked})
     options = {
-        "depth": depth or "auto",
+        "depth": fixed or "auto",
         "budget_bytes": budget_bytes,
         "decoys": [str(d) for d in decoys],
         "allow_pickle": allow_pickle,
@@ -96,6 +99,14 @@ def compare(
     created = datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
     warnings = [*record.warnings, *left_out]
     return record.model_copy(update={"result": result, "options": options, "created": created, "warnings": warnings})
+
+
+def _fixed_depth(word: Depth | Literal["auto"] | None) -> Depth | None:
+    if word is None or word == "auto":
+        return None
+    if word not in DEPTHS:
+        raise UsageError("there is no such depth", where="depth", got=str(word), expected=f"auto, {', '.join(DEPTHS)}")
+    return word
 
 
 def _climb_depths(
@@ -223,7 +234,7 @@ def _decoy(
     tell: ArrivalProgress,
     apart: Checkpoint | None,
 ) -> Decoy:
-    look = partial(_look, depth)
+    look = partial(look_at, depth)
     with open_checkpoint(location, allow_pickle=allow_pickle, budget_bytes=budget_bytes) as other:
         tell.watch(other.meter)
         a, b, found, judgment = look(other, right)
@@ -241,7 +252,8 @@ def _decoy(
     )
 
 
-def _look(depth: Depth, one: Checkpoint, other: Checkpoint) -> tuple[Side, Side, Findings, Judgment]:
+def look_at(depth: Depth, one: Checkpoint, other: Checkpoint) -> tuple[Side, Side, Findings, Judgment]:
+    """Measure and judge two open models at one depth, without a word on the way."""
     return _measure_at(*_sides(one, other, depth), depth, None)
 
 
@@ -261,7 +273,7 @@ def compare_rest(a: str | Path, b: str | Path, beside: str | Path, *, allow_pick
         left, right, other = (
             stack.enter_context(open_checkpoint(place, allow_pickle=allow_pickle)) for place in (a, b, beside)
         )
-        return rest_of(left, right, other, partial(_look, "standard"))
+        return rest_of(left, right, other, partial(look_at, "standard"))
 
 
 def measure_pair(

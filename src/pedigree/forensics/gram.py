@@ -144,9 +144,14 @@ def rounding_energy(rows_RD: Tensor, dtype: str) -> float:
     return float((last_place(rows_RD, dtype).double() ** 2).sum()) / 12.0
 
 
+def fraction_bits(dtype: str) -> int:
+    """Bits of the fraction with the leading one; of types with blocks of scales, those of bfloat16."""
+    return _FRACTION_BITS.get(dtype, 8)
+
+
 def last_place(rows_RD: Tensor, dtype: str) -> Tensor:
     """Distance from each number to the next of its type; of types with blocks of scales, that of bfloat16."""
-    bits = _FRACTION_BITS.get(dtype, 8)
+    bits = fraction_bits(dtype)
     exponent = torch.frexp(rows_RD)[1]
     return torch.ldexp(torch.ones_like(rows_RD), (exponent - bits).clamp_min(-126)) * (rows_RD != 0)
 

@@ -79,6 +79,16 @@ def explain_groups(groups: Groups, candidates: Sequence[int], base: int | None) 
     return out
 
 
+def fit_groups(groups: Groups, sources: Sequence[int]) -> list[Group]:
+    """The mixture of given sources in each group: of tables, which stand alone and so select no source."""
+    out = []
+    for (layer, component), members in groups.items():
+        total = torch.stack([t.gram_MM for t in members]).sum(0)
+        mixture = fit_mixture(total, list(sources))
+        out.append(Group(layer, component, mixture, mixture.residual, float(total[0, 0]), True))
+    return out
+
+
 def _nearest(total: Tensor, candidates: Sequence[int]) -> Mixture:
     return fit_mixture(total, [min(candidates, key=lambda s: distance(total, 0, s))])
 

@@ -20,18 +20,20 @@ nothing about start or descent here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
+from pedigree.forensics.bank import rest_error_rate
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.likeness import likeness, share_in
 from pedigree.forensics.record import log10_p
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, spread_evenly
 from pedigree.forensics.side import Side
 from pedigree.forensics.verdict import Judgment, judge
 from pedigree.records.comparison import Rest
 from pedigree.weights.checkpoint import Checkpoint
-from pedigree.weights.remainder import Remainder, can_be_taken_out
+from pedigree.weights.remainder import Remainder, can_be_taken_out, may_lose_a_part
 
 LEAST_COSINE = 0.1
 """Tensors of B and C that agree less, number by number, have no part taken out: a vocabulary that was drawn afresh."""
@@ -56,30 +58,61 @@ def rest_of(a: Checkpoint, b: Checkpoint, c: Checkpoint, look: Look) -> Rest:
         look: measures and judges two models.
 
     Returns:
-        the answer; without a word where C stands in another frame than B, or is no stranger to A.
+        the answer; without a word where C cannot be laid over B, or is no stranger to A.
 
     Raises:
         BudgetExceeded: the bytes of A or B run out.
     """
-    shares = shares_in_place(b, c)
-    numbers = {name: math.prod(info.shape) for name, info in b.tensors.items() if len(info.shape) > 1}
-    if sum(numbers[name] for name in shares) < LEAST_PART * sum(numbers.values()):
-        return Rest(why_not="most matrices do not agree with this model's number by number")
     between = look(a, c)[3].verdict
     if between != "unrelated":
         return Rest(why_not=f"this model and A are {between.replace('-', ' ')}: what of B is whose cannot be told")
-    rest = Remainder(b, c, shares)
+    found_rest = _in_place(b, c) or _brought(b, c, look)
+    if found_rest is None:
+        return Rest(why_not="most matrices do not agree with this model's, as they stand or moved as B was")
+    rest, taken, moved = found_rest
     left, right, found, _ = look(a, rest)
     found.gains = None
     judged = judge(left, right, found)
-    taken = sorted(shares.values())[len(shares) // 2]
+    share = None
+    if judged.verdict in KIN:
+        share = share_in(left, right, found) if moved else _share_of(a, rest, can_be_taken_out(rest, a))
     return Rest(
         verdict=judged.verdict,
         log10_p=log10_p(found, judged),
         score=found.evidence.best_z(),
-        taken_out=round(taken, 4),
-        share=_share_of(a, rest, shares) if judged.verdict in KIN else None,
+        taken_out=None if taken is None else round(taken, 4),
+        share=None if share is None else round(share, 4),
+        moved=moved,
+        error_rate=rest_error_rate(),
     )
+
+
+Left = tuple[Remainder, float | None, bool]
+"""What is left of B, how much of C was taken out, and whether C had to be moved first."""
+
+
+def _in_place(b: Checkpoint, c: Checkpoint) -> Left | None:
+    """B without what of C stands in its place; None where that is less than half of it."""
+    shares = shares_in_place(b, c)
+    if not _covers(b, shares):
+        return None
+    return Remainder(b, c, shares), sorted(shares.values())[len(shares) // 2], False
+
+
+def _brought(b: Checkpoint, c: Checkpoint, look: Look) -> Left | None:
+    """B without C moved as B was; None where it cannot be, or meets less than half of B."""
+    theirs, mine, found, judged = look(c, b)
+    alike = likeness(theirs, mine, found) if judged.verdict in KIN else None
+    if alike is None:
+        return None
+    allowed = set(may_lose_a_part(b))
+    shares = {name: 1.0 for name in alike.numbers.names if name in allowed}
+    return (Remainder(b, alike.numbers, shares), alike.share, True) if _covers(b, shares) else None
+
+
+def _covers(b: Checkpoint, names: Iterable[str]) -> bool:
+    numbers = {name: math.prod(info.shape) for name, info in b.tensors.items() if len(info.shape) > 1}
+    return sum(numbers[name] for name in names) >= LEAST_PART * sum(numbers.values()) > 0
 
 
 def believed(model: str) -> str:
@@ -97,12 +130,11 @@ def shares_in_place(b: Checkpoint, c: Checkpoint) -> dict[str, float]:
     return found
 
 
-def _share_of(a: Checkpoint, rest: Checkpoint, shares: Mapping[str, float]) -> float | None:
+def _share_of(a: Checkpoint, rest: Checkpoint, names: Iterable[str]) -> float | None:
     """How much of A's tensors is in the rest, the median; None where A's are named otherwise or stand elsewhere."""
-    names = [name for name in can_be_taken_out(rest, a) if name in shares]
     pairs = _side_by_side(rest, a, names)
     found = sorted(float(mine @ theirs) / max(float(theirs @ theirs), 1e-300) for _, mine, theirs in pairs)
-    return round(found[len(found) // 2], 4) if found and found[len(found) // 2] > 0.0 else None
+    return found[len(found) // 2] if found and found[len(found) // 2] > 0.0 else None
 
 
 def _side_by_side(b: Checkpoint, c: Checkpoint, names: Iterable[str]) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -31,9 +31,11 @@ from pedigree.forensics.remainder import believed
 from pedigree.forensics.sketch import Floats, sketch
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Comparison, Rest
+from pedigree.records.record import Record
 from pedigree.records.scan import Candidate, Multiplicity, Scan, ScanResult
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", bound=Record)
 
 RELATIVES = ("identical", "related", "partly-related", "shared-initialization")
 MOST_RANKED = 4096
@@ -72,30 +74,32 @@ def scan(
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
         workers, fleet: where models are compared on weights, see `spread.spread_out`.
-        keep: file of comparisons on weights, to which those of this run are added; what is there is not made again.
+        keep: file of comparisons on weights, and of what the nearest leaves, to which those of this run are added; what
+            is there is not made again.
 
     Raises:
         UsageError: the cluster cannot be used.
     """
     start = time.monotonic()
     tell = progress or (lambda stage, fraction, message: None)
+    run = _Run(str(model), allow_pickle, tell, workers, fleet, _Kept(keep, allow_pickle))
     tell("fingerprint", 0.0, str(model))
     mine = load(model, salt=library.salt, allow_pickle=allow_pickle)
     tried, failed = library.counts()
     tell("searching", 0.0, f"{tried} models")
     ranked, copies = _distinct(library, sketch(mine), candidates)
     whole = [entry for entry, _ in ranked[:confirm] if _has_weights(entry.location) and not is_fingerprint(model)]
-    on_weights = _on_weights([entry.location for entry in whole], str(model), allow_pickle, tell, workers, fleet, keep)
+    on_weights = _on_weights([entry.location for entry in whole], run)
     found = _answers(mine, ranked, library, tried, on_weights, tell)
     if confirm and not is_fingerprint(model) and not any(c.verdict in RELATIVES for c in found):
         # Fingerprints see units in place; a small model takes a second or two to be looked at properly.
         light = [
             e.location for e, _ in ranked[confirm:] if _has_weights(e.location) and (e.parameters or LIGHT + 1) <= LIGHT
         ]
-        on_weights |= _on_weights(light, str(model), allow_pickle, tell, workers, fleet, keep)
+        on_weights |= _on_weights(light, run)
         found = _answers(mine, ranked, library, tried, on_weights, tell)
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
-    found = _against_the_rest(found, relatives, str(model), allow_pickle, tell, workers)
+    found = _against_the_rest(found, relatives, run)
     return Scan(
         producer=producer(),
         created=datetime.now(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
@@ -151,31 +155,35 @@ def _answers(
     return found
 
 
-def _against_the_rest(
-    found: list[Candidate],
-    relatives: Sequence[Candidate],
-    model: str,
-    allow_pickle: bool,
-    tell: Progress,
-    workers: int,
-) -> list[Candidate]:
-    """The same candidates; those that are no relatives on weights against what the nearest relative leaves.
+@dataclass(frozen=True)
+class _Run:
+    """What is the same for all that a scan compares on weights: the model, and where and how it is done."""
 
-    On this machine, and not kept: a scan that goes on from what was kept needs no cluster.
-    """
+    model: str
+    allow_pickle: bool
+    tell: Progress
+    workers: int
+    fleet: str | None
+    kept: _Kept
+
+
+def _against_the_rest(found: list[Candidate], relatives: Sequence[Candidate], run: _Run) -> list[Candidate]:
+    """The same candidates; those that are no relatives on weights against what the nearest relative leaves."""
     near = next((c for c in relatives if c.compared == "weights" and c.verdict in ("related", "partly-related")), None)
     if near is None:
         return found
+    beside = near.location
     apart = [c.location for c in found if c.compared == "weights" and c.verdict not in RELATIVES]
-    tasks = [HeldAgainstRest(place, model, near.location, allow_pickle) for place in apart]
-    rests: dict[str, Rest] = {}
-    for done in spread_out(look_at_rest, tasks, workers=workers):
-        tell("what the nearest leaves", len(rests) / max(1, len(tasks)), done.task.location)
-        if isinstance(done.result, Rest):
-            rests[done.task.location] = done.result
+    rests = {place: rest for place in apart if (rest := run.kept.get(Rest, place, run.model, beside)) is not None}
+    tasks = [HeldAgainstRest(place, run.model, beside, run.allow_pickle) for place in apart if place not in rests]
+    for done in spread_out(look_at_rest, tasks, workers=run.workers, address=run.fleet):
+        place, answer = done.task.location, done.result
+        if isinstance(answer, Rest):
+            run.kept.put(answer, place, run.model, beside)
+        rests[place] = answer if isinstance(answer, Rest) else Rest(why_not=answer or done.lost)
+        run.tell("what the nearest leaves", len(rests) / max(1, len(apart)), place)
     return [
-        c.model_copy(update={"rest": rests[c.location], "rest_of": near.location}) if c.location in rests else c
-        for c in found
+        c.model_copy(update={"rest": rests[c.location], "rest_of": beside}) if c.location in rests else c for c in found
     ]
 
 
@@ -217,36 +225,32 @@ def _or_why_not(answer: Callable[[], T]) -> T | str:
         return f"could not be compared: {type(error).__name__}: {error}"[:500]
 
 
-def _on_weights(
-    locations: Sequence[str],
-    model: str,
-    allow_pickle: bool,
-    tell: Progress,
-    workers: int,
-    fleet: str | None,
-    keep: Path | None,
-) -> dict[str, Comparison | str]:
+def _on_weights(locations: Sequence[str], run: _Run) -> dict[str, Comparison | str]:
     """Comparisons on weights by location, spread out; those that are kept are not made again."""
-    kept = _KeptComparisons(keep, model, allow_pickle)
-    out = {place: record for place in locations if (record := kept.get(place)) is not None}
-    found: dict[str, Comparison | str] = dict(out)
-    tasks = [Confirming(place, model, allow_pickle) for place in locations if place not in found]
-    for done in spread_out(confirm_one, tasks, workers=workers, address=fleet):
+    found: dict[str, Comparison | str] = {
+        place: record for place in locations if (record := run.kept.get(Comparison, place, run.model)) is not None
+    }
+    tasks = [Confirming(place, run.model, run.allow_pickle) for place in locations if place not in found]
+    for done in spread_out(confirm_one, tasks, workers=run.workers, address=run.fleet):
         place = done.task.location
         found[place] = done.result if done.result is not None else str(done.lost)
         if isinstance(done.result, Comparison):
-            kept.put(place, done.result)
-        tell("comparing on weights", len(found) / max(1, len(locations)), f"{len(found)} of {len(locations)}; {place}")
+            run.kept.put(done.result, place, run.model)
+        said = f"{len(found)} of {len(locations)}; {place}"
+        run.tell("comparing on weights", len(found) / max(1, len(locations)), said)
     return found
 
 
-class _KeptComparisons:
-    """Comparisons with one model, in a file of JSON lines that is only added to; see `kinship.KeptPairs`."""
+class _Kept:
+    """Answers about two or three models, in a file of JSON lines that is only added to; see `kinship.KeptPairs`.
 
-    def __init__(self, path: Path | None, model: str, allow_pickle: bool) -> None:
+    A line holds the marks of the models with colons between them, a space, and the record.
+    """
+
+    def __init__(self, path: Path | None, allow_pickle: bool) -> None:
         self._path, self._allow = path, allow_pickle
-        self._mark = mark_of(model, allow_pickle) if path is not None else ""
-        self._lines: dict[tuple[str, str], str] = {}
+        self._marks: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
         if path is not None and path.is_file():
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()
@@ -254,29 +258,31 @@ class _KeptComparisons:
                 raise MalformedFile(
                     "the kept comparisons cannot be read", where=str(path), got=str(error), fix="name another file"
                 ) from error
-            for line in lines:
-                marks, _, record = line.partition(" ")
-                first, _, second = marks.partition(":")
-                self._lines[first, second] = record
+            self._lines = {marks: record for marks, _, record in (line.partition(" ") for line in lines)}
 
-    def get(self, place: str) -> Comparison | None:
-        """The comparison with a model, where it is there and readable."""
-        if self._path is None or not self._mark:
-            return None
-        line = self._lines.get((mark_of(place, self._allow), self._mark))
+    def get(self, kind: type[Answer], *places: str) -> Answer | None:
+        """The answer about these models, where it is there and readable."""
+        line = self._lines.get(self._key(places)) if self._lines else None
         try:
-            return None if line is None else Comparison.model_validate_json(line)
+            return None if line is None else kind.model_validate_json(line)
         except ValueError:
             return None
 
-    def put(self, place: str, record: Comparison) -> None:
-        """Keep a comparison."""
-        mark = mark_of(place, self._allow) if self._path is not None else ""
-        if self._path is None or not mark or not self._mark:
+    def put(self, record: Record, *places: str) -> None:
+        """Keep an answer; not where one of the models cannot be opened any more."""
+        key = self._key(places) if self._path is not None else ""
+        if self._path is None or not key:
             return
         with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(f"{mark}:{self._mark} {record.model_dump_json(by_alias=True)}\n")
+            stream.write(f"{key} {record.model_dump_json(by_alias=True)}\n")
             stream.flush()
+
+    def _key(self, places: Sequence[str]) -> str:
+        for place in places:
+            if place not in self._marks:
+                self._marks[place] = mark_of(place, self._allow)
+        marks = [self._marks[place] for place in places]
+        return ":".join(marks) if all(marks) else ""
 
 
 def _candidate(

@@ -20,8 +20,10 @@ from torch import Tensor
 from pedigree.errors import UsageError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.gram import Alignment, GramTensor, align_parts, collect_grams
+from pedigree.forensics.mask_marks import name_method
 from pedigree.forensics.measure import Progress, single_thread
-from pedigree.forensics.merge_groups import Group, explain_groups, group_tensors
+from pedigree.forensics.merge_forms import FORMS, STRAIGHT, Fitted, Form, fit_forms
+from pedigree.forensics.merge_groups import Group, explain_groups, fit_groups, group_tensors
 from pedigree.forensics.mergekit_recipe import write_recipe
 from pedigree.forensics.mixture import (
     BRANCH_RATIO,
@@ -35,8 +37,9 @@ from pedigree.forensics.mixture import (
     select_sources,
 )
 from pedigree.forensics.sampling import WHOLE_MODEL_BYTES
-from pedigree.forensics.sparse_merge import SparseMerge, find_sparse_merge
+from pedigree.forensics.sparse_merge import find_clipped_changes, find_sparse_merge
 from pedigree.forensics.spherical import fit_spherical, is_bent, spherical_residual
+from pedigree.forensics.stacked_layers import find_stack, stack_in_words
 from pedigree.records.unmerging import Explained, MergeSource, UnmergeVerdict
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
@@ -44,8 +47,19 @@ from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 EXACT = 8.0
 """A residual below this many times what storing the child costs is rounding: each step of a merge rounds once."""
 
+EXACT_BENT = 12.0
+"""The same of mixtures on a sphere, whose many steps tools may make in the number type that they store."""
+
+CHANGED = "the rest is more than rounding: the model was changed after the merge"
+
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
+
+CLEARLY = 0.8
+"""Share of what another explanation leaves that a better one leaves at most."""
+
+AS_NEAR = 1.5
+"""What one form leaves over what the nearest one leaves, up to which the two are as near."""
 
 NOTHING = 1e-3
 """Weight of a base below which it took no part."""
@@ -67,6 +81,9 @@ class Decomposition:
     sources: list[MergeSource] = field(default_factory=list)
     explained: Explained = field(default_factory=Explained)
     groups: list[Group] = field(default_factory=list)
+    stack: list[tuple[int, int]] = field(default_factory=list)
+    parameters: dict[str, float | bool] = field(default_factory=dict)
+    each: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     also_possible: list[str] = field(default_factory=list)
     recipe: str | None = None
@@ -126,12 +143,31 @@ def unmerge(
         alignment = align_parts(anatomies)
         tensors = collect_grams(alignment, whole=whole, progress=progress)
         found = decompose(tensors, alignment, len(parents), base is not None, [str(p) for p in locations])
+        if found.verdict != "merge":
+            _try_stack(found, anatomies)
     _ask_for_descent(found, locations, allow_pickle)
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
-    found.recipe = write_recipe(found, anatomies[0], _number_type(alignment)) if found.verdict == "merge" else None
+    found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if found.verdict == "merge" else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
+
+
+def _try_stack(found: Decomposition, anatomies: Sequence[Anatomy]) -> None:
+    """Whole layers of two or more sources, in an order and number of their own."""
+    stack = find_stack(anatomies)
+    if stack is None or len({n for n, _ in stack}) < 2:
+        return
+    found.verdict, found.method, found.stack, found.groups = "merge", "passthrough", stack, []
+    for number in range(1, len(found.sources) + 1):
+        share = sum(n == number for n, _ in stack) / len(stack)
+        found.update(number, weight=share, standard_error=None, branch_ratio=None)
+    found.explained = found.explained.model_copy(
+        update={"over_best_source": None, "residual_share": None, "rounding_ratio": None, "exact": True}
+    )
+    names = [found.name(number) for number in range(1, len(found.sources) + 1)]
+    found.reasons = [f"whole layers, by some rows of each matrix: {stack_in_words(stack, names)}"]
+    found.also_possible = []
 
 
 def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allow_pickle: bool) -> None:
@@ -152,8 +188,11 @@ def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allo
     found.sources = [source.model_copy(update={"weight": 0.0}) for source in found.sources]
 
 
-def _number_type(alignment: Alignment) -> str:
-    return alignment.rows[0][0].dtype if alignment.rows else ""
+def _number_type(found: Decomposition, alignment: Alignment) -> str:
+    """The type that the merge was made in: that of the child, but for a method that leaves single precision."""
+    if not alignment.rows:
+        return ""
+    return alignment.rows[0][1 if found.method == "arcee_fusion" else 0].dtype
 
 
 def decompose(
@@ -204,32 +243,97 @@ def _in_frame(
     sources = _sources(mixture, candidates, base, locations, jackknife(units, mixture.sources))
     found = Decomposition("not-explained", None, sources, _explained(body, mixture, candidates, rounding, exact))
     active = [s for s in mixture.sources if s != base]
+    fits = _forms_of(body, mixture, candidates, base)
     if not exact:
+        if fits and rounding > 0 and fits[0].fitted.residual <= _limit(fits[0].fitted.form) * rounding:
+            return _take_form(found, fits, body, base, rounding)
         if base is not None and _try_masks(found, alignment, body, candidates, base):
             return found
-        if _try_groups(found, body, tensors, candidates, base, mixture, rounding):
+        least = min([_held_out(body, mixture), *(f.fitted.residual for f in fits)])
+        if _try_groups(found, body, tensors, candidates, base, mixture, rounding, least):
             return found
-    if base is None and len(active) == 2 and _try_spherical(found, body, tensors, active, mixture, rounding):
-        return found
     is_merge = len(active) >= 2 or (base is not None and len(active) == 1 and mixture.branch_ratios[0] < BRANCH_RATIO)
-    if is_merge:
-        found.verdict = "merge"
-        found.method = "linear" if base is None or _is_nothing(mixture, base) else "task_arithmetic"
-        _say_bent(found, body, active, base)
-        if not exact:
-            found.reasons.append("the rest is more than rounding: the model was changed after the merge")
-        return found
+    if fits and (is_merge or fits[0].fitted.residual < CLEARLY * mixture.residual):
+        return _take_form(found, fits, body, base, rounding)
     return _single(found, body, candidates, base, exact)
 
 
-def _is_nothing(mixture: Mixture, base: int) -> bool:
-    """Whether weights add up to one without the base, so that a plain mean of the parents is all there is."""
-    return abs(mixture.weight(base)) < NOTHING
+@dataclass(frozen=True)
+class _FormOf:
+    """A form fitted to some sources."""
+
+    sources: tuple[int, ...]
+    fitted: Fitted
 
 
-def _say_bent(found: Decomposition, body: list[GramTensor], active: list[int], base: int | None) -> None:
-    if base is None and len(active) == 2 and not is_bent([t.gram_MM for t in body], *active):
-        found.also_possible.append("slerp: the parents are so nearly parallel that it computes the same")
+def _forms_of(body: list[GramTensor], mixture: Mixture, candidates: list[int], base: int | None) -> list[_FormOf]:
+    """Forms of the sources that take part, the nearest to the child first; of those that are as near the plainest.
+
+    Not every mixture sums to one (slerp does not). Without a base, sources are therefore also chosen with the origin
+    among them, as the base of a merge that has none.
+    """
+    grams = [t.gram_MM for t in body]
+    chosen = {tuple(s for s in mixture.sources if s != base)}
+    if base is None:
+        origin = grams[0].shape[0]
+        wider = [_with_origin(half) for t in body for half in t.halves_2MM]
+        free = select_sources(wider, [*candidates, origin], (origin,))
+        chosen.add(tuple(s for s in free.sources if s != origin))
+    least = 2 if base is None else 1
+    found = [
+        _FormOf(sources, fitted)
+        for sources in sorted(chosen)
+        if len(sources) >= least
+        for fitted in fit_forms(grams, sources, base)
+    ]
+    if not found:
+        return []
+    limit = AS_NEAR * min(f.fitted.residual for f in found) + 1e-12 * sum(float(g[0, 0]) for g in grams)
+    near = [f for f in found if f.fitted.residual <= limit]
+    order = [form.name for form in FORMS]
+    fewest = min(len(f.sources) for f in near)
+    return sorted((f for f in near if len(f.sources) == fewest), key=lambda f: order.index(f.fitted.form.name))
+
+
+def _limit(form: Form) -> float:
+    """How many times rounding a residual may be."""
+    return EXACT if form.name in STRAIGHT else EXACT_BENT
+
+
+def _with_origin(gram_MM: Tensor) -> Tensor:
+    """The same with one more model, all of whose numbers are zero."""
+    wider = torch.zeros(gram_MM.shape[0] + 1, gram_MM.shape[0] + 1, dtype=gram_MM.dtype)
+    wider[:-1, :-1] = gram_MM
+    return wider
+
+
+def _take_form(
+    found: Decomposition, fits: list[_FormOf], body: list[GramTensor], base: int | None, rounding: float
+) -> Decomposition:
+    """The plainest of the forms that explain the child best; the others are named beside it."""
+    best, *others = fits
+    form, weights = best.fitted.form, dict(zip(best.sources, best.fitted.weights, strict=True))
+    found.verdict, found.method = "merge", form.name.partition(",")[0]
+    found.parameters = {"normalize": form.sums_to_one} if found.method in ("linear", "task_arithmetic") else {}
+    plain = form.name in ("linear", "task_arithmetic")
+    for number in range(1, len(found.sources) + 1):
+        fields: dict[str, object] = {"weight": weights.get(number, 0.0)}
+        if not plain or number not in weights:
+            fields |= {"standard_error": None, "branch_ratio": None}
+        found.update(number, **fields)
+    if base is not None:
+        if plain and abs(1.0 - sum(weights.values())) < NOTHING:
+            found.method, found.parameters = "linear", {"normalize": True}
+        found.update(base, weight=1.0 - sum(weights.values()) if plain else 1.0)
+    names = dict.fromkeys(f.fitted.form.name.partition(",")[0] for f in others)
+    _set_residual(found, body, [*best.sources, *([base] if base is not None else [])], best.fitted.residual, rounding)
+    exact = rounding > 0 and best.fitted.residual <= _limit(form) * rounding
+    found.explained = found.explained.model_copy(update={"exact": exact})
+    why = "it computes the same here" if exact else "what came after the merge hides the difference"
+    found.also_possible += [f"{name}: {why}" for name in names if name != found.method]
+    if not found.explained.exact:
+        found.reasons.append(CHANGED)
+    return found
 
 
 def _single(
@@ -281,40 +385,53 @@ def _try_masks(
     found: Decomposition, alignment: Alignment, body: list[GramTensor], candidates: list[int], base: int
 ) -> bool:
     sparse = find_sparse_merge(alignment.rows)
+    parents = [s for s in candidates if s != base]
     if isinstance(sparse, str):
         found.reasons.append(sparse)
-        return False
-    _take_sparse(found, sparse, body, candidates, base)
-    return True
-
-
-def _take_sparse(
-    found: Decomposition, sparse: SparseMerge, body: list[GramTensor], candidates: list[int], base: int
-) -> None:
-    found.verdict, found.method = "merge", sparse.method
-    parents = [s for s in candidates if s != base]
-    weights = dict(zip(parents, sparse.weights, strict=True))
-    active = [s for s in parents if weights[s]]
-    if sparse.method != "ties":
-        # What DARE keeps it scales up, so least squares over all numbers finds the weights that were asked for.
-        total = total_gram(body)
-        weights.update(zip(active, affine_weights(total, [*active, base]).tolist(), strict=False))
-    for k, number in enumerate(parents):
-        density = sparse.densities[k]
-        if sparse.method != "ties" and number in active:
-            density = min(1.0, weights[number] / sparse.singles[k])
-        found.update(number, weight=weights[number], density=density, standard_error=None, branch_ratio=None)
+        return _try_clipped(found, alignment, parents, base)
+    active = [parents[k] for k in sparse.active]
+    method = name_method(sparse)
+    found.verdict, found.method = "merge", method.name
+    found.parameters, found.each = method.parameters, method.each
+    weights = dict(zip(active, method.weights, strict=True))
+    densities = dict(zip(active, method.densities, strict=False))
+    for number in parents:
+        found.update(
+            number, weight=weights.get(number, 0.0), density=densities.get(number), standard_error=None,
+            branch_ratio=None,
+        )  # fmt: skip
     found.update(base, weight=1.0, standard_error=None, branch_ratio=None)
     found.explained = found.explained.model_copy(
         update={"over_best_source": None, "rounding_ratio": None, "numbers_explained": sparse.explained,
-                "exact": sparse.explained > 0.99}
+                "exact": sparse.explained > 0.99 and sparse.slack == 1.0}
     )  # fmt: skip
     found.reasons.append(
         f"{sparse.explained:.1%} of {sparse.readable:,} readable numbers are the base plus some of the parents' "
         f"changes, within rounding; {sparse.shuffled:.1%} where the changes are shuffled"
     )
-    if sparse.method == "ties":
+    found.also_possible += [f"{name}: the same marks" for name in method.also]
+    if sparse.slack > 1.0:
+        found.reasons.append(f"{CHANGED}; numbers may be {sparse.slack:.0f} times rounding off")
+    if sparse.weights_K is not None:
         found.reasons.append("weights of this method are relative: it divides by the weights of what it keeps")
+    return True
+
+
+def _try_clipped(found: Decomposition, alignment: Alignment, parents: list[int], base: int) -> bool:
+    """Changes of one parent that go up to a limit and no further."""
+    clipped = find_clipped_changes(alignment.rows)
+    if clipped is None:
+        return False
+    chosen, limit, told = clipped
+    found.verdict, found.method, found.parameters = "merge", "nearswap", {"t": float(f"{limit:.3g}")}
+    for number in [*parents, base]:
+        weight = float(number in (base, parents[chosen]))
+        found.update(number, weight=weight, standard_error=None, branch_ratio=None)
+    found.explained = found.explained.model_copy(
+        update={"over_best_source": None, "rounding_ratio": None, "numbers_explained": told, "exact": told > 0.99}
+    )
+    found.reasons = [f"{told:.1%} of the changes beyond {limit:.3g} stop there"]
+    return True
 
 
 def _try_groups(
@@ -325,12 +442,13 @@ def _try_groups(
     base: int | None,
     mixture: Mixture,
     rounding: float,
+    least: float,
 ) -> bool:
     """Weights by layer and component, where those explain clearly more on rows that were not fitted."""
-    groups = explain_groups(group_tensors(body), candidates, base)
+    groups = explain_groups(group_tensors(body), _sources_of_groups(body, candidates, base), base)
     active = sorted({s for g in groups for s in g.mixture.sources if abs(g.mixture.weight(s)) > 0} - {base})
     rest = sum(g.held_out_residual for g in groups)
-    if len(active) < 2 - (base is not None) or rest > 0.8 * _held_out(body, mixture):
+    if len(active) < 2 - (base is not None) or rest > CLEARLY * least:
         return False
     convinced = sum(g.energy for g in groups if g.convinces) / max(sum(g.energy for g in groups), 1e-300)
     if convinced < 0.9:
@@ -338,16 +456,29 @@ def _try_groups(
     bent = len(active) == 2 and base is None and is_bent([t.gram_MM for t in body], *active)
     if bent and _try_spherical(found, body, tensors, active, mixture, rounding, limit=rest):
         return True
-    found.verdict, found.groups = "merge", groups
+    outside = group_tensors([t for t in tensors if t.layer is None])
+    found.verdict, found.groups = "merge", [*groups, *fit_groups(outside, [*active, *([] if base is None else [base])])]
     whole = all(max(g.mixture.weights) > 0.995 for g in groups)
     found.method = "passthrough" if whole else "linear" if base is None else "task_arithmetic"
-    energy = sum(g.energy for g in groups)
     for number in candidates:
-        mean = sum(g.energy * g.mixture.weight(number) for g in groups) / max(energy, 1e-300)
+        mean = sum(g.mixture.weight(number) for g in groups) / len(groups)
         found.update(number, weight=mean, standard_error=None, branch_ratio=None)
     found.reasons.append("weights differ from layer to layer; the weight of a source is its mean over the layers")
     _set_residual(found, body, candidates, rest, rounding)
     return True
+
+
+def _sources_of_groups(body: list[GramTensor], candidates: list[int], base: int | None) -> list[int]:
+    """Candidates that take part in some component of some layer, whether or not weights sum to one there."""
+    if base is not None:
+        return candidates
+    origin, taking = body[0].gram_MM.shape[0], set[int]()
+    for members in group_tensors(body).values():
+        units = [_with_origin(half) for t in members for half in t.halves_2MM]
+        mixture = select_sources(units, [*candidates, origin], (origin,))
+        if all(r < BRANCH_RATIO for s, r in zip(mixture.sources, mixture.branch_ratios, strict=True) if s != origin):
+            taking |= {s for s in mixture.sources if s != origin}
+    return sorted(taking) or candidates
 
 
 def _try_spherical(

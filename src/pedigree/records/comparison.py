@@ -151,12 +151,23 @@ class TestRecord(Record):
     why_not: str | None = None
 
 
+class ErrorRate(Record):
+    """How often pairs known to be independent were called otherwise: upper end of the 95 % interval, 0..1."""
+
+    false_positive_upper_95: float
+    pairs: int
+    benchmark: str = ""
+    note: str = ""
+
+
 class Rest(Record):
     """A beside what a decoy that B is kin of leaves of B: its part is taken out, matrix by matrix.
 
     It holds if the decoy is a model of its own and was not made from A or B, and changes no verdict. `verdict` is None
     where it could not be asked, and `why_not` says why. `taken_out` is the share of the decoy in B, `share` that of A
-    in what is left, medians over matrices; `score` is the strongest layer pair, in the unit of the evidence map.
+    in what is left, medians over matrices (over units where it was `moved`); `score` is the strongest layer pair, in
+    the unit of the evidence map. `moved` tells that the decoy had to be turned, reordered or rescaled as B was.
+    `error_rate` is that of rests: pairs with a third model that are known to be independent.
     """
 
     verdict: Verdict | None = None
@@ -165,6 +176,8 @@ class Rest(Record):
     taken_out: float | None = None
     share: float | None = None
     why_not: str | None = None
+    moved: bool = Field(default=False, exclude_if=lambda moved: not moved)
+    error_rate: ErrorRate | None = Field(default=None, exclude_if=lambda rate: rate is None)
 
 
 class Decoy(Record):
@@ -199,15 +212,6 @@ class Illustration(Record):
 
     name: str
     value: float | None = None
-    note: str = ""
-
-
-class ErrorRate(Record):
-    """How often pairs known to be independent were called otherwise: upper end of the 95 % interval, 0..1."""
-
-    false_positive_upper_95: float
-    pairs: int
-    benchmark: str = ""
     note: str = ""
 
 

@@ -218,6 +218,11 @@ def rest_sentence(rest: Rest) -> str:
         parts.append(f"z {number_text(rest.score)}")
     if rest.share is not None:
         parts.append(f"{number_text(rest.share)} of A beside {number_text(rest.taken_out or 0.0)} of it")
+    if rest.moved:
+        parts.append("it was moved as B was")
+    if rest.error_rate is not None and rest.verdict in ("related", "partly-related", "shared-initialization"):
+        bound = f"{100.0 * rest.error_rate.false_positive_upper_95:.2g} %"
+        parts.append(f"said falsely at most {bound} of the time ({rest.error_rate.pairs} looks, 95 %)")
     return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""A model without another one's part: tensors minus a share of those of the same name, read as from a file."""
+"""A model without another one's part: tensors minus a share of the other's, read as from a file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pedigree.weights.checkpoint import Checkpoint
 from pedigree.weights.contents import Contents
 from pedigree.weights.number_types import WIDE_FLOATS
+from pedigree.weights.part import TensorSource
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +22,13 @@ class Remainder(Checkpoint):
 
     Args:
         whole: the model. Tensors without a share are its own; so are config, meter and side files.
-        other: the model that is taken out. It stays open as long as this one is read, and pays for its own bytes.
+        other: what is taken out: another model, which stays open as long as this one is read and pays for its own
+            bytes, or numbers that are laid out as in `whole`.
         shares: by tensor, how much of the other is taken out; see `can_be_taken_out` for the tensors that may stand
             here.
     """
 
-    def __init__(self, whole: Checkpoint, other: Checkpoint, shares: Mapping[str, float]) -> None:
+    def __init__(self, whole: Checkpoint, other: TensorSource, shares: Mapping[str, float]) -> None:
         contents = Contents(whole.format, dict(whole._extents), dict(whole._file_bytes), whole.metadata)
         super().__init__(whole.location, whole._source, whole.meter, contents, whole.config)
         self._other, self._shares = other, dict(shares)
@@ -45,21 +47,24 @@ class Remainder(Checkpoint):
     def read_index(self, name: str, index: Sequence[int] | npt.NDArray[np.int64] | torch.Tensor) -> torch.Tensor:
         """Rows of axis 0 in the order given, float32 where something was taken out; errors as for the model itself."""
         mine = super().read_index(name, index)
-        return self._less(name, mine, self._other.read_index(name, index)) if name in self._shares else mine
+        if name not in self._shares:
+            return mine
+        return self._less(name, mine, self._other.read_index(name, [int(row) for row in index]))
 
     def _less(self, name: str, mine: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         return mine.float() - self._shares[name] * theirs.float()
 
 
-def can_be_taken_out(whole: Checkpoint, other: Checkpoint) -> list[str]:
-    """Tensors of two or more axes, of floating numbers, that both models have under one name and of one shape."""
+def may_lose_a_part(whole: Checkpoint) -> list[str]:
+    """Tensors of two or more axes, of floating numbers, whose rows can be read one by one."""
     return [
         name
         for name, info in whole.tensors.items()
-        if len(info.shape) > 1
-        and info.dtype in WIDE_FLOATS
-        and (there := other.tensors.get(name)) is not None
-        and there.shape == info.shape
-        and there.dtype in WIDE_FLOATS
-        and all(model.extent(name).row_bytes for model in (whole, other))
+        if len(info.shape) > 1 and info.dtype in WIDE_FLOATS and whole.extent(name).row_bytes
     ]
+
+
+def can_be_taken_out(whole: Checkpoint, other: Checkpoint) -> list[str]:
+    """Such tensors that the other model has, too, under the same name and in the same shape."""
+    theirs = set(may_lose_a_part(other))
+    return [n for n in may_lose_a_part(whole) if n in theirs and other.tensors[n].shape == whole.tensors[n].shape]

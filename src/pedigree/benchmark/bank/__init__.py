@@ -3,5 +3,6 @@
 kinds.py      which models: mechanisms, sizes, seeds, and whether they calibrate or test
 training.py   makes them, resumable and cached by content
 pairs.py      which pairs are compared, and what is written down of each
+rests.py      looks at what a parent leaves of a relative, beside models independent of both
 numbers.py    from rows to the numbers that ship with the package
 """

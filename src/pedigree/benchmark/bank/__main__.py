@@ -4,6 +4,7 @@ python -m pedigree.benchmark.bank make DIR                        trains the mod
 python -m pedigree.benchmark.bank measure DIR --split SPLIT       compares independent pairs of one split
 python -m pedigree.benchmark.bank kin DIR --split SPLIT           compares relatives of one split
 python -m pedigree.benchmark.bank fingerprints DIR                compares fingerprints of pairs, writes the numbers
+python -m pedigree.benchmark.bank rests DIR                       looks at what a parent leaves, writes the numbers
 python -m pedigree.benchmark.bank write DIR --out FILE            measures what is missing, writes the numbers
 """
 
@@ -18,6 +19,7 @@ from pedigree.benchmark.bank.fingerprints import measure_fingerprints
 from pedigree.benchmark.bank.kinds import Split, every
 from pedigree.benchmark.bank.numbers import kin_summary, summary
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_pairs, measured_before
+from pedigree.benchmark.bank.rests import measure_rests, rest_looks, rest_summary
 from pedigree.benchmark.text_file import write_text
 
 SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "bank.json"
@@ -26,7 +28,7 @@ SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "bank.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pedigree.benchmark.bank", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("make", "measure", "kin", "fingerprints", "write"))
+    parser.add_argument("step", choices=("make", "measure", "kin", "fingerprints", "rests", "write"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--split", choices=("calibration", "test"), default="calibration")
     parser.add_argument("--pairs", type=int, nargs=2, default=(None, None), metavar=("CALIBRATION", "TEST"),
@@ -44,6 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
         found = measure_fingerprints(told.directory, told.pairs[1])
         write_text(
             told.out or SHIPPED.with_name("fingerprint_bank.json"), json.dumps(found, indent=1, sort_keys=True) + "\n"
+        )
+        return 0
+    if told.step == "rests":
+        splits: tuple[Split, ...] = ("calibration", "test")
+        rows = [measure_rests(told.directory, rest_looks(s, n)) for s, n in zip(splits, told.pairs, strict=True)]
+        write_text(
+            told.out or SHIPPED.with_name("rest_bank.json"),
+            json.dumps(rest_summary(*rows), indent=1, sort_keys=True) + "\n",
         )
         return 0
     found = _numbers(told)

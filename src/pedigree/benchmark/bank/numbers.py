@@ -109,10 +109,13 @@ def uniformity(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in sorted({name for row in rows for name in row["log10_p"]}):
         values = [row["log10_p"][name] for row in rows if name in row["log10_p"]]
-        found[name] = {"pairs": len(values), **{str(q): _share(values, q) for q in QUANTILES}}
+        found[name] = {"pairs": len(values), **{str(q): share_below(values, q) for q in QUANTILES}}
     for name in sorted({name for row in rows for name in row["sign_z"]}):
         values = [_normal_tail(row["sign_z"][name]) for row in rows if name in row["sign_z"]]
-        found[f"signs-{name}, normal tail"] = {"pairs": len(values), **{str(q): _share(values, q) for q in QUANTILES}}
+        found[f"signs-{name}, normal tail"] = {
+            "pairs": len(values),
+            **{str(q): share_below(values, q) for q in QUANTILES},
+        }
     for kind in ("ffn", "vo", "qk"):
         sums = [row["spread"][kind] for row in rows if kind in row["spread"]]
         n = sum(entry[0] for entry in sums)
@@ -126,7 +129,8 @@ def uniformity(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-def _share(log10_ps: Sequence[float], level: float) -> float:
+def share_below(log10_ps: Sequence[float], level: float) -> float:
+    """Share of p-values, given as log10, at or below a level."""
     return round(sum(value <= math.log10(level) for value in log10_ps) / len(log10_ps), 4)
 
 

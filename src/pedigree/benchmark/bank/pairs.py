@@ -51,7 +51,7 @@ def independent_pairs(split: Split, most: int | None = None) -> list[Pair]:
     """
     models = [model for model in independent() if model.split == split]
     pairs = itertools.combinations(models, 2)
-    drawn = sorted(pairs, key=lambda pair: (pair[0].kind != pair[1].kind, _digest(pair[0].name, pair[1].name)))
+    drawn = sorted(pairs, key=lambda pair: (pair[0].kind != pair[1].kind, digest_of(pair[0].name, pair[1].name)))
     return [_turned((x.name, y.name)) for x, y in drawn][:most]
 
 
@@ -76,10 +76,11 @@ def kin_pairs(split: Split) -> list[KinPair]:
 
 
 def _turned(pair: Pair) -> Pair:
-    return pair if _digest(*pair)[0] % 2 else (pair[1], pair[0])
+    return pair if digest_of(*pair)[0] % 2 else (pair[1], pair[0])
 
 
-def _digest(*names: str) -> bytes:
+def digest_of(*names: str) -> bytes:
+    """What pairs are ordered and turned by: nobody chose it, and it stays the same."""
     return hashlib.sha256("\n".join(names).encode()).digest()
 
 
@@ -92,7 +93,7 @@ def code_digest() -> str:
     for package in (forensics, weights):
         folder = Path(str(package.__file__)).parent
         for path in sorted([*folder.rglob("*.py"), *folder.glob("data/*.json")]):
-            if path.name != "bank.json":
+            if path.name not in ("bank.json", "rest_bank.json"):
                 content = _bare(path.read_text(encoding="utf-8")) if path.suffix == ".py" else path.read_text()
                 state.update(f"{path.relative_to(folder).as_posix()}\n{content}".encode())
     return state.hexdigest()[:16]
@@ -119,7 +120,7 @@ def measure_pairs(directory: Path, pairs: Iterable[Pair], workers: int = 1) -> l
     """
     wanted = list(pairs)
     path = _notes(directory)
-    known = {(row["a"], row["b"]): row for row in _rows(path)}
+    known = {(row["a"], row["b"]): row for row in read_rows(path)}
     missing = [pair for pair in wanted if pair not in known]
     jobs = [(directory / a, directory / b) for a, b in missing]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def measure_pairs(directory: Path, pairs: Iterable[Pair], workers: int = 1) -> l
 
 def measured_before(directory: Path, pairs: Iterable[Pair]) -> list[Pair]:
     """Those of the pairs that were measured by the same code before."""
-    known = {(row["a"], row["b"]) for row in _rows(_notes(directory))}
+    known = {(row["a"], row["b"]) for row in read_rows(_notes(directory))}
     return [pair for pair in pairs if pair in known]
 
 
@@ -149,7 +150,8 @@ def _measured(jobs: Sequence[tuple[Path, Path]], workers: int) -> Iterable[dict[
         yield from pool.map(measure_one, jobs, chunksize=4)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of notes; none where it is not there."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
