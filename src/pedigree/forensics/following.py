@@ -19,6 +19,7 @@ from torch import Tensor
 from pedigree.forensics.additions import AdditionsMeter
 from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.folded_gains import folded_side
 from pedigree.forensics.gains import compare_gains
 from pedigree.forensics.gauge import unit_rows
 from pedigree.forensics.origin import RAW, OriginEvidence, weigh_origin
@@ -69,6 +70,9 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
+    if found.evidence.gauge.is_trivial and (a.sample.max_units is None or origin_of(found).origin != "descent"):
+        found.folded = folded_side(a, b, pairs, found.unit_maps)
+        found.gains = found.gains if found.folded is None else None
     if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
         found.untouched = untouched_rows(a, b, found.tokens)
 
