@@ -12,6 +12,8 @@ from pedigree.forensics.anchors import read_table, share_tokens
 from pedigree.forensics.changes import list_changes
 from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.findings import Findings
+from pedigree.forensics.following import _may_have_begun_anew
+from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.ladder import climb_in_one_form
 from pedigree.forensics.measure import measure
 from pedigree.forensics.side import Side
@@ -130,6 +132,19 @@ def test_gains_that_stand_in_the_matrices_are_found_there_and_take_no_part() -> 
     b, a, found = compared(PARENT, shaken(folded(PARENT, 5), 1))
     assert found.folded == "a"
     assert "gains-folded" not in kinds(b, a, found)
+
+
+@pytest.mark.parametrize(
+    ("norm", "cosine", "left"), [("layer", 0.05, False), ("layer", 0.8, True), ("rms", 0.05, True)]
+)
+def test_gains_of_norms_of_two_kinds_take_part_only_where_they_agree(norm: str, cosine: float, left: bool) -> None:
+    other = dict(PARENT)
+    if norm == "layer":
+        other |= {
+            name.replace("weight", "bias"): torch.zeros_like(t) for name, t in PARENT.items() if "layernorm" in name
+        }
+    gains = LearnedGains(cosine, 0.1, 0.1, 9)
+    assert _may_have_begun_anew(model(PARENT), model(other), gains) is not left
 
 
 def test_gains_that_stayed_gains_take_part() -> None:
