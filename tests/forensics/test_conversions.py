@@ -16,6 +16,7 @@ from pedigree.forensics.following import _may_have_begun_anew
 from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.ladder import climb_in_one_form
 from pedigree.forensics.measure import measure
+from pedigree.forensics.record import off_diagonal
 from pedigree.forensics.side import Side
 from pedigree.forensics.views import read_units
 
@@ -98,6 +99,7 @@ def test_layers_that_were_averaged_are_named_with_their_sources_and_no_arrow_poi
     said = kinds(a, b, found)
     assert said["layers-averaged"] == {"at": [0, 1, 2], "sources": [[0, 1], [2, 3], [4, 5]]}
     assert "layers-dropped" not in said
+    assert float(str(off_diagonal(found)["max"])) < 8.0
     assert weigh_direction(a, b, found).log_odds > 0
     b, a, found = compared(PARENT, averaged(PARENT))
     assert weigh_direction(b, a, found).log_odds < 0

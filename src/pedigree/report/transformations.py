@@ -88,7 +88,7 @@ def _layers_averaged(detail: Detail) -> str:
     lead = f"{plural(len(at), 'layer')} made of several of A" if at else "layers made of several of A"
     if not isinstance(sources, Sequence) or isinstance(sources, str) or len(sources) != len(at):
         return lead
-    each = (f"{new} of {' and '.join(str(i) for i in _whole(old))}" for new, old in zip(at, sources, strict=True))
+    each = (f"{new} from {' and '.join(str(i) for i in _whole(old))}" for new, old in zip(at, sources, strict=True))
     return f"{lead}: {', '.join(each)}"
 
 
