@@ -7,9 +7,9 @@ A's times A's gains, channel by channel, and what training added. In models whos
 columns knows nothing of them.
 
 Null    for models that share numbers: training changes the scale of a column whatever gain stood in front of it. There
-        is no p-value; of 195 twins and 135 relatives of the calibration families whose gains stayed gains the cosine is
-        0.13 and 0.21 at most, of models folded and trained for as long as before 0.3 (docs/LOG.md, 2026-11-30). What
-        follows is only that gains are left out.
+        is no p-value; of 195 twins and 135 relatives of the calibration families whose gains stayed gains the mean cosine
+        is 0.13 and 0.21 at most, of models folded and trained for as long as before 0.2 to 0.5 (docs/LOG.md,
+        2026-11-30). What follows is only that gains are left out.
 
 Shapes: N = rows, D = residual width, C = channels of all norms.
 """
@@ -89,7 +89,11 @@ def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator
         there_D, back_D = cross_D / a_D.clamp_min(1e-300), cross_D / b_D.clamp_min(1e-300)
         found = tuple(_deviations(x_D) for x_D in (gain_a.double(), there_D, gain_b.double(), back_D))
         if all(x_D is not None for x_D in found):
-            yield found  # type: ignore[misc]
+            a_2D, b_2D = (
+                _without(a_D.clamp_min(1e-300).log(), *found[:2]),
+                _without(b_D.clamp_min(1e-300).log(), *found[2:]),
+            )
+            yield *a_2D, *b_2D
 
 
 def _products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,6 +134,16 @@ def _rows(part: Part, rows_K: Tensor) -> Tensor:
     """Rows in the order asked for, which may repeat some."""
     places_U, back_K = torch.unique(rows_K, return_inverse=True)
     return part.read(rows=[int(row) for row in places_U])[back_K]
+
+
+def _without(length_D: Tensor, gain_D: Tensor | None, scale_D: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gains and scales without what lengths of columns tell of them: noise takes more of the scale of a short column, and
+    short columns may have small gains."""
+    length_D = length_D - length_D.mean()
+    length2 = float(length_D @ length_D) or 1.0
+    parts = [torch.zeros_like(length_D) if x_D is None else x_D for x_D in (gain_D, scale_D)]
+    gain_D, scale_D = (x_D - length_D * (float(length_D @ x_D) / length2) for x_D in parts)
+    return gain_D, scale_D
 
 
 def _deviations(x_D: Tensor) -> Tensor | None:
