@@ -6,10 +6,10 @@ those of a twin. But the parent's gains are still there, as the scale of columns
 A's times A's gains, channel by channel, and what training added. In models whose gains stayed gains the scale of
 columns knows nothing of them.
 
-Null    for models that share numbers: training changes the scale of a column whatever gain stood in front of it. There
-        is no p-value; of 195 twins and 135 relatives of the calibration families whose gains stayed gains the mean cosine
-        is 0.13 and 0.21 at most, of models folded and trained for as long as before 0.2 to 0.5 (docs/LOG.md,
-        2026-11-30). What follows is only that gains are left out.
+Null    for models that share numbers: training changes the scale of a column whatever gain stood in front of it.
+        There is no p-value; of 195 twins and 135 relatives of the calibration families whose gains stayed gains the
+        mean cosine is 0.13 and 0.21 at most, of models folded and trained for as long as before 0.2 to 0.5
+        (docs/LOG.md, 2026-11-30). What follows is only that gains are left out.
 
 Shapes: N = rows, D = residual width, C = channels of all norms.
 """
@@ -137,8 +137,10 @@ def _rows(part: Part, rows_K: Tensor) -> Tensor:
 
 
 def _without(length_D: Tensor, gain_D: Tensor | None, scale_D: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gains and scales without what lengths of columns tell of them: noise takes more of the scale of a short column, and
-    short columns may have small gains."""
+    """Gains and scales without what lengths of columns tell of them: noise takes most of the scale of a short column.
+
+    And short columns may have small gains.
+    """
     length_D = length_D - length_D.mean()
     length2 = float(length_D @ length_D) or 1.0
     parts = [torch.zeros_like(length_D) if x_D is None else x_D for x_D in (gain_D, scale_D)]
