@@ -343,6 +343,8 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama4": ("Llama4Text", "AutoModelForCausalLM",
                {**SIZES, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 56,
                 "interleave_moe_layer_step": 2}),
+    "nanochat": ("NanoChat", "AutoModelForCausalLM", SIZES),
+    "bitnet": ("BitNet", "AutoModelForCausalLM", SIZES),
     "llama": ("HunYuanDenseV1", "AutoModelForCausalLM", {**SIZES, "head_dim": 16}),
     "minicpm3": ("MiniCPM3", "AutoModelForCausalLM", {**MHA, **LATENT}),
 }  # fmt: skip

@@ -176,14 +176,25 @@ def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0, *, wide: boo
 def read_table(anatomy: Anatomy, role: str, rows_T: Tensor) -> Tensor | None:
     """Rows of the embedding or the output head in the residual frame, [T, D] float32; None where absent.
 
-    The output head reads the stream through the final norm, whose gain is folded in.
+    The output head reads the stream through the final norm, whose gain is folded in; a table of another width meets the
+    stream through a projection, which is multiplied out.
     """
     part = anatomy.part(role)
-    if part is None or (role == "head" and anatomy.tied) or part.shape[1] != anatomy.d_model:
-        return None  # a table of another width reaches the stream through a projection
+    if part is None or (role == "head" and anatomy.tied):
+        return None
+    through = anatomy.part(f"{role}.project") if part.shape[1] != anatomy.d_model else None
+    stream_axis = 0 if role == "embed" else 1  # an embedding is projected into the stream, a head reads out of it
+    if part.shape[1] != anatomy.d_model and (
+        through is None
+        or (through.shape[stream_axis], through.shape[1 - stream_axis]) != (anatomy.d_model, part.shape[1])
+    ):
+        return None
     if rows_T.numel() and int(rows_T.max()) >= part.shape[0]:
         return None
     rows_TD = part.read(rows=[int(r) for r in rows_T])
+    if through is not None:
+        map_DE = through.read()
+        rows_TD = rows_TD @ (map_DE.T if role == "embed" else map_DE)
     if role == "head":
         rows_TD = fold_reader(anatomy, rows_TD, "norm.final", None)
     elif anatomy.norm == "layer" and anatomy.norm_placement == "pre":

@@ -15,6 +15,7 @@ from pedigree.forensics.heads import moved_heads
 from pedigree.forensics.number_edits import number_edits
 from pedigree.forensics.side import Side
 from pedigree.forensics.unit_map import UnitMap
+from pedigree.forensics.views import is_gated
 from pedigree.records.comparison import Transformation
 from pedigree.weights.anatomy import Anatomy
 from pedigree.weights.number_types import WIDE_FLOATS
@@ -35,7 +36,9 @@ def list_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         out += head_order(a, b, found)
         out += component_changes(a, b, found)
         if not found.renamed:  # what two tables read differently in the same tensors was not changed by anyone
-            out += structure_changes(a.anatomy, b.anatomy)
+            out += structure_changes(a.anatomy, b.anatomy, a.reader or b.reader)
+    if found.folded == "b":
+        out.append(Transformation(kind="gains-folded"))
     if found.keeps_units and found.kept is not None:
         layers = sorted({j for _, j in found.kept.pairs})
         out.append(Transformation(kind="units-kept", kept=found.kept.count, of=found.kept.units_b, layers=layers))
@@ -53,6 +56,7 @@ def layer_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
     copied = _repeats(path, found)
     inserted = {j: path[j] for j in copied}
     fresh, replaced, dropped = _gaps(path, a.n_layers)
+    dropped = sorted(set(dropped) - {i for sources in found.mixed.values() for i in sources})
     if any(found.unseen(j) for j in range(len(path))):
         # Layers that show nothing may be there with their units reordered: what is missing cannot be told.
         fresh, replaced, dropped = [], [], []
@@ -61,6 +65,9 @@ def layer_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         out.append(Transformation(kind="layers-duplicated", at=copied, source=[path[j] for j in copied]))
         inserted = {}
     inserted.update(dict.fromkeys(fresh))
+    if found.mixed:
+        at = sorted(found.mixed)
+        out.append(Transformation(kind="layers-averaged", at=at, sources=[found.mixed[j] for j in at]))
     if inserted:
         at = sorted(inserted)
         out.append(Transformation(kind="layers-inserted", at=at, copied_from=[inserted[j] for j in at]))
@@ -135,20 +142,41 @@ def width_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
     if d_a != d_b:
         kind = "hidden-widened" if d_b > d_a else "hidden-pruned"
         out.append(Transformation(kind=kind, **{"from": d_a, "to": d_b}))
-    heads_a, heads_b = a.anatomy.n_heads, b.anatomy.n_heads
-    kv_a, kv_b = a.anatomy.n_kv_heads, b.anatomy.n_kv_heads
     if found.same_numbers:
         return out  # another number of heads can only be a guess where a config is missing
-    if heads_a and heads_b and heads_a != heads_b and _rows(a, "attn.o", 1) != _rows(b, "attn.o", 1):
-        kind = "heads-added" if heads_b > heads_a else "heads-pruned"
-        out.append(Transformation(kind=kind, **{"from": heads_a, "to": heads_b}))
+    return out + _head_changes(a, b)
+
+
+def _head_changes(a: Side, b: Side) -> list[Transformation]:
+    """Number and size of heads, and how they come to their keys and values."""
+    heads_a, heads_b = a.anatomy.n_heads, b.anatomy.n_heads
+    kv_a, kv_b = a.anatomy.n_kv_heads, b.anatomy.n_kv_heads
+    all_a, all_b = _rows(a, "attn.o", 1), _rows(b, "attn.o", 1)
+    latent = [_rows(side, "attn.kv_a", 0) is not None for side in (a, b)]
+    if latent[0] != latent[1]:
+        words = ["latent" if one else "per head" for one in latent]
+        return [Transformation(kind="attention-converted", **{"from": words[0], "to": words[1]})]
+    if not (heads_a and heads_b and all_a and all_b):
+        return []
+    out: list[Transformation] = []
+    if heads_a != heads_b and (all_a != all_b or not (_guesses_heads(a) or _guesses_heads(b))):
+        more, fewer = ("heads-added", "heads-pruned") if all_a != all_b else ("heads-split", "heads-joined")
+        out.append(Transformation(kind=more if heads_b > heads_a else fewer, **{"from": heads_a, "to": heads_b}))
+    elif all_a != all_b:
+        kind = "head-dim-widened" if all_b > all_a else "head-dim-pruned"
+        out.append(Transformation(kind=kind, **{"from": all_a // heads_a, "to": all_b // heads_b}))
     elif kv_a and kv_b and kv_a != kv_b and _rows(a, "attn.k", 0) != _rows(b, "attn.k", 0):
         out.append(Transformation(kind="kv-heads-changed", **{"from": kv_a, "to": kv_b}))
     return out
 
 
+def _guesses_heads(side: Side) -> bool:
+    """Whether neither config nor shapes tell how many heads there are."""
+    return any(note.startswith("heads:") and "assumed" in note for note in side.anatomy.notes)
+
+
 def _rows(side: Side, role: str, axis: int) -> int | None:
-    """How many numbers all heads have together; equal ones were cut into heads by a guess where a config is missing."""
+    """How many numbers all heads have together."""
     parts = (side.anatomy.part(role, layer) for layer in range(side.n_layers))
     return next((part.shape[axis] for part in parts if part is not None), None)
 
@@ -322,8 +350,13 @@ def _attention_is_foreign(found: Findings) -> bool:
     return bool(heads) and silent and found.family_log10_p("vo", "planes") > CLEAR_LOG10_P
 
 
-def structure_changes(a: Anatomy, b: Anatomy) -> list[Transformation]:
-    """Biases, tying, norms."""
+def structure_changes(a: Anatomy, b: Anatomy, reader: str | None = None) -> list[Transformation]:
+    """Biases, tying, gates, positions, norms.
+
+    Args:
+        a, b: the models.
+        reader: the projection of gated units by which they are the other model's plain ones.
+    """
     out: list[Transformation] = []
     linear = ("attn.", "mlp.")
     biases_a = {p.role for p in a.parts() if p.role.endswith(".bias") and p.role.startswith(linear)}
@@ -334,11 +367,39 @@ def structure_changes(a: Anatomy, b: Anatomy) -> list[Transformation]:
         out.append(Transformation(kind="biases-removed", roles=sorted(biases_a - biases_b)))
     if a.tied != b.tied:
         out.append(Transformation(kind="tied" if b.tied else "untied"))
-    if a.norm != b.norm:
-        out.append(Transformation(kind="norm-converted", **{"from": a.norm, "to": b.norm}))
-    if a.norm_placement != b.norm_placement:
-        out.append(Transformation(kind="norms-moved", **{"from": a.norm_placement, "to": b.norm_placement}))
+    for kind, role in _OPTIONAL:
+        there = [any(part.role == role for part in side.parts()) for side in (a, b)]
+        if there[0] != there[1]:
+            out.append(Transformation(kind=f"{kind}-added" if there[1] else f"{kind}-removed"))
+    gated = [is_gated(side) for side in (a, b)]
+    if None not in gated and gated[0] != gated[1]:
+        how = {"how": f"units live on through their {reader} projection"} if reader else {}
+        out.append(Transformation(kind="gate-added" if gated[1] else "gate-removed", **how))
+    out += _converted("positions-converted", _positions(a), _positions(b))
+    out += _converted("norm-converted", a.norm, b.norm)
+    out += _converted("norms-moved", a.norm_placement, b.norm_placement)
+    if not a.inferred and not b.inferred:  # names and shapes do not tell how blocks follow each other
+        out += _converted("blocks-rearranged", a.residual, b.residual)
     return out
+
+
+_OPTIONAL = (("query-key-norms", "norm.q"), ("attention-sinks", "attn.sink"), ("embedding-projection", "embed.project"))
+"""What a model may have beside its branches: name of the change, and role."""
+
+
+def _converted(kind: str, before: str | None, after: str | None) -> list[Transformation]:
+    if before is None or after is None or before == after:
+        return []
+    return [Transformation(kind=kind, **{"from": before, "to": after})]
+
+
+def _positions(anatomy: Anatomy) -> str | None:
+    """How positions come in: by a table, by rotations, or by neither; None where a table was inferred from names."""
+    if anatomy.part("embed.position") is not None:
+        return "learned"
+    if anatomy.inferred:
+        return None
+    return "none" if anatomy.rope == "none" else "rotary"
 
 
 def vocabulary_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
@@ -382,4 +443,7 @@ def number_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:
         else:
             out.append(Transformation(kind=kind, **{"from": kinds_a, "to": kinds_b}))
     of_few_bits = {kinds_a, kinds_b} - WIDE_FLOATS
-    return out + number_edits(found, stored_otherwise=bool(of_few_bits))
+    edits = number_edits(found, stored_otherwise=bool(of_few_bits))
+    # What a LayerNorm takes out is one direction, and who takes it out of the matrices changes these by a rank of one.
+    centered = a.anatomy.norm != b.anatomy.norm
+    return out + [e for e in edits if not (centered and e.kind == "low-rank-update" and e.detail().get("rank") == 1)]

@@ -85,6 +85,9 @@ ROUNDED = 6.0
 MASKED = 6.0
 """Log-odds of zeros that stand in places of numbers which cannot have grown out of them."""
 
+CUT_OUT, LEAST_CUT = 6.0, 2
+"""Log-odds of matrices that are the other's with some directions left out, and how many of them it takes."""
+
 MOST_ODDS = 6.0
 """What the share of the difference may add: as much as the pairs it was fitted on can vouch for."""
 
@@ -145,8 +148,9 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
     copied = sum(out.pieces)
     _number_grids(a, b, found, out)
     is_rounded = sum(out.pieces) != copied  # the very numbers of the other: nothing of its own is left out of sight
-    masked = _mask(found, out)
-    if not masked:
+    reduced = _mask(found, out) or _cut_out(found, out)
+    # Of unlike layers that were put into one, each lives on by a half, and the one that was made of them whole.
+    if not reduced and not found.mixed and not found.mixed_back:
         _never_trained(a, b, found, out)
         # A model cut to another width has lost a part of its energy, which would look like drift.
         comparable = a.width == b.width and not is_mixed(found.forward, found.backward)
@@ -359,10 +363,29 @@ def _mask(found: Findings, out: DirectionEvidence) -> bool:
     return masked is not None
 
 
+def _cut_out(found: Findings, out: DirectionEvidence) -> bool:
+    """Directions left out: as with zeros, what is left lives on whole in the model that it was cut out of."""
+    if found.forward is None or found.backward is None or not found.evidence.gauge.reaches_all:
+        return False  # in a wider stream whatever is narrower has fewer directions
+    of_a, of_b = found.forward.cut, found.backward.cut
+    if max(of_a, of_b) < LEAST_CUT or min(of_a, of_b) > 0:
+        return False
+    sign, who, many = (1.0, "B", of_b) if of_b else (-1.0, "A", of_a)
+    out.add(sign * CUT_OUT, f"{many} matrices of {who} are those of the other with some directions left out")
+    return True
+
+
 def _layer_copies(found: Findings, out: DirectionEvidence) -> None:
-    """Independent training does not repeat a layer: the model with repeats was made from the other."""
-    forward = _repeats(found.layer_map)
-    backward = _repeats(found.reverse_map)
+    """Independent training does not repeat a layer: the model with repeats was made from the other. Nor does it put two
+    unlike layers into one."""
+    forward, backward = len(found.mixed), len(found.mixed_back)
+    if (forward > 0) != (backward > 0):
+        who, name, sign = (forward, "B", 1.0) if forward else (backward, "A", -1.0)
+        # Nothing tells here whether the other has something of its own, as a sibling of the one they were put together
+        # from has.
+        out.add(sign * MAX_NEARER_LOG_ODDS, f"layers of {name} that hold parts of several layers of the other: {who}")
+        return
+    forward, backward = _repeats(found.layer_map), _repeats(found.reverse_map)
     if forward and not backward:
         out.add(5.0, f"layers of B that repeat layers of A: {forward}")
     elif backward and not forward:

@@ -62,8 +62,9 @@ class Findings:
     nothing else does; `framed` tells that only attention agrees, in a frame that vocabulary rows do not share, and no
     more than the choice of a frame could bring about; `renamed_rows` that it agrees in the frame of vocabulary rows,
     but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
-    agree come from, if nothing else agrees. `in_order` tells that numbers of a few matrices stand in the same order in
-    both models.
+    agree come from, if nothing else agrees. `mixed` gives the layers of A of which a layer of B holds parts, where
+    these are several; `mixed_back` the same of A's layers. `folded` tells in whose matrices the other's gains stand
+    ("a" or "b"). `in_order` tells that numbers of a few matrices stand in the same order in both models.
     """
 
     tokens: SharedTokens
@@ -98,6 +99,9 @@ class Findings:
     carried: list[int] = field(default_factory=list)
     framed: bool = False
     renamed_rows: bool = False
+    folded: str | None = None
+    mixed: dict[int, list[int]] = field(default_factory=dict)
+    mixed_back: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def clear_effect(self) -> float:

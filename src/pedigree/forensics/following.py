@@ -19,9 +19,10 @@ from torch import Tensor
 from pedigree.forensics.additions import AdditionsMeter
 from pedigree.forensics.direction import additive_vote
 from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
-from pedigree.forensics.gains import compare_gains
+from pedigree.forensics.folded_gains import folded_side
+from pedigree.forensics.gains import LearnedGains, compare_gains
 from pedigree.forensics.gauge import unit_rows
-from pedigree.forensics.origin import RAW, OriginEvidence, weigh_origin
+from pedigree.forensics.origin import APART_GAINS, RAW, OriginEvidence, weigh_origin
 from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.share import ShareMeter, moved_beyond_gains
 from pedigree.forensics.side import Side
@@ -69,8 +70,18 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
+    if found.evidence.gauge.is_trivial and (a.sample.max_units is None or origin_of(found).origin != "descent"):
+        found.folded = folded_side(a, b, pairs, found.unit_maps)
+        if found.folded is not None or _may_have_begun_anew(a, b, found.gains):
+            found.gains = None
     if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
         found.untouched = untouched_rows(a, b, found.tokens)
+
+
+def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:
+    """Whether norms of two kinds, or places, have gains that do not agree: a converted model learns new ones."""
+    converted = (a.anatomy.norm, a.anatomy.norm_placement) != (b.anatomy.norm, b.anatomy.norm_placement)
+    return gains is not None and converted and gains.cosine < APART_GAINS
 
 
 def origin_of(found: Findings) -> OriginEvidence:

@@ -31,7 +31,7 @@ from pedigree.forensics.sampling import spread_evenly
 from pedigree.forensics.side import Side
 from pedigree.forensics.streamed_units import blocks
 from pedigree.forensics.tables import Key, Tables
-from pedigree.forensics.views import UnitKind
+from pedigree.forensics.views import UnitKind, is_gated
 
 SURE_Z = 20.0
 """A frame under which some layer pair scores this high is good enough to stop climbing."""
@@ -57,6 +57,7 @@ class Climb:
         tried: (what the frame was fitted on, best standard score) per rung.
         skipped: rungs that could not be tried, and why.
         lens_BK: directions of B's frame that every comparison looks through.
+        fitted: the frames that were fitted.
         of_b: tables of B as all frames see them that reach all of it: only A's are made anew for each.
     """
 
@@ -64,11 +65,37 @@ class Climb:
     tried: list[tuple[str, float]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     lens_BK: Tensor | None = None
+    fitted: list[Gauge] = field(default_factory=list, repr=False)
     of_b: dict[Key, Table | None] = field(default_factory=dict, repr=False)
 
     def tables(self, a: Side, b: Side, gauge: Gauge, whole: Iterable[int] = ()) -> Tables:
         """Tables of both models under a gauge with this lens."""
         return Tables(a, b, gauge, whole, of_b=self.of_b if gauge.reaches_all else None)
+
+
+READERS = ("gate", "up")
+"""The projections by which a gated unit may have been a plain one, or may become one."""
+
+
+def climb_in_one_form(a: Side, b: Side, tokens: SharedTokens) -> Climb:
+    """`climb`; where one model has gated feed-forward units and the other plain ones, by each of the ways in which a
+    gated unit can be taken for a plain one. The side that has them is left with the one that agrees better."""
+    forms = [is_gated(side.anatomy) for side in (a, b)]
+    if None in forms or forms[0] == forms[1]:
+        return climb(a, b, tokens)
+    gated = a if forms[0] else b
+    found: dict[str, Climb] = {}
+    for reader in READERS:
+        gated.read_units_by(reader)
+        found[reader] = climb(a, b, tokens)
+    best = max(READERS, key=lambda reader: _feed_forward_z(found[reader]))
+    gated.read_units_by(best)
+    return found[best]
+
+
+def _feed_forward_z(result: Climb) -> float:
+    grid = result.best.grids.get("ffn")
+    return 0.0 if grid is None else grid.best[0]
 
 
 def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
@@ -92,16 +119,43 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
         return result
     if not a.sample.ladder:
         return _finish(a, b, result)
+    _climb_rungs(a, b, tokens, probe, frames, result)
+    others = [i for i in range(a.n_layers) if i not in probe]
+    if result.best.best_z() < CLEAR_Z and others and a.sample.max_units is None and not a.sample.streamed:
+        _try_elsewhere(a, b, others, first, result)
+    return _finish(a, b, result)
+
+
+def _try_elsewhere(a: Side, b: Side, layers: list[int], first: Gauge, result: Climb) -> None:
+    """The frames that were fitted, by other layers of A: those that were looked at may be just those that B has not.
+
+    Then one frame seemed as good as another.
+    """
+    before, frames = result.best, list(result.fitted)
+    result.best = collect_evidence(a, b, result.tables(a, b, first), layers)
+    for gauge in frames:
+        if result.best.best_z() >= SURE_Z:
+            break
+        _try(a, b, gauge, layers, result)
+    if result.best.best_z() < CLEAR_Z:
+        result.best = before
+    elif not result.best.gauge.is_trivial:
+        _refine(a, b, layers, result)
+
+
+def _climb_rungs(a: Side, b: Side, tokens: SharedTokens, probe: list[int], frames: list[Gauge], result: Climb) -> None:
+    """Frames from tokens (`frames`, if they are there already), rows, moments and units, by some layers of A."""
+    whole = b.sample.whole_layers(b.n_layers)
     for rung in (_token_rungs, _row_rungs, _moment_rungs, _unit_rungs):
         if result.best.best_z() >= SURE_Z:
             break
         for gauge in frames if whole and rung is _token_rungs else rung(a, b, tokens, result):
             allowed = round_to_permutation(gauge, min_mass=0.0) if _is_pinned(a, b) else gauge
             if allowed is not None:
+                result.fitted.append(allowed)
                 _try(a, b, allowed, probe, result)
     if not result.best.gauge.is_trivial:
         _refine(a, b, probe, result)
-    return _finish(a, b, result)
 
 
 def _finish(a: Side, b: Side, result: Climb) -> Climb:

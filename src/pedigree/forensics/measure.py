@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ from pedigree.forensics.index_tests import (
     unless_repeated,
 )
 from pedigree.forensics.kept_origin import origin_of_kept
-from pedigree.forensics.ladder import TABLES, Climb, climb, frame_of_units_in_place
+from pedigree.forensics.ladder import READERS, TABLES, Climb, climb_in_one_form, frame_of_units_in_place
+from pedigree.forensics.mixed_layers import mixed_layers
 from pedigree.forensics.read_units import read_units_agree
 from pedigree.forensics.shared_units import KeptUnits, UnitRows, can_be_whitened, find_kept_units, units_in_place
 from pedigree.forensics.side import LAYERS_AHEAD, WIDEST_KEPT, Side, map_in_order
@@ -110,7 +112,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tokens = share_tokens(a.vocabulary, b.vocabulary, a.vocabulary_rows, b.vocabulary_rows)
     tell("frame", 0.1, "looking for a common frame")
     with _read_ahead(a, b, tell if a.is_remote or b.is_remote else _silent):
-        result = climb(a, b, tokens)
+        result = climb_in_one_form(a, b, tokens)
     b.forget_whole_units()
     evidence = result.best
     found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
@@ -124,6 +126,9 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, f"{evidence_words(found)}; tracing units")
         found.unit_maps = _unit_maps(a, b, found)
+        units = evidence.grids.get("ffn")
+        found.mixed = mixed_layers(a, units, found.layer_map)
+        found.mixed_back = mixed_layers(b, units, found.reverse_map, turned=True)
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
@@ -177,7 +182,8 @@ def _exact_tests(a: Side, b: Side, found: Findings) -> None:
     mapped = found.layer_map
     if not any(i is not None for i in mapped):
         mapped = _plain_map(a, b)
-    found.penalty_log10 = map_choices_log10(a.n_layers, mapped)
+    ways = 1 if a.reader is None and b.reader is None else len(READERS)
+    found.penalty_log10 = map_choices_log10(a.n_layers, mapped) + math.log10(ways)
     found.exact["body-signs"] = body_sign_test(a, b, mapped)
     found.exact["body-fixed-points"] = body_fixed_points(a, b, mapped)
     for role in ("embed", "head"):

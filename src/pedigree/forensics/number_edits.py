@@ -80,6 +80,8 @@ def _additions(found: Findings) -> list[Transformation]:
         return []
     if not found.evidence.gauge.is_trivial and found.evidence.gauge.kind != "signed-permutation":
         return []  # what a fitted frame leaves over looks like noise, too
+    if back.cut and not there.cut and found.evidence.gauge.reaches_all:
+        return [Transformation(kind="rank-reduced", matrices=back.cut, of=back.matrices)]
     whole = min(there.top, there.middle) > WHOLE
     if more.rank and whole:
         return [Transformation(kind="low-rank-update", rank=more.rank)]

@@ -32,7 +32,7 @@ from pedigree.forensics.linear import mean_row
 from pedigree.forensics.shared_units import UnitRows, can_be_whitened, first_of_copies
 from pedigree.forensics.side import Side
 from pedigree.forensics.tables import Tables
-from pedigree.forensics.views import UnitSet, read_ffn_rows
+from pedigree.forensics.views import UnitSet
 
 MOST_ROWS = 1536
 """Rows that take part: their inner products cost a second at a width of 4,096, and say more than is needed."""
@@ -127,7 +127,7 @@ def _add(meter: GramMeter, reading: _Reading, i: int, j: int) -> float:
     rows_K, index_K, label_K, sign_K = found
     a_KVD = torch.stack([_take(reading, a, i, name, rows_K) for name in names], dim=1)
     if moved and sampled:
-        read = read_ffn_rows(b.side.anatomy, j, names, index_K, label_K)
+        read = b.side.ffn_rows(j, names, index_K, label_K)
         means = [mean_row(right.rows(name)) for name in names]
         b_KVD = torch.stack([unit_rows(rows_KD - m) for rows_KD, m in zip(read, means, strict=True)], dim=1)
     else:

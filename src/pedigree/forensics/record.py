@@ -161,14 +161,16 @@ def _effect(found: Findings, kind: str, i: int | None, j: int) -> float | None:
 
 
 def off_diagonal(found: Findings) -> dict[str, object]:
-    """Standard scores of layer pairs that are not on the layer map: the comparison's own null."""
+    """Standard scores of layer pairs that do not belong together: the comparison's own null."""
     grid = found.evidence.grids.get("ffn") or next(iter(found.evidence.grids.values()), None)
     if grid is None:
         return {}
     mask = np.isfinite(grid.z_IJ)
     for j, i in enumerate(found.layer_map):
         if i is not None:
-            mask[i, j] = False
+            mask[[i, *found.mixed.get(j, [])], j] = False
+    for i, layers in found.mixed_back.items():
+        mask[i, layers] = False
     values = grid.z_IJ[mask]
     if values.size == 0:
         return {"n": 0}

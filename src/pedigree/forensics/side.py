@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from pedigree.forensics.linear import row_weights
 from pedigree.forensics.sampling import Sample
 from pedigree.forensics.streamed_units import blocks, stream_units
-from pedigree.forensics.views import LayerView, UnitKind, UnitSet, read_layer, read_units
+from pedigree.forensics.views import LayerView, UnitKind, UnitSet, read_ffn_rows, read_layer, read_units
 from pedigree.tokenizers.vocabulary import Vocabulary, read_vocabulary
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint
@@ -49,6 +49,7 @@ class Side:
         self._whole: dict[tuple[UnitKind, int], UnitSet | None] = {}
         self._means: dict[tuple[UnitKind, int, str], Tensor] = {}
         self._last: tuple[UnitKind, int, UnitSet | None] | None = None
+        self._reader: str | None = None
         self._lock = threading.Lock()
         self._locks = [threading.Lock() for _ in range(self.anatomy.n_layers)]
 
@@ -96,19 +97,38 @@ class Side:
         """Number of layers."""
         return self.anatomy.n_layers
 
+    @property
+    def reader(self) -> str | None:
+        """The projection by which gated units are taken for plain ones; None where they are what they are."""
+        return self._reader
+
+    def read_units_by(self, reader: str) -> None:
+        """Take gated feed-forward units for plain ones from now on, which read the stream by "gate" or by "up"."""
+        self._reader = reader
+        self._means.clear()
+
+    def _as_read(self, units: UnitSet | None) -> UnitSet | None:
+        if units is None or self._reader is None or units.kind != "ffn" or "gate" not in units.names:
+            return units
+        return units.read_by(self._reader)
+
+    def _view_as_read(self, view: LayerView) -> LayerView:
+        ffn = None if self._reader is None else self._as_read(view.units.get("ffn"))
+        return view if ffn is None else LayerView(view.layer, {**view.units, "ffn": ffn})
+
     def layer(self, number: int) -> LayerView:
         """Units of one layer, read on first use."""
         with self._locks[number]:
             if number not in self._views:
                 self._views[number] = read_layer(self.anatomy, number, self.sample)
-            return self._views[number]
+            return self._view_as_read(self._views[number])
 
     def units(self, kind: UnitKind, number: int) -> UnitSet | None:
         """Units of one kind of a layer, None where it has none; streamed where the sample says so."""
         if not self.sample.streamed:
             return self.layer(number).units.get(kind)
         if kind == "ffn":
-            return stream_units(self.anatomy, number, self.sample)
+            return self._as_read(stream_units(self.anatomy, number, self.sample))
         with self._lock:
             if self._last is None or self._last[:2] != (kind, number):
                 self._last = None  # one goes before the other comes
@@ -138,12 +158,17 @@ class Side:
         """Units of one kind of a layer, most of them where the sample takes few, without what is stored as columns."""
         with self._locks[number]:
             if (kind, number) in self._whole:
-                return self._whole[kind, number]
+                return self._as_read(self._whole[kind, number])
             units = read_units(self.anatomy, number, kind, self.sample.all_units())
             # Those that every frame is tried on stay; a layer that is looked at once more is read once more.
             if number in self.sample.whole_layers(self.n_layers) and self.width <= WIDEST_KEPT:
                 self._whole[kind, number] = units
-            return units
+            return self._as_read(units)
+
+    def ffn_rows(self, number: int, names: Sequence[str], index_K: Tensor, label_K: Tensor) -> list[Tensor]:
+        """Given feed-forward units of a layer as they are read by, see `views.read_ffn_rows`."""
+        stored = [self._reader if self._reader is not None and name == "up" else name for name in names]
+        return read_ffn_rows(self.anatomy, number, stored, index_K, label_K)
 
     def forget_whole_units(self) -> None:
         """Let go of layers that were read whole, once the frame and the layer map are found."""
@@ -155,7 +180,7 @@ class Side:
             if not self.sample.streamed:
                 yield self.layer(number)
                 continue
-            found: dict[UnitKind, UnitSet | None] = {"ffn": stream_units(self.anatomy, number, self.sample)}
+            found: dict[UnitKind, UnitSet | None] = {"ffn": self.units("ffn", number)}
             for kind in _ATTENTION:
                 found[kind] = read_units(self.anatomy, number, kind, self.sample)
             yield LayerView(number, {kind: units for kind, units in found.items() if units is not None})

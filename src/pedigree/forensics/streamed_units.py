@@ -11,7 +11,7 @@ Shapes: U = units of the layer, K = units asked for, D = residual width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,11 @@ class StreamedUnits(UnitSet):
     def width(self) -> int:
         """Width of the residual stream."""
         return self.anatomy.d_model or self.stretches[0].parts["up"].shape[1]
+
+    def read_by(self, reader: str) -> StreamedUnits:
+        """Gated units as plain ones, whose way up is one of the two projections that read the stream."""
+        stretches = (replace(s, parts={"up": s.parts[reader], "down": s.parts["down"]}) for s in self.stretches)
+        return replace(self, order=("up", "down"), stretches=tuple(stretches))
 
     def rows(self, name: str, pick_U: Tensor | None = None) -> Tensor:
         """Rows of a projection in float32, read now: all of them, or those at the given places, [K, D]."""

@@ -61,6 +61,7 @@ class Survival:
             which lacks what A learned.
         alike: cosine of the matrices.
         excess: share of A's energy that stands out of what a random matrix can have: what was learned and can be seen.
+        cut: how many matrices of A are those of B with some directions left out.
     """
 
     top: float
@@ -71,6 +72,7 @@ class Survival:
     own: float = 0.0
     alike: float = 1.0
     excess: float = 0.0
+    cut: int = 0
 
     @property
     def mean(self) -> float:
@@ -99,6 +101,7 @@ class SurvivalMeter:
         self._own: list[float] = []
         self._alike: list[float] = []
         self._excess: list[float | None] = []
+        self._cut = 0
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and of B in one frame, rows of B in A's order; small ones are passed over."""
@@ -121,6 +124,8 @@ class SurvivalMeter:
         self._own.append(float(along_K.sum()) / apart if apart > ROUNDING * float(strength_K[0]) else 0.0)
         self._alike.append(float((a_ND * b_ND).sum() / (a_ND.norm() * b_ND.norm())))
         self._excess.append(learning_of(strength_N, *a_ND.shape))
+        if self._excess[-1] is None:
+            self._cut += _is_cut(a_ND.double(), b_ND.double())
 
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough.
@@ -143,8 +148,28 @@ class SurvivalMeter:
         excess = sum(excesses) / max(1, len(excesses))
         return Survival(
             sum(tops) / n, middle, gap / max(abs(middle), 1e-6), n, sorted(residuals)[n // 2],
-            sum(owns) / n, sum(alikes) / n, excess,
+            sum(owns) / n, sum(alikes) / n, excess, self._cut,
         )  # fmt: skip
+
+
+CUT = 1e-3
+"""Share of the energy of B - A along what A has up to which A is a part of B that was cut out; what training adds lies
+there as much as anywhere."""
+
+
+def _is_cut(a_ND: Tensor, b_ND: Tensor) -> bool:
+    """Whether B is A and, beside it, something that no row or no column of A has: A is what a truncated decomposition
+    of B, or of matrices of which B is a part, leaves."""
+    rest_ND = b_ND - a_ND
+    energy = float((rest_ND**2).sum())
+    if energy <= ROUNDING * float((a_ND**2).sum()):
+        return False
+    for side_ND, other_ND in ((a_ND, rest_ND), (a_ND.T, rest_ND.T)):
+        values_D, vectors_DD = symmetric_eigen(side_ND.T @ side_ND)
+        there_DK = vectors_DD[:, values_D > ROUNDING * float(values_D[-1])]
+        if float(((other_ND @ there_DK) ** 2).sum()) < CUT * energy:
+            return True
+    return False
 
 
 def _upper_quartile(numbers: list[float]) -> float:

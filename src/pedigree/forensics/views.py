@@ -14,7 +14,7 @@ Shapes: U = units, D = residual width, F = inner width, K = key/value heads, Q =
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -76,6 +76,15 @@ class UnitSet:
         rows_UD = self.views_UD[name]
         return (rows_UD if pick_U is None else rows_UD[pick_U]).float()
 
+    def read_by(self, reader: str) -> UnitSet:
+        """Gated units as plain ones, whose way up is one of the two projections that read the stream.
+
+        Args:
+            reader: "gate" or "up".
+        """
+        kept = {"up": self.views_UD[reader], **{n: w for n, w in self.views_UD.items() if n not in ("gate", "up")}}
+        return replace(self, views_UD=kept)
+
 
 @dataclass(frozen=True)
 class LayerView:
@@ -108,7 +117,12 @@ def read_units(anatomy: Anatomy, layer: int, kind: UnitKind, sample: Sample) -> 
 
 
 def fold_reader(anatomy: Anatomy, w_UD: Tensor, norm: str, layer: int | None) -> Tensor:
-    """Fold the gain of the norm in front into rows that read the stream; drop what a LayerNorm removes."""
+    """Fold the gain of the norm in front into rows that read the stream; drop what a LayerNorm removes.
+
+    Branches that run beside each other may have one norm in front of both.
+    """
+    if norm == "norm.mlp" and anatomy.residual == "parallel" and anatomy.part(norm, layer) is None:
+        norm = "norm.attn"
     gain_D = read_gain(anatomy, norm, layer) if anatomy.norm_placement != "post" else None
     if gain_D is not None and gain_D.shape[0] == w_UD.shape[1]:
         w_UD = w_UD * gain_D
@@ -161,6 +175,12 @@ def _read_ffn(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
         label.append(torch.full_like(rows, expert))
     views = {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in stacks.items()}
     return UnitSet("ffn", views, torch.cat(index), torch.cat(label), total)
+
+
+def is_gated(anatomy: Anatomy) -> bool | None:
+    """Whether feed-forward units have a gate; None where there are none, or of both kinds."""
+    found = {"gate" in group for j in range(anatomy.n_layers) for _, group in ffn_groups(anatomy, j)}
+    return found.pop() if len(found) == 1 else None
 
 
 def ffn_groups(anatomy: Anatomy, layer: int) -> list[tuple[int, dict[str, Part]]]:

@@ -83,6 +83,15 @@ def _layers_dropped(detail: Detail) -> str:
     return f"{plural(len(dropped), 'layer')} of A dropped: {ranges_text(dropped)}" if dropped else "layers of A dropped"
 
 
+def _layers_averaged(detail: Detail) -> str:
+    at, sources = _whole(detail.get("at")), detail.get("sources")
+    lead = f"{plural(len(at), 'layer')} made of several of A" if at else "layers made of several of A"
+    if not isinstance(sources, Sequence) or isinstance(sources, str) or len(sources) != len(at):
+        return lead
+    each = (f"{new} from {' and '.join(str(i) for i in _whole(old))}" for new, old in zip(at, sources, strict=True))
+    return f"{lead}: {', '.join(each)}"
+
+
 def _upcycled(detail: Detail) -> str:
     experts, origins = detail.get("experts"), detail.get("origins")
     lead = "dense feed-forward turned into experts"
@@ -219,6 +228,7 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "renamed": _plain("tensors renamed"),
     "resharded": _plain("split into files in another way"),
     "low-rank-update": _low_rank,
+    "rank-reduced": _plain("matrices cut to a lower rank"),
     "continued-training": _continued,
     "noise-added": _noise,
     "component-reinitialized": _component_fresh,
@@ -228,6 +238,25 @@ SENTENCES: dict[str, Callable[[Detail], str]] = {
     "untied": _plain("output head separated from the embeddings"),
     "tied": _plain("output head tied to the embeddings"),
     "norm-converted": _plain("norms converted"),
+    "gains-folded": _plain("gains of norms multiplied into the matrices behind them"),
+    "norms-moved": _plain("norms moved"),
+    "positions-converted": _plain("positions converted"),
+    "blocks-rearranged": _plain("attention and feed-forward arranged otherwise"),
+    "gate-added": _plain("feed-forward given a gate"),
+    "gate-removed": _plain("gate of the feed-forward left out"),
+    "attention-converted": _plain("keys and values converted"),
+    "kv-heads-changed": _plain("key/value heads changed"),
+    "heads-split": _plain("attention heads cut apart"),
+    "heads-joined": _plain("attention heads joined"),
+    "head-dim-widened": _plain("attention heads widened"),
+    "head-dim-pruned": _plain("attention heads narrowed"),
+    "query-key-norms-added": _plain("norms of queries and keys added"),
+    "query-key-norms-removed": _plain("norms of queries and keys removed"),
+    "attention-sinks-added": _plain("attention sinks added"),
+    "attention-sinks-removed": _plain("attention sinks removed"),
+    "embedding-projection-added": _plain("embeddings factorized"),
+    "embedding-projection-removed": _plain("factorized embeddings multiplied out"),
+    "layers-averaged": _layers_averaged,
 }
 
 
