@@ -139,6 +139,7 @@ def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
     first = pedigree("tree", *models, "--workers", "1")
     assert (first.code, "base -> A " in first.out) == (0, True)
     assert first.err.count("not compared: ") == 2
+    assert "bad.safetensors   not told: no comparison with the others gives an answer" in first.out
     assert len(kept.read_text().splitlines()) == 1
     kept.write_text(kept.read_text() + "cut off {\n")
     monkeypatch.setattr("pedigree.forensics.kinship.measure_pair", lambda *a, **k: {}["compared again"])

@@ -160,6 +160,8 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
 
 def _difference(found: Findings, out: DirectionEvidence, *, comparable: bool, alone: bool) -> None:
     """Whose the difference is, or where that cannot be measured, which of the two lies nearer to where they parted."""
+    if found.bits is not None and found.bits.equal and not (found.bits.different or found.bits.equal_after_cast):
+        return  # what differs are gains that one of the files lacks, and they were folded into the rows
     plain_noise = _only_noise_was_added(found)
     if found.share is not None and comparable and not plain_noise:
         _share(found.share, out, alone=alone)

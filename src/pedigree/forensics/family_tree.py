@@ -113,6 +113,7 @@ def build_tree(names: Sequence[str], pairs: Pairs, lay_out: LayOut | None = None
         siblings=_siblings(drawn.nodes, edges),
         shared_starts=_shared_starts([*strains.families, *strains.hybrids], names, pairs),
         open_pairs=[_ends(e, names) for e, o in zip(edges, is_open, strict=True) if o],
+        untold_pairs=[[names[i], names[j]] for (i, j), pair in pairs.items() if pair.is_untold],
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
         not_compared=[f"{names[i]} and {names[j]}: {p.error}" for (i, j), p in pairs.items() if p.error],
         not_checked=[

@@ -98,6 +98,7 @@ class Findings:
     carried: list[int] = field(default_factory=list)
     framed: bool = False
     renamed_rows: bool = False
+    blank: list[str] = field(default_factory=list)
 
     @property
     def clear_effect(self) -> float:

@@ -41,6 +41,7 @@ class TreeResult(Record):
 
     `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
     `open_pairs` the ends of lines of which it is open whether a start or descent is shared; they have no arrow.
+    `untold_pairs` are those of which the comparison failed or says neither a relation nor none.
     """
 
     families: list[list[str]] = Field(default_factory=list)
@@ -49,6 +50,7 @@ class TreeResult(Record):
     siblings: list[list[str]] = Field(default_factory=list)
     shared_starts: list[list[str]] = Field(default_factory=list)
     open_pairs: list[list[str]] = Field(default_factory=list)
+    untold_pairs: list[list[str]] = Field(default_factory=list)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)
