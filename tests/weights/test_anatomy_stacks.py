@@ -174,3 +174,30 @@ def test_gated_attention_leaves_only_its_gate_without_a_role(
     assert (anatomy.architecture, anatomy.norm_placement, anatomy.gain_offset) == (architecture, placement, 0.0)
     assert all("self_attn.g" in name for name in anatomy.unmapped)
     check(anatomy, attention(model.model.layers[1].self_attn), 1)
+
+
+def test_channels_of_zamba2_are_units_in_plain_and_in_shared_layers(tmp_path: Path) -> None:
+    model = build("Zamba2", hidden_size=32, num_hidden_layers=2, layers_block_type=["mamba", "hybrid"],
+                  num_attention_heads=4, attention_head_dim=16, attention_hidden_size=64, intermediate_size=48,
+                  vocab_size=50, mamba_d_state=8, n_mamba_heads=4, mamba_headdim=16, mamba_ngroups=1,
+                  num_mem_blocks=1, adapter_rank=4, max_position_embeddings=16)  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.d_model) == ("zamba2", 2, 32)
+    assert not any("in_proj" in name or "out_proj" in name for name in anatomy.unmapped)
+    plain, hybrid = model.model.layers
+    for layer, mixer in enumerate((plain.mamba, hybrid.mamba_decoder.mamba)):
+        gate, up = mixer.in_proj.weight[:128].split(64)
+        check(anatomy, {"mlp.gate": gate, "mlp.up": up, "mlp.down": mixer.out_proj.weight}, layer)
+
+
+def test_xlstm_has_heads_whose_keys_are_narrower_than_its_values(tmp_path: Path) -> None:
+    model = build("xLSTM", hidden_size=32, embedding_dim=32, num_blocks=2, num_hidden_layers=2, num_heads=4,
+                  vocab_size=50)  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.n_heads) == ("xlstm", 2, 4)
+    assert all("_preact" in name for name in anatomy.unmapped)
+    for number, block in enumerate(model.backbone.blocks):
+        mixer, inner = block.mlstm_layer, block.ffn
+        expected = {f"attn.{letter}": getattr(mixer, letter) for letter in "qkv"} | {"attn.o": mixer.out_proj}
+        expected |= {"mlp.gate": inner.proj_up_gate, "mlp.up": inner.proj_up, "mlp.down": inner.proj_down}
+        check(anatomy, {role: module.weight for role, module in expected.items()}, number)

@@ -280,6 +280,8 @@ def _only_noise_was_added(found: Findings) -> bool:
     """Whether what one has on top of the other bears no trace of learning, seen from the one that lives on best."""
     both = [s for s in (found.forward, found.backward) if s is not None]
     main = max(both, key=lambda s: s.top + s.middle, default=None)
+    if found.additions is not None and not found.additions.is_noise(found.gains):
+        return False  # what an optimizer adds that makes all directions equally long looks the same
     return main is not None and main.residual < NOISE
 
 

@@ -50,7 +50,8 @@ class TreeResult(Record):
     siblings: list[list[str]] = Field(default_factory=list)
     shared_starts: list[list[str]] = Field(default_factory=list)
     open_pairs: list[list[str]] = Field(default_factory=list)
-    untold_pairs: list[list[str]] = Field(default_factory=list)
+    # A record from before there were any keeps its digest.
+    untold_pairs: list[list[str]] = Field(default_factory=list, exclude_if=lambda pairs: not pairs)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)

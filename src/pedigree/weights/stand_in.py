@@ -1,7 +1,7 @@
 """What lies in place of a weight file when a download went wrong: a Git LFS pointer, or a page of a web server.
 
 Both are a few lines of text, and a reader of binary files would take their letters for absurd lengths.
-Source  Git LFS specification (git-lfs/git-lfs, docs/spec.md): a pointer begins with "version ".
+Source  specification of Git LFS: a pointer begins with the key "version".
 """
 
 from __future__ import annotations
