@@ -11,12 +11,14 @@ from forensics.tiny_models import Sizes, Tensors, generator, llama, side
 from torch import Tensor
 
 from pedigree.forensics.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained
+from pedigree.forensics.gains import LearnedGains
 from pedigree.forensics.measure import measure
 from pedigree.forensics.origin import weigh_origin
 from pedigree.forensics.share import Share
 from pedigree.forensics.survival import Survival
 from pedigree.forensics.verdict import judge
 
+KEPT_GAINS, OTHER_GAINS = LearnedGains(0.99, 1.0, 0.98, 7), LearnedGains(0.4, 0.4, 0.4, 7)
 SIZES = Sizes(d=64, kv_heads=4, head_dim=16, inner=160)
 BARE = side(llama(1, SIZES), SIZES.config())
 
@@ -43,14 +45,17 @@ def added(difference_ND: Tensor, start_ND: Tensor | None = None) -> Additions:
 @pytest.mark.parametrize("size", [0.001, 0.1, 1.0])
 def test_noise_has_no_structure(size: float) -> None:
     found = added(size * drawn(2))
-    assert found.is_noise
+    assert found.is_white
+    assert found.is_noise(KEPT_GAINS)
+    assert found.is_noise(None) == (size < STILL)
+    assert found.is_noise(OTHER_GAINS) == (size < STILL)
     assert found.structure < WHITE
     assert found.moved == pytest.approx(size, rel=0.1)
 
 
 def test_what_two_trainings_learned_has() -> None:
     found = added(0.1 * (learned(3) - learned(4)) + 0.05 * drawn(5))
-    assert not found.is_noise
+    assert not found.is_noise(KEPT_GAINS)
     assert found.structure > 0.5
 
 
@@ -61,7 +66,7 @@ def test_a_difference_of_few_directions_is_all_structure() -> None:
 def test_another_frame_moves_nothing() -> None:
     found = added(1e-4 * learned(3))
     assert found.moved < STILL
-    assert found.is_noise
+    assert found.is_noise(None)
 
 
 def test_gains_of_one_value_were_never_trained() -> None:
@@ -79,13 +84,21 @@ def test_gains_of_one_value_were_never_trained() -> None:
 @pytest.mark.parametrize(
     ("additions", "share", "origin"),
     [
-        (Additions(0.2, 0.0, False, 9), None, "descent"),
+        (Additions(0.2, 0.0, True, 9, both_untrained=True), None, "descent"),
+        (Additions(0.2, 0.0, False, 9), None, "unknown"),
         (Additions(0.002, 0.9, False, 9), None, "descent"),
         (Additions(0.2, 0.6, False, 9), None, "unknown"),
         (Additions(0.2, 0.6, True, 9), Share(0.02, 0.01, 0.2, 9), "descent"),
         (Additions(0.2, 0.6, True, 9), Share(0.45, 0.01, 0.2, 9), "unknown"),
     ],
-    ids=["noise", "another frame", "learned", "learned on a bare start", "both learned"],
+    ids=[
+        "noise",
+        "no strong directions, by Muon perhaps",
+        "another frame",
+        "learned",
+        "learned on a bare start",
+        "both learned",
+    ],
 )
 def test_where_nothing_can_be_seen_of_learning_the_difference_speaks(
     additions: Additions, share: Share | None, origin: str
@@ -138,3 +151,30 @@ def test_matrices_that_were_put_into_a_stranger_are_no_common_start() -> None:
     share = Share(0.5, 0.1, 0.5, 9)
     assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9)).origin == "start"
     assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9, 0.04, 1.4)).origin == "unknown"
+
+
+def whitened_training(seed: int, size: float) -> Tensors:
+    """A training of the start that seed 1 draws whose steps have no strong directions; gains go their own way."""
+    return {
+        name: tensor + size * float(tensor.std()) * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+        if tensor.ndim == 2
+        else 1.0 + 0.02 * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+        for number, (name, tensor) in enumerate(llama(1, SIZES).items())
+    }
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+def test_trainings_of_one_start_whose_steps_have_no_strong_directions_are_not_called_related(size: float) -> None:
+    """Muon makes all directions of a step equally long: what two such trainings leave looks like noise."""
+    assert word(whitened_training(2, size), whitened_training(3, size)) in ("shared-initialization", "inconclusive")
+
+
+def test_twins_without_gains_that_lack_what_the_other_learned_are_left_open() -> None:
+    """A pair of Lion's: it learned the same in its first steps, and no gains say that it went apart."""
+    one = Survival(0.959, 0.977, 0.021, 18, residual=1.32, own=-0.226, alike=0.964, excess=0.085)
+    other = Survival(0.941, 0.971, 0.036, 18, residual=1.25, own=-0.288, alike=0.964, excess=0.09)
+    share, white = Share(0.445, 0.024, 0.23, 18), Additions(0.25, 0.32, False, 18)
+    assert weigh_origin(one, other, share, None, white).origin == "descent"  # in another frame this limit stays
+    assert weigh_origin(one, other, share, None, white, gainless=True).origin == "unknown"
+    parent = Share(0.05, 0.024, 0.23, 18)
+    assert weigh_origin(one, other, parent, None, white, gainless=True).origin == "descent"

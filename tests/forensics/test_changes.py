@@ -127,6 +127,14 @@ def test_a_branch_that_is_foreign_while_the_other_agrees_was_drawn_afresh() -> N
     assert changes(FOUR, mixed)["component-reinitialized"] == {"component": "attn", "layers": [1, 2, 3]}
 
 
+def test_a_branch_with_few_units_that_agrees_faintly_was_not_drawn_afresh() -> None:
+    """One key/value head of twelve dimensions reaches z = 6 where all of it agrees."""
+    faint = grid(PLAIN, 4, on=[0, 1])
+    for j in (2, 3):
+        faint.z_IJ[j, j], faint.effect_IJ[j, j] = 6.0, 0.3
+    assert "component-reinitialized" not in changes(FOUR, found(PLAIN, {"ffn": grid(PLAIN, 4), "vo": faint}))
+
+
 def mixture(n_experts: int) -> Side:
     sizes = Sizes(layers=2, inner=16)
     tensors = {n: t for n, t in llama(0, sizes).items() if ".mlp." not in n}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from forensics.tiny_models import Sizes, llama, shaken, side, words
 from torch import Tensor
 
+from pedigree.forensics.changes import list_changes
+from pedigree.forensics.direction import weigh_direction
 from pedigree.forensics.measure import measure
 from pedigree.forensics.verdict import Judgment, judge
 
@@ -71,6 +74,45 @@ def test_shallow_models_are_compared(layers: int) -> None:
     model = llama(0, Sizes(layers=layers))
     assert answer(model, shaken(model, 1)).verdict == "related"
     assert answer(model, llama(5, Sizes(layers=layers))).verdict == "unrelated"
+
+
+@pytest.mark.parametrize("number", [0.0, float("nan"), float("inf")])
+def test_what_holds_no_numbers_is_not_testable_and_not_cleared(number: float) -> None:
+    blank = {name: torch.full_like(tensor, number) for name, tensor in shaken(PARENT, 1).items()}
+    for pair in ((PARENT, blank), (blank, PARENT)):
+        told = answer(*pair)
+        assert told.verdict == "not-testable"
+        assert "hold no numbers to compare" in told.reasons[0]
+        assert {part.verdict for part in told.components.values()} == {"not-testable"}
+
+
+def test_numbers_that_are_not_finite_are_counted_by_tensor() -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    child = shaken(PARENT, 1)
+    left, right = side(PARENT, tokens=TOKENS), side({**child, name: child[name] / 0.0}, tokens=TOKENS)
+    found = measure(left, right, whole_bits=True)
+    assert judge(left, right, found).verdict == "related"
+    assert found.bits is not None
+    assert (found.bits.damaged_a, found.bits.damaged_b) == ([], ["layers.1.mlp.up"])
+
+
+def test_a_file_without_gains_says_nothing_of_norms() -> None:
+    part = {name: tensor for name, tensor in PARENT.items() if "self_attn" in name}
+    left, right = side(PARENT, tokens=TOKENS), side(part, tokens=TOKENS)
+    right.anatomy = replace(right.anatomy, norm="layer")  # as the table of a kind without gains would say
+    found = measure(left, right, whole_bits=True)
+    assert not {"norm-converted", "norms-moved"} & {change.kind for change in list_changes(left, right, found)}
+    # Every number of B is one of A: what differs once gains are folded is not B's doing.
+    assert weigh_direction(left, right, found).log_odds == 0.0
+
+
+def test_without_a_config_heads_are_cut_as_in_the_other_model() -> None:
+    sizes = Sizes(head_dim=12, d=48)
+    child = shaken(llama(0, sizes), 1)
+    left, right = side(llama(0, sizes), sizes.config()), side(child, {"model_type": "llama"})
+    assert (left.anatomy.head_dim, right.anatomy.head_dim) == (12, 8)
+    assert (right.beside(left).anatomy.head_dim, left.beside(right)) == (12, left)
+    assert not right.beside(left).anatomy.assumes_heads
 
 
 def _transposed(tensor: Tensor) -> Tensor:

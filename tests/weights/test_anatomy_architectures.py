@@ -343,10 +343,14 @@ OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama4": ("Llama4Text", "AutoModelForCausalLM",
                {**SIZES, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 56,
                 "interleave_moe_layer_step": 2}),
-    "nanochat": ("NanoChat", "AutoModelForCausalLM", SIZES),
     "bitnet": ("BitNet", "AutoModelForCausalLM", SIZES),
     "llama": ("HunYuanDenseV1", "AutoModelForCausalLM", {**SIZES, "head_dim": 16}),
     "minicpm3": ("MiniCPM3", "AutoModelForCausalLM", {**MHA, **LATENT}),
+    "nanochat": ("NanoChat", "AutoModelForCausalLM", {**SIZES, "head_dim": 8}),
+    "hunyuan_moe": ("HunYuanMoEV1", "AutoModelForCausalLM",
+                    {**SIZES, "head_dim": 8, "num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 24}),
+    "flex_olmo": ("FlexOlmo", "AutoModelForCausalLM", {**SIZES, "num_experts": 4, "num_experts_per_tok": 2}),
+    "glm4_moe": ("Dots1", "AutoModelForCausalLM", {**SIZES, **ROUTED, "head_dim": 8, "n_shared_experts": 1}),
 }  # fmt: skip
 
 

@@ -101,3 +101,103 @@ def test_the_text_part_of_a_wrapper_is_read_under_any_of_its_names(tmp_path: Pat
         anatomy = read_anatomy(type(checkpoint)(tensors, {"model_type": "wrapper", "text_config": checkpoint.config}))
         assert (anatomy.architecture, anatomy.unmapped) == ("llama", ())
         check(anatomy, gated(model.model.layers[1].mlp), 1)
+
+
+def test_albert_repeats_one_layer_behind_a_narrow_table(tmp_path: Path) -> None:
+    model = build("Albert", head="AutoModelForMaskedLM", **MHA, embedding_size=16)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.norm_placement) == ("albert", 1, "post")
+    assert anatomy.unmapped == ()
+    layer = model.albert.encoder.albert_layer_groups[0].albert_layers[0]
+    inside = layer.attention
+    expected = linear(inside.query, "attn.q") | linear(inside.key, "attn.k") | linear(inside.value, "attn.v")
+    expected |= linear(inside.dense, "attn.o") | linear(inside.LayerNorm, "norm.attn.post")
+    expected |= linear(layer.ffn, "mlp.up") | linear(layer.ffn_output, "mlp.down")
+    check(anatomy, expected | linear(layer.full_layer_layer_norm, "norm.mlp.post"), 0)
+    check(anatomy, {"embed.project": model.albert.encoder.embedding_hidden_mapping_in.weight})
+
+
+def test_experts_of_dbrx_are_one_block_of_units_whose_writers_are_stored_as_rows(tmp_path: Path) -> None:
+    model = build("Dbrx", d_model=32, n_heads=4, n_layers=2, vocab_size=50, max_seq_len=16,
+                  attn_config={"kv_n_heads": 2, "rope_theta": 10000.0},
+                  ffn_config={"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2})  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.norm, anatomy.n_kv_heads) == ("dbrx", "layer", 2)
+    assert (anatomy.unmapped, anatomy.notes) == ((), ())
+    for number, block in enumerate(model.transformer.blocks):
+        q, k, v = block.norm_attn_norm.attn.Wqkv.weight.split([32, 16, 16])
+        experts = block.ffn.experts.mlp
+        expected = {"attn.q": q, "attn.k": k, "attn.v": v, "attn.o": block.norm_attn_norm.attn.out_proj.weight}
+        expected |= {"mlp.gate": experts.w1, "mlp.up": experts.v1, "mlp.down": experts.w2.T}
+        check(anatomy, expected | {"moe.router": block.ffn.router.layer.weight}, number)
+
+
+def test_channels_of_rwkv_read_three_times_and_write_once(tmp_path: Path) -> None:
+    model = build("Rwkv", hidden_size=32, num_hidden_layers=2, vocab_size=50, intermediate_size=48)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.rope) == ("rwkv", 2, "none")
+    left = ("time_", "feed_forward.receptance")
+    assert all(any(word in name for word in left) for name in anatomy.unmapped)
+    for number, block in enumerate(model.rwkv.blocks):
+        mixer = block.attention
+        expected = {"attn.q": mixer.receptance, "attn.k": mixer.key, "attn.v": mixer.value, "attn.o": mixer.output}
+        expected |= {"mlp.up": block.feed_forward.key, "mlp.down": block.feed_forward.value}
+        check(anatomy, {role: module.weight for role, module in expected.items()}, number)
+
+
+def test_lightning_attention_of_minimax_is_divided_head_by_head(tmp_path: Path) -> None:
+    model = build("MiniMax", **SIZES, head_dim=8, num_local_experts=3,
+                  layer_types=["linear_attention", "full_attention"], block_size=8)  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert anatomy.architecture == "minimax"
+    assert all("output_gate" in name for name in anatomy.unmapped)
+    mixer = model.model.layers[0].self_attn
+    by_head = mixer.qkv_proj.weight.view(4, 3, 8, 32)
+    expected = {f"attn.{role}": by_head[:, n].reshape(32, 32) for n, role in enumerate("qkv")}
+    check(anatomy, expected | {"attn.o": mixer.out_proj.weight}, 0)
+    check(anatomy, attention(model.model.layers[1].self_attn), 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture", "placement", "options"),
+    [
+        ("Afmoe", "afmoe", "sandwich", {"num_dense_layers": 1}),
+        ("Laguna", "laguna", "pre", {}),
+    ],
+)
+def test_gated_attention_leaves_only_its_gate_without_a_role(
+    config: str, architecture: str, placement: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    sizes = {**SIZES, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    model = build(config, **sizes, **options)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.norm_placement, anatomy.gain_offset) == (architecture, placement, 0.0)
+    assert all("self_attn.g" in name for name in anatomy.unmapped)
+    check(anatomy, attention(model.model.layers[1].self_attn), 1)
+
+
+def test_channels_of_zamba2_are_units_in_plain_and_in_shared_layers(tmp_path: Path) -> None:
+    model = build("Zamba2", hidden_size=32, num_hidden_layers=2, layers_block_type=["mamba", "hybrid"],
+                  num_attention_heads=4, attention_head_dim=16, attention_hidden_size=64, intermediate_size=48,
+                  vocab_size=50, mamba_d_state=8, n_mamba_heads=4, mamba_headdim=16, mamba_ngroups=1,
+                  num_mem_blocks=1, adapter_rank=4, max_position_embeddings=16)  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.d_model) == ("zamba2", 2, 32)
+    assert not any("in_proj" in name or "out_proj" in name for name in anatomy.unmapped)
+    plain, hybrid = model.model.layers
+    for layer, mixer in enumerate((plain.mamba, hybrid.mamba_decoder.mamba)):
+        gate, up = mixer.in_proj.weight[:128].split(64)
+        check(anatomy, {"mlp.gate": gate, "mlp.up": up, "mlp.down": mixer.out_proj.weight}, layer)
+
+
+def test_xlstm_has_heads_whose_keys_are_narrower_than_its_values(tmp_path: Path) -> None:
+    model = build("xLSTM", hidden_size=32, embedding_dim=32, num_blocks=2, num_hidden_layers=2, num_heads=4,
+                  vocab_size=50)  # fmt: skip
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.n_layers, anatomy.n_heads) == ("xlstm", 2, 4)
+    assert all("_preact" in name for name in anatomy.unmapped)
+    for number, block in enumerate(model.backbone.blocks):
+        mixer, inner = block.mlstm_layer, block.ffn
+        expected = {f"attn.{letter}": getattr(mixer, letter) for letter in "qkv"} | {"attn.o": mixer.out_proj}
+        expected |= {"mlp.gate": inner.proj_up_gate, "mlp.up": inner.proj_up, "mlp.down": inner.proj_down}
+        check(anatomy, {role: module.weight for role, module in expected.items()}, number)

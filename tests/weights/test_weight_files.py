@@ -32,6 +32,31 @@ def test_safetensors_are_preferred_and_the_rest_is_noted(tmp_path: Path) -> None
         assert ck.notes == ("pytorch_model.bin is there too and was not read",)
 
 
+def test_another_weight_file_beside_the_chosen_one_is_noted(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", TENSORS)
+    for name in ("model-ema.safetensors", "adapter_model.safetensors"):
+        save_file({"x": torch.ones(1)}, folder / name)
+    with open_checkpoint(folder) as ck:
+        assert ck.notes == ("model-ema.safetensors is there too and was not read",)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    ("content", "what", "fix"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer", "git lfs pull"),
+        (b"<!DOCTYPE html><html><body>Not Found</body></html>", "a web page", "get the file again"),
+    ],
+)
+def test_what_lies_in_place_of_the_weights_is_called_by_its_name(
+    name: str, content: bytes, what: str, fix: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MissingInput, match=what) as told:
+        open_checkpoint(tmp_path, allow_pickle=True)
+    assert fix in str(told.value.fix)
+
+
 def test_one_file_of_any_name_is_taken(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "consolidated.safetensors")
     with open_checkpoint(tmp_path) as ck:

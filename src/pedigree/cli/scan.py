@@ -92,7 +92,7 @@ def scan(
     from pedigree.forensics.scan import scan as scan_library
 
     if keep is not None:
-        GO_ON.append(f"comparisons on weights are in {keep}; the same command goes on from there")
+        GO_ON.append(f"comparisons made so far, if any, are in {keep}; the same command goes on from there")
     with open_library(against, salt=salt) as library:
         record = scan_library(
             model, library, candidates=candidates, confirm=confirm, allow_pickle=allow_pickle,

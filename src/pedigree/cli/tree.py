@@ -24,7 +24,7 @@ from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
-    from pedigree.records.family_tree import FamilyTree, TreeEdge
+    from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode
 
 
 def tree(
@@ -70,7 +70,7 @@ def tree(
     from pedigree.forensics.family_tree import grow_tree
 
     if keep is not None:
-        GO_ON.append(f"compared pairs are in {keep}; the same command goes on from there")
+        GO_ON.append(f"pairs compared so far, if any, are in {keep}; the same command goes on from there")
     record = grow_tree(
         places, allow_pickle=allow_pickle, progress=out.progress(), workers=workers, fleet=fleet, keep=keep
     )
@@ -93,17 +93,38 @@ def answer_lines(record: FamilyTree) -> list[Line]:
     result = record.result
     names = {node.id: _name(node.locations) for node in result.nodes}
     lines: list[Line] = [[Span(_edge_line(edge, names))] for edge in result.edges]
-    linked = {end for edge in result.edges for end in (edge.source, edge.target)}
-    alone = [node for node in result.nodes if node.id not in linked]
-    unread = {node.id for node in alone if node.locations[0] in result.unread}
-    lines += [[Span(f"{names[node.id]}   no relative among them")] for node in alone if node.id not in unread]
-    lines += [[Span(f"{names[node.id]}   could not be compared")] for node in alone if node.id in unread]
+    lines += [[Span(f"{names[node.id]}   {_without_kin(node.locations, record)}")] for node in _unlinked(record)]
     lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
     lines += [[Span(f"same random start, trained apart: {_names(pair)}")] for pair in result.shared_starts]
     lines += [[Span(f"a shared start or descent, not told: {_names(pair)}")] for pair in result.open_pairs]
     lines.append([Span("")])
     lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
     return lines
+
+
+def _unlinked(record: FamilyTree) -> list[TreeNode]:
+    """Models that no line reaches."""
+    linked = {end for edge in record.result.edges for end in (edge.source, edge.target)}
+    return [node for node in record.result.nodes if node.id not in linked]
+
+
+def _open_with(locations: list[str], record: FamilyTree) -> list[str]:
+    """Models of which it is not told whether one of these is kin of them."""
+    pairs = [pair for pair in record.result.untold_pairs if set(pair) & set(locations)]
+    return list(dict.fromkeys(place for pair in pairs for place in pair if place not in locations))
+
+
+def _without_kin(locations: list[str], record: FamilyTree) -> str:
+    """What is known of a model that no line reaches, in words."""
+    if locations[0] in record.result.unread:
+        return "could not be compared"
+    others = {place for node in record.result.nodes for place in node.locations} - set(locations)
+    unsure = _open_with(locations, record)
+    if not unsure:
+        return "no relative among them"
+    if set(unsure) == others:
+        return "not told: no comparison with the others gives an answer"
+    return f"no relative found; not told of {_names(unsure)}"
 
 
 def _names(places: list[str]) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pedigree.forensics.gains import IN_LAYERS
+from pedigree.forensics.gains import IN_LAYERS, LearnedGains
 from pedigree.forensics.linear import singular_values
 from pedigree.forensics.side import Side
 from pedigree.forensics.survival import MIN_DIRECTIONS, learning_of
@@ -29,6 +29,9 @@ STILL = 0.01
 
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
+
+SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
+"""Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
 
 KEPT, FOREIGN = 0.1, 1.0
 """Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
@@ -49,6 +52,8 @@ class Additions:
         matrices: how many were laid side by side.
         least, most: the same of the matrix that moved least, and most.
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
+        both_untrained: whether neither side was ever trained, as far as their gains tell.
+        gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
     """
 
     moved: float
@@ -58,6 +63,8 @@ class Additions:
     least: float = 0.5
     most: float = 0.5
     rank: int = 0
+    both_untrained: bool = False
+    gains_unread: bool = False
 
     @property
     def moves(self) -> bool:
@@ -71,9 +78,31 @@ class Additions:
         return self.least < KEPT and self.most > FOREIGN
 
     @property
-    def is_noise(self) -> bool:
-        """Whether the difference is nothing, or nothing that training leaves."""
-        return self.moved < STILL or self.structure < WHITE
+    def is_white(self) -> bool:
+        """Whether the difference has no strong directions. Noise has none; neither have steps of an optimizer that
+        makes all directions of a step equally long (Muon), however much was learned."""
+        return self.structure < WHITE
+
+    def is_noise(self, gains: LearnedGains | None) -> bool:
+        """Whether the difference is nothing, or of a kind that training does not leave.
+
+        Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
+        not where both hold the same learned gains, or neither holds any. Without that word nothing is said.
+
+        Args:
+            gains: agreement of learned gains; None where they cannot be laid side by side.
+        """
+        if self.moved < STILL:
+            return True
+        unasked = self.gains_unread and gains is None
+        return self.is_white and (self.both_untrained or unasked or _same_gains(gains))
+
+
+def _same_gains(gains: LearnedGains | None) -> bool:
+    """Whether two models hold the same learned gains."""
+    if gains is None or gains.cosine < SAME_GAINS:
+        return False
+    return all(SAME_SLOPE[0] <= slope <= SAME_SLOPE[1] for slope in (gains.forward, gains.backward))
 
 
 class AdditionsMeter:
@@ -104,9 +133,11 @@ class AdditionsMeter:
         if n == 0:
             return None
         structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
-        untrained = is_untrained(a) or is_untrained(b)
+        never = (is_untrained(a), is_untrained(b))
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
-        return Additions(sum(self._moved) / n, structure, untrained, n, min(self._moved), max(self._moved), rank)
+        unread = not (a.sample.ladder and b.sample.ladder)
+        least, most = min(self._moved), max(self._moved)
+        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread)
 
 
 def few_directions(strength_R: Tensor) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pedigree.forensics.contents import digest_tensors
+from pedigree.forensics.linear import is_damaged
 from pedigree.forensics.side import LAYERS_AHEAD, Side
 from pedigree.weights.anatomy import Part
 
@@ -88,6 +89,7 @@ class BitPass:
         equal_share: share of equal numbers over all informative parts.
         coarser: "a" or "b", whose number type is the coarser one among parts equal after rounding.
         zeros: numbers of matrices that differ which are zero on one side only, with what stands beside them.
+        damaged_a, damaged_b: names of parts that hold numbers which are not finite, or absurdly large.
     """
 
     equal: list[str] = field(default_factory=list)
@@ -102,6 +104,8 @@ class BitPass:
     seen: int = 0
     coarser: str | None = None
     zeros: Zeros = field(default_factory=Zeros)
+    damaged_a: list[str] = field(default_factory=list)
+    damaged_b: list[str] = field(default_factory=list)
 
     @property
     def all_equal(self) -> bool:
@@ -164,6 +168,8 @@ class _Tally:
     varies: bool = False
     first: tuple[float, float] | None = None
     zeros: Zeros = field(default_factory=Zeros)
+    damaged_a: bool = False
+    damaged_b: bool = False
 
 
 def _tallies(a: Side, b: Side, pairs: list[tuple[Part, Part, str]], whole: bool) -> Iterator[tuple[_Tally, _Kinds]]:
@@ -185,6 +191,8 @@ def _compare_part(a: Part, b: Part, whole: bool) -> tuple[_Tally, _Kinds]:
 
 
 def _enter(name: str, tally: _Tally, kinds: _Kinds, out: BitPass) -> None:
+    for damaged, names in ((tally.damaged_a, out.damaged_a), (tally.damaged_b, out.damaged_b)):
+        names += [name] if damaged else []
     if kinds is None or (tally.same == tally.seen and not tally.varies):
         out.constant.append(name)
         return
@@ -208,6 +216,9 @@ def _count(x: Tensor, y: Tensor, tally: _Tally) -> None:
     equal = wide_x == wide_y
     tally.same += int(equal.sum())
     tally.seen += int(x.numel())
+    if not bool(equal.all()):  # numbers that are none are equal to nothing
+        tally.damaged_a |= is_damaged(x)
+        tally.damaged_b |= is_damaged(y)
     if x.dim() > 1:
         tally.zeros.add(x, y)
     if x.dtype != y.dtype and tally.same_after_cast:

@@ -15,7 +15,7 @@ from pedigree.forensics.heads import moved_heads
 from pedigree.forensics.number_edits import number_edits
 from pedigree.forensics.side import Side
 from pedigree.forensics.unit_map import UnitMap
-from pedigree.forensics.views import is_gated
+from pedigree.forensics.views import UnitKind, is_gated
 from pedigree.records.comparison import Transformation
 from pedigree.weights.anatomy import Anatomy
 from pedigree.weights.number_types import WIDE_FLOATS
@@ -334,13 +334,26 @@ def component_changes(a: Side, b: Side, found: Findings) -> list[Transformation]
     if not all(grid.sees(j) for grid in found.evidence.grids.values() for j in range(len(found.layer_map))):
         return out  # a sample may miss what is there
     if found.tested("ffn") and found.tested("vo", "qk") and (attn or ffn):
-        only_attn, only_ffn = sorted(attn - ffn), sorted(ffn - attn)
+        only_attn = [j for j in sorted(attn - ffn) if _shows_nothing(found, j, "ffn")]
+        only_ffn = [j for j in sorted(ffn - attn) if _shows_nothing(found, j, "vo", "qk")]
         # Too little of everything may be left for units of the feed-forward to be told apart from foreign ones.
         if only_attn and not found.carried and not has_few_units(a, b, found):
             out.append(Transformation(kind="component-reinitialized", component="mlp", layers=only_attn))
         if only_ffn and (attn or _attention_is_foreign(found)):
             out.append(Transformation(kind="component-reinitialized", component="attn", layers=only_ffn))
     return out
+
+
+FAINT_Z = 4.0
+"""Standard score that foreign units stay below. A layer with few units (one key/value head of twelve dimensions) never
+gets far beyond it, however much its units agree."""
+
+
+def _shows_nothing(found: Findings, j: int, *kinds: UnitKind) -> bool:
+    """Whether no unit of these kinds agrees, in layer `j` of B, with the layer of A that the map gives."""
+    i = found.layer_map[j]
+    scores = [float(found.evidence.grids[kind].z_IJ[i, j]) for kind in kinds if kind in found.evidence.grids]
+    return not any(score >= FAINT_Z for score in scores)
 
 
 def _attention_is_foreign(found: Findings) -> bool:
@@ -376,8 +389,9 @@ def structure_changes(a: Anatomy, b: Anatomy, reader: str | None = None) -> list
         how = {"how": f"units live on through their {reader} projection"} if reader else {}
         out.append(Transformation(kind="gate-added" if gated[1] else "gate-removed", **how))
     out += _converted("positions-converted", _positions(a), _positions(b))
-    out += _converted("norm-converted", a.norm, b.norm)
-    out += _converted("norms-moved", a.norm_placement, b.norm_placement)
+    if _has_norms(a) and _has_norms(b):  # a kind without gains, or a part of a model, says nothing of its norms
+        out += _converted("norm-converted", a.norm, b.norm)
+        out += _converted("norms-moved", a.norm_placement, b.norm_placement)
     if not a.inferred and not b.inferred:  # names and shapes do not tell how blocks follow each other
         out += _converted("blocks-rearranged", a.residual, b.residual)
     return out
@@ -400,6 +414,11 @@ def _positions(anatomy: Anatomy) -> str | None:
     if anatomy.inferred:
         return None
     return "none" if anatomy.rope == "none" else "rotary"
+
+
+def _has_norms(anatomy: Anatomy) -> bool:
+    """Whether a model holds gains of norms in its layers."""
+    return any(part.role.startswith(("norm.attn", "norm.mlp", "norm.block")) for part in anatomy.parts())
 
 
 def vocabulary_changes(a: Side, b: Side, found: Findings) -> list[Transformation]:

@@ -155,7 +155,8 @@ def _ladder(depth: Depth | None, size: int) -> list[Depth]:
 def _sides(left: Checkpoint, right: Checkpoint, depth: Depth) -> tuple[Side, Side]:
     sample = choose_sample(depth, max(left.meter.total, right.meter.total))
     a = Side.read(left, sample)
-    return a, Side.read(right, sample, a.vocabulary)
+    b = Side.read(right, sample, a.vocabulary)
+    return a.beside(b), b.beside(a)
 
 
 def _measure_at(

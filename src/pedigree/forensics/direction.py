@@ -164,6 +164,8 @@ def weigh_direction(a: Side, b: Side, found: Findings, *, alone: bool = True) ->
 
 def _difference(found: Findings, out: DirectionEvidence, *, comparable: bool, alone: bool) -> None:
     """Whose the difference is, or where that cannot be measured, which of the two lies nearer to where they parted."""
+    if found.bits is not None and found.bits.equal and not (found.bits.different or found.bits.equal_after_cast):
+        return  # what differs are gains that one of the files lacks, and they were folded into the rows
     plain_noise = _only_noise_was_added(found)
     if found.share is not None and comparable and not plain_noise:
         _share(found.share, out, alone=alone)
@@ -282,6 +284,8 @@ def _only_noise_was_added(found: Findings) -> bool:
     """Whether what one has on top of the other bears no trace of learning, seen from the one that lives on best."""
     both = [s for s in (found.forward, found.backward) if s is not None]
     main = max(both, key=lambda s: s.top + s.middle, default=None)
+    if found.additions is not None and not found.additions.is_noise(found.gains):
+        return False  # what an optimizer adds that makes all directions equally long looks the same
     return main is not None and main.residual < NOISE
 
 

@@ -127,6 +127,7 @@ def build_tree(
         siblings=_siblings(drawn.nodes, edges),
         shared_starts=_shared_starts([*strains.families, *strains.hybrids], names, pairs),
         open_pairs=[_ends(e, names) for e, o in zip(edges, is_open, strict=True) if o],
+        untold_pairs=[[names[i], names[j]] for (i, j), pair in pairs.items() if pair.is_untold],
         pairs_compared=sum(pair.error is None for pair in pairs.values()),
         not_compared=_not_compared(names, pairs),
         unread=[names[k] for k in _unread(names, pairs)],

@@ -102,6 +102,7 @@ class Findings:
     folded: str | None = None
     mixed: dict[int, list[int]] = field(default_factory=dict)
     mixed_back: dict[int, list[int]] = field(default_factory=dict)
+    blank: list[str] = field(default_factory=list)
 
     @property
     def clear_effect(self) -> float:

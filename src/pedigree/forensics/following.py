@@ -88,8 +88,9 @@ def origin_of(found: Findings) -> OriginEvidence:
     """Start or descent, by everything that was measured; rows that were handed down settle an open question, and open
     one that was settled otherwise."""
     told = weigh_origin(
-        found.forward, found.backward, found.share, found.gains, found.additions, faint=bool(found.carried)
-    )
+        found.forward, found.backward, found.share, found.gains, found.additions,
+        faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
+    )  # fmt: skip
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
     if told.origin == "descent" or found.untouched is None or not found.untouched.told:

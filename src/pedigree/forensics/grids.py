@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pedigree.forensics.side import Side
 
-BLOCK = 32
-"""Neighbors of a row that share a step; groups of common quantizers are whole multiples of it."""
+BLOCKS = (32, 16)
+"""Neighbors of a row that share a step; groups of common quantizers are whole multiples of the first, some of the
+second."""
 
 MOST_STEPS = 255
 """Steps between the ends of a block: eight bits."""
@@ -53,8 +54,9 @@ def is_on_grid(a: Side) -> bool:
     """Whether the numbers of a model stand on a grid of few-bit integers: it was rounded, and not trained since."""
     told = []
     for one_RC, _ in _matrices(a, a, list(range(a.n_layers)), ROWS):
-        if one_RC.shape[1] >= BLOCK:
-            told.append(float((steps(_blocks(one_RC)) > 0).double().mean()) > ON_GRID)
+        sizes = [size for size in BLOCKS if size <= one_RC.shape[1]]
+        if sizes:
+            told.append(any(float((steps(_blocks(one_RC, n)) > 0).double().mean()) > ON_GRID for n in sizes))
     return bool(told) and all(told)
 
 
@@ -102,9 +104,13 @@ def _matrices(a: Side, b: Side, layer_map: list[int | None], n_rows: int) -> Ite
 
 
 def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
-    if a_RC.shape[1] < BLOCK:
-        return None
-    a_KN, b_KN = _blocks(a_RC), _blocks(b_RC)
+    sizes = [size for size in BLOCKS if size <= a_RC.shape[1]]
+    return next((side for size in sizes if (side := _rounded_in(a_RC, b_RC, size)) is not None), None)
+
+
+def _rounded_in(a_RC: Tensor, b_RC: Tensor, size: int) -> str | None:
+    """Which of the two is the other one rounded, block of so many neighbors by block."""
+    a_KN, b_KN = _blocks(a_RC, size), _blocks(b_RC, size)
     step_a_K, step_b_K = steps(a_KN), steps(b_KN)
     on_a, on_b = (float((step_K > 0).double().mean()) > ON_GRID for step_K in (step_a_K, step_b_K))
     if on_a == on_b:
@@ -115,9 +121,9 @@ def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
     return ("a" if on_a else "b") if EVEN[0] < error < EVEN[1] else None
 
 
-def _blocks(x_RC: Tensor) -> Tensor:
-    columns = x_RC.shape[1] // BLOCK * BLOCK
-    return x_RC[:, :columns].reshape(-1, BLOCK)
+def _blocks(x_RC: Tensor, size: int) -> Tensor:
+    columns = x_RC.shape[1] // size * size
+    return x_RC[:, :columns].reshape(-1, size)
 
 
 def steps(x_KN: Tensor) -> Tensor:

@@ -78,6 +78,11 @@ class Kinship:
     shapes: tuple[Shape, Shape] = ((), ())
 
     @property
+    def is_untold(self) -> bool:
+        """Whether the comparison failed, or says neither a relation nor none."""
+        return not self.open_origin and self.verdict in ("inconclusive", "not-testable")
+
+    @property
     def related(self) -> bool:
         """Whether a line of descent may join the two. Trainings of one random start are none."""
         return self.verdict in DESCENT or self.open_origin

@@ -51,6 +51,17 @@ LARGEST = 1e10
 """A number beyond this is damage: no trained weight is as large, and its square would overflow single precision."""
 
 
+def is_damaged(numbers: Tensor) -> bool:
+    """Whether some of the numbers are not finite or absurdly large."""
+    if numbers.numel() == 0:
+        return False
+    wide = (
+        numbers if numbers.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64) else numbers.float()
+    )
+    low, high = torch.aminmax(wide)  # one pass without a copy; not-a-number comes through and fails the comparison
+    return not (float(low) >= -LARGEST and float(high) <= LARGEST)
+
+
 def without_damage(rows: Tensor) -> Tensor:
     """The same numbers in float32, with those that are not finite or absurdly large replaced by zero."""
     rows = rows.float()

@@ -137,6 +137,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         tell("survival", 0.7, f"{evidence_words(found)}; comparing heads, following learned directions")
         _side_by_side(a, b, found, follow_directions, _score_heads, _reverse_units, _table_cosines)
     else:
+        found.blank = [name for name, side in (("A", a), ("B", b)) if side.is_blank]
         _table_cosines(a, b, found)
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)

@@ -86,6 +86,6 @@ def _additions(found: Findings) -> list[Transformation]:
     if more.rank and whole:
         return [Transformation(kind="low-rank-update", rank=more.rank)]
     even = more.most < EVENLY * more.least
-    if more.moves and more.is_noise and even and whole and there.middle > back.middle:
+    if more.moves and more.is_noise(found.gains) and even and whole and there.middle > back.middle:
         return [Transformation(kind="noise-added", sigma=round(more.moved, 4))]
     return []

@@ -61,6 +61,10 @@ FAINT, FAINT_MIDDLE, FAINT_UNEVEN = (0.8, 1.25), 0.35, 0.3
 """Top over middle between which a faint share is even on the average, the share up to which it is faint, and how far
 single matrices may be from even. Twins reach that at shares of 0.45 and more."""
 
+HALVED, TAKEN, BELOW = 0.15, -0.15, 0.01
+"""How far from a half the share of a difference may be that belongs to both; cosine of it with what one learned from
+which it takes that away; and how far below descent such a pair without gains stays."""
+
 MINOR_MIDDLE, MINOR_EVEN = 0.3, 0.25
 """Below this share of the middle, and even to this part of it, nothing is called a shared start."""
 
@@ -97,6 +101,7 @@ def weigh_origin(
     additions: Additions | None = None,
     *,
     faint: bool = False,
+    gainless: bool = False,
 ) -> OriginEvidence:
     """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
@@ -107,6 +112,7 @@ def weigh_origin(
         additions: what kind of difference there is between the two.
         faint: whether so little is shared that single matrices scatter; then a share that is the same on the average of
             all matrices is even.
+        gainless: whether the models stand in place and have no learned gains at all, as some designs do.
 
     Returns:
         "unknown" where no matrices could be laid side by side: agreement of units alone does not tell a start from
@@ -118,12 +124,14 @@ def weigh_origin(
     name = "matrices" if gains is None else "gains"
     fitted = calibration()[name]
     log_odds = odds(fitted["weights"], numbers(forward, backward, share, gains))
+    if gainless and _took_from_both(both, share):
+        log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
     if _lives_on_evenly(both) and (gains is None or gains.cosine >= APART_GAINS):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
     learned = min(s.excess for s in both)
-    if additions is not None and _was_not_trained_apart(additions, share, learned):
+    if additions is not None and _was_not_trained_apart(additions, share, learned, gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     origin: Origin = "unknown"
     if log_odds >= float(fitted["descent"]):
@@ -133,6 +141,13 @@ def weigh_origin(
     ):
         origin = "start"
     return OriginEvidence(origin, log_odds, gains is not None, learned)
+
+
+def _took_from_both(both: list[Survival], share: Share | None) -> bool:
+    """Whether the difference belongs to both alike and takes away from both what they learned. Twins of an optimizer
+    whose first steps are the same for any text (Lion) have all of each other but for that, and no gains speak."""
+    halved = share is not None and abs(share.lean) < HALVED
+    return halved and len(both) == 2 and all(s.own < TAKEN for s in both)
 
 
 def odds(weights: Mapping[str, float], measured: Mapping[str, float]) -> float:
@@ -203,12 +218,14 @@ def _is_even_on_average(both: list[Survival]) -> bool:
     )
 
 
-def _was_not_trained_apart(additions: Additions, share: Share | None, learned: float) -> bool:
+def _was_not_trained_apart(
+    additions: Additions, share: Share | None, learned: float, gains: LearnedGains | None
+) -> bool:
     """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
     is an untrained start and all of the difference is the other's."""
     if learned >= SEEN_LEARNING:
         return False  # what was learned speaks for itself
-    if additions.is_noise:
+    if additions.is_noise(gains):
         return True
     return additions.untrained and learned < RAW and (share is None or abs(share.lean) >= ALL_OF_ONE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -74,17 +75,35 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
                 seconds=round(seconds, 3),
             ),
             depth=depth,
-            not_checked=[*ALWAYS_UNCHECKED, *unseen(a, b, found, depth)],
+            not_checked=[*unseen(a, b, found, depth), *ALWAYS_UNCHECKED],
         ),
         evidence_map=evidence_map(found),
-        warnings=[*judgment.reasons_to_doubt],
+        warnings=[*_oddities(a, b, found), *judgment.reasons_to_doubt],
     )  # fmt: skip
+
+
+def _oddities(a: Side, b: Side, found: Findings) -> list[str]:
+    """What is odd about the files: those that were not read, and numbers that are none."""
+    out = [f"{name}: {note}" for side, name in ((a, "A"), (b, "B")) for note in side.checkpoint.notes]
+    bits = found.bits
+    for name, parts in (("A", bits.damaged_a), ("B", bits.damaged_b)) if bits is not None else ():
+        if parts:
+            told = ", ".join(parts[:DAMAGED_NAMES]) + (", ..." if len(parts) > DAMAGED_NAMES else "")
+            tensors = "1 tensor holds" if len(parts) == 1 else f"{len(parts)} tensors hold"
+            out.append(f"{name}: {tensors} numbers that are not finite, which were read as zero: {told}")
+    return out
+
+
+DAMAGED_NAMES = 3
+"""Tensors with numbers that are not finite that are named."""
 
 
 def log10_p(found: Findings, judgment: Judgment) -> float | None:
     """The p-value behind the verdict: exact where an exact test speaks, else the floor of the bank."""
     if judgment.verdict in ("inconclusive", "not-testable"):
         return None
+    if found.contents is not None and found.contents.telling:
+        return None  # tensors are equal: no test was made, and the bank holds no such files
     names: tuple[str, ...] = EXACT
     names += tuple(name for name in ("units-in-place", "kept-units") if name in found.exact)
     if found.kept is not None and not found.kept.alone:
@@ -115,7 +134,7 @@ def describe(side: Side) -> InputRecord:
         architecture=side.anatomy.architecture,
         inferred=side.anatomy.inferred,
         parameters=side.anatomy.parameters,
-        notes=list(side.anatomy.notes),
+        notes=[*ck.notes, *side.anatomy.notes],
     )
 
 
@@ -225,7 +244,7 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
             "rows of shared tokens have nothing in common: if one tokenizer was renamed (a cipher), only frames from "
             "rows of one number and from weights led from one model to the other"
         )
-    if not any(i is not None for i in found.layer_map):
+    if found.evidence.grids and not found.blank and not any(i is not None for i in found.layer_map):
         where = "of every layer" if a.sample.max_units is None else "of the layers that were read whole"
         out.append(f"an overlap below {_share(detection_limit(found))} of the units {where} would not be seen")
     kept = found.kept
@@ -235,9 +254,25 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
         if side.vocabulary is None:
             out.append(f"{name} has no readable tokenizer: vocabulary rows were paired by number")
         if side.anatomy.unmapped:
-            out.append(f"{len(side.anatomy.unmapped)} tensors of {name} have no known role and were left out")
+            out.append(_left_out(side, name))
     return out
 
+
+def _left_out(side: Side, name: str) -> str:
+    """How many tensors of a side have no role, and how much of its numbers they hold, the largest ones by name."""
+    sizes = {tensor: math.prod(side.checkpoint.tensors[tensor].shape) for tensor in side.anatomy.unmapped}
+    kinds: Counter[str] = Counter()
+    for tensor, size in sizes.items():
+        kinds[".".join("*" if word.isdigit() else word for word in tensor.split("."))] += size
+    largest = ", ".join(kind for kind, _ in kinds.most_common(LEFT_OUT_NAMES))
+    share = _share(sum(sizes.values()) / max(1, side.anatomy.parameters))
+    about = f"{len(sizes)} tensors of {name} ({share} of its numbers)"
+    more = ", ..." if len(kinds) > LEFT_OUT_NAMES else ""
+    return f"{about} have no known role and were left out: {largest}{more}"
+
+
+LEFT_OUT_NAMES = 2
+"""Kinds of tensors without a role that are named."""
 
 STRANGE_ROWS, FEW_TOKENS = 0.05, 64
 """Agreement of held-out vocabulary rows below which their names lead to no common frame; tokens that it takes."""

@@ -45,6 +45,12 @@ NEAR = 0.4
 """Similarity of search vectors beyond that of strangers: those of the calibration families reach 0.36, relatives have
 0.42 to 0.98."""
 
+UNTOLD = ("inconclusive", "not-testable")
+"""Answers that exclude nothing."""
+
+MOST_NAMED = 3
+"""Candidates that are named in one sentence."""
+
 LIGHT = 1 << 24
 """Parameters up to which a candidate is compared on weights before it is said that there is no relative."""
 
@@ -325,7 +331,7 @@ def _nearness(candidate: Candidate) -> tuple[int, float, int]:
 
 
 def _any_seen(found: Sequence[Candidate]) -> bool:
-    return any(candidate.compared for candidate in found)
+    return any(candidate.compared and candidate.verdict != "not-testable" for candidate in found)
 
 
 def _multiplicity(tried: int, found: Sequence[Candidate]) -> Multiplicity:
@@ -355,6 +361,10 @@ def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: in
             near = f"similarity {last.similarity or 0.0:.2f}"
             out.append(f"the last candidate is as near as relatives are ({near}): others as near may stand behind it")
     out += [believed(c.rest_of) for c in found if c.rest_of and c.rest and c.rest.verdict in RELATIVES][:1]
+    open_on_weights = [c.location for c in found if c.compared == "weights" and c.verdict in UNTOLD]
+    if open_on_weights:
+        more = f" and {len(open_on_weights) - MOST_NAMED} more" if len(open_on_weights) > MOST_NAMED else ""
+        out.append(f"comparisons on weights that cannot say: {', '.join(open_on_weights[:MOST_NAMED])}{more}")
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
         out.append(f"{only} candidates were compared on fingerprints only, which see units in place")

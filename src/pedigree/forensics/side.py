@@ -31,6 +31,9 @@ LAYERS_AHEAD = 12
 
 _ATTENTION: tuple[UnitKind, ...] = ("vo", "qk")
 
+BLANK_ROWS = 16
+"""Rows of a projection that are looked at first for a number that is not zero."""
+
 
 class Side:
     """A model under comparison.
@@ -58,6 +61,14 @@ class Side:
         """A side with its anatomy and vocabulary read from the checkpoint; `beside` is that of the other side, which
         need not be parsed twice."""
         return cls(checkpoint, sample, read_anatomy(checkpoint), read_vocabulary(checkpoint, beside))
+
+    def beside(self, other: Side) -> Side:
+        """The same model, cut into heads as the other one where its own file does not tell, and the other's does; that
+        changes no number, and a foreign cut finds nothing."""
+        if not self.anatomy.assumes_heads or other.anatomy.assumes_heads or other.anatomy.head_dim is None:
+            return self
+        anatomy = read_anatomy(self.checkpoint, other.anatomy.head_dim)
+        return Side(self.checkpoint, self.sample, anatomy, self.vocabulary)
 
     def at(self, sample: Sample) -> Side:
         """The same model under another sample; anatomy and vocabulary are not read again."""
@@ -115,6 +126,21 @@ class Side:
     def _view_as_read(self, view: LayerView) -> LayerView:
         ffn = None if self._reader is None else self._as_read(view.units.get("ffn"))
         return view if ffn is None else LayerView(view.layer, {**view.units, "ffn": ffn})
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether no unit that can be read holds a number: all of them are zero, or not finite and read as zero."""
+        first = torch.arange(BLANK_ROWS)
+        for number in range(self.n_layers):
+            for kind in ("ffn", *_ATTENTION):
+                units = self.units(kind, number)
+                if units is not None and units.count:
+                    names, some = units.names, first[: units.count]
+                    if any(bool(units.rows(name, some).any()) for name in names):
+                        return False
+                    if any(bool(units.rows(name).any()) for name in names):
+                        return False
+        return True
 
     def layer(self, number: int) -> LayerView:
         """Units of one layer, read on first use."""

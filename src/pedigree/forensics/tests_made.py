@@ -107,6 +107,8 @@ def strength(found: Findings, judgment: Judgment) -> str:
         loud = exact <= CLEAR_LOG10_P
         words = "an exact test speaks, which alone is no relation" if loud else "exact tests silent"
         return f"largest agreement of any layer pair z = {z:.1f} (strangers reach that), {words}"
+    if found.contents is not None and found.contents.telling:
+        return "; ".join(judgment.reasons)
     if found.keeps_units and found.kept is not None:
         reach = math.floor(found.log10_p("kept-units"))
         return f"{found.kept.count} units are shared beyond any choice of frame and pairs (log10 p <= {reach})"

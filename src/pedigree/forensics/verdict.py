@@ -172,10 +172,23 @@ def _without_place(found: Findings, components: dict[str, Component]) -> Judgmen
     return Judgment("inconclusive", {**components, **open_parts}, reasons)
 
 
+def _without_numbers(found: Findings, components: dict[str, Component]) -> Judgment:
+    """What holds no number was not tested, and is not cleared."""
+    why = f"the layers of {' and of '.join(found.blank)} hold no numbers to compare: they are zero or not finite"
+    empty = {
+        name: part.model_copy(update={"verdict": "not-testable", "note": "no numbers to compare"})
+        for name, part in components.items()
+        if name in ("attn", "mlp", "experts") or not part.score
+    }
+    return Judgment("not-testable", components | empty, [why])
+
+
 def _without_body(found: Findings, components: dict[str, Component]) -> Judgment:
     tables = [components[name] for name in ("embed", "head") if name in components]
     if any(table.verdict == "related" for table in tables):
         return Judgment("partly-related", components, ["vocabulary rows only"])
+    if found.blank:
+        return _without_numbers(found, components)
     if min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P:
         # Order and signs of units are free: whoever holds a model can choose them to suit another one.
         why = "units stand in the order or with the signs of the other's, but their directions do not agree"

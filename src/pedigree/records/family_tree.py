@@ -43,6 +43,7 @@ class TreeResult(Record):
     `unread` names models that could be compared with no other one, with the reason in `not_compared`.
     `shared_starts` names the nearest pair of every two families that share a random start and nothing learned,
     `open_pairs` the ends of lines of which it is open whether a start or descent is shared; they have no arrow.
+    `untold_pairs` are those of which the comparison failed or says neither a relation nor none.
     """
 
     families: list[list[str]] = Field(default_factory=list)
@@ -52,6 +53,8 @@ class TreeResult(Record):
     shared_starts: list[list[str]] = Field(default_factory=list)
     open_pairs: list[list[str]] = Field(default_factory=list)
     unread: list[str] = Field(default_factory=list)
+    # A record from before there were any keeps its digest.
+    untold_pairs: list[list[str]] = Field(default_factory=list, exclude_if=lambda pairs: not pairs)
     pairs_compared: int = 0
     not_compared: list[str] = Field(default_factory=list)
     not_checked: list[str] = Field(default_factory=list)

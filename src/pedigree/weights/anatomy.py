@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pedigree.weights.assembly import Assembly, Key, assemble
-from pedigree.weights.dimensions import Hints, read_hints
+from pedigree.weights.dimensions import ASSUMED, BESIDE, Hints, read_hints
 from pedigree.weights.inference import infer_table, unglue
 from pedigree.weights.norms import norms_have_bias, placement, settle_norms
 from pedigree.weights.packed import unpacked
@@ -87,6 +87,11 @@ class Anatomy:
     rotary_dim: int | None = None
     parameters: int = 0
 
+    @property
+    def assumes_heads(self) -> bool:
+        """Whether neither config nor shapes tell how many heads there are."""
+        return any(note.endswith(ASSUMED) for note in self.notes)
+
     def part(self, role: str, layer: int | None = None, expert: int | None = None) -> Part | None:
         """The part of a role, None where the model has none (a tied head has none of its own)."""
         return self.by_key.get((role, layer, expert))
@@ -100,12 +105,13 @@ class Anatomy:
         return self.expert_counts.get(layer, 0)
 
 
-def read_anatomy(checkpoint: TensorSource) -> Anatomy:
+def read_anatomy(checkpoint: TensorSource, head_dim: int | None = None) -> Anatomy:
     """The anatomy of a checkpoint, from its names, shapes and config; reads no weights (of matrices that several
     tensors hold packed, their shapes).
 
     Args:
         checkpoint: an open checkpoint.
+        head_dim: that of a model that this one is held against; taken where neither config nor shapes tell one.
 
     Raises:
         InputError: its weights are packed in a way that is not read.
@@ -113,6 +119,8 @@ def read_anatomy(checkpoint: TensorSource) -> Anatomy:
     """
     checkpoint = unpacked(checkpoint)
     hints = read_hints(checkpoint.config)
+    if head_dim is not None:
+        hints.numbers[BESIDE] = head_dim
     notes = list(hints.notes)
     scales = find_scales(checkpoint, hints)
     helpers = {name for name, _ in scales.values()}

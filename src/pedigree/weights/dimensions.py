@@ -33,6 +33,13 @@ _NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "mo
 _MOST = 1 << 24  # no width, head count or vocabulary is larger
 
 
+BESIDE = "head_dim_beside"
+"""Key of the head dimension of another model, which is taken where neither config nor shapes tell one."""
+
+ASSUMED = "is assumed, neither config nor shapes tell it"
+"""How the note on a head dimension ends that was a guess."""
+
+
 @dataclass
 class Hints:
     """What a config says, one positive integer per known key; and what it said that cannot be true."""
@@ -193,9 +200,12 @@ def _head_dim(
     if claims:  # where they differ, the one that also gives the claimed key/value heads
         best = min(claims, key=lambda length: k_rows != (claimed_kv or 0) * length)
         return best, "" if best == by_heads else f"heads: {q_rows // best} of {best} rows, by the config's head_dim"
+    beside = hints.get(BESIDE)
+    if fits(beside) and beside is not None:
+        return beside, f"heads: head_dim {beside} is that of the other model; neither config nor shapes tell it"
     order = (128, 64, 96, 80, 256, 32, 16, 8, 4, 2) if q_rows >= 2048 else (64, 32, 16, 8, 4, 2)
     guess = next((length for length in order if length < q_rows and fits(length)), 1 if q_rows > 1 else q_rows)
-    return guess, f"heads: head_dim {guess} is assumed, neither config nor shapes tell it"
+    return guess, f"heads: head_dim {guess} {ASSUMED}"
 
 
 def _short(value: object) -> str:

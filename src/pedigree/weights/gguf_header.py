@@ -21,6 +21,7 @@ from pedigree.weights.extent import Extent, TensorInfo, check_overlaps
 from pedigree.weights.quantization import BLOCKS
 from pedigree.weights.safetensors_header import checked_shape, shorten
 from pedigree.weights.source import Source, read_range
+from pedigree.weights.stand_in import refuse_stand_in
 
 MAX_HEADER_BYTES = 256_000_000
 MAX_NAME_BYTES = 65_535
@@ -72,6 +73,7 @@ def read_gguf_header(source: Source, file: str, file_bytes: int) -> GgufHeader:
     cursor = _Cursor(source, file, file_bytes)
     magic = bytes(cursor.take(4, "magic"))
     if magic != b"GGUF":
+        refuse_stand_in(cursor.buffer, cursor.place)
         raise MalformedFile("not a GGUF file", where=f"{cursor.place}: magic", got=repr(magic), expected="b'GGUF'")
     version = cursor.u32("version")
     if version not in (2, 3):

@@ -34,6 +34,8 @@ WRAPPERS = (
     "llm.",
     "thinker.",
     "biogpt.",
+    "albert.",
+    "rwkv.",
 )
 _INNER = (".base_layer.", "._orig_mod.", "._fsdp_wrapped_module.", ".module.")
 

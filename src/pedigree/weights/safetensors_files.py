@@ -7,6 +7,7 @@ from pedigree.weights.contents import Contents, add_extents, check_promised
 from pedigree.weights.extent import Extent
 from pedigree.weights.safetensors_header import SafetensorsHeader, header_length, parse_header
 from pedigree.weights.source import Source, read_range
+from pedigree.weights.stand_in import refuse_stand_in
 from pedigree.weights.weight_files import Choice
 
 
@@ -37,6 +38,7 @@ def _read_header(source: Source, file: str) -> tuple[int, SafetensorsHeader]:
     if size is None:
         raise MissingInput("no such file", where=source.place(file))
     probe = read_range(source, file, 0, min(size, max(8, source.probe_bytes)))
+    refuse_stand_in(probe, source.place(file))
     length = header_length(probe, size, source.place(file))
     text = probe[8 : 8 + length]
     if len(text) < length:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pedigree.errors import MalformedFile, UnsafeFile
 from pedigree.weights.safetensors_header import shorten
 from pedigree.weights.source import Range, Source, read_range
+from pedigree.weights.stand_in import PREFIX_BYTES, refuse_stand_in
 
 MAX_RECORDS = 1_000_000
 MAX_PICKLE_BYTES = 32_000_000
@@ -83,7 +84,9 @@ def read_archive(source: Source, file: str, file_bytes: int) -> TorchArchive:
 
 def _check_magic(source: Source, file: str, file_bytes: int) -> None:
     place = source.place(file)
-    magic = bytes(read_range(source, file, 0, min(4, file_bytes)))
+    begin = read_range(source, file, 0, min(PREFIX_BYTES, file_bytes))
+    refuse_stand_in(begin, place)
+    magic = bytes(begin[:4])
     if magic == b"PK\x03\x04":
         return
     if magic[:1] == b"\x80":

@@ -18,8 +18,12 @@ from pedigree.weights.safetensors_header import RepeatedKey, check_density, is_t
 from pedigree.weights.source import Source, confined_name, read_range
 
 MAX_JSON_BYTES = 100_000_000
+_AGAIN = "get the file again: it is damaged; weights are read without it where it is not there"
 
 SUFFIXES = {".safetensors": "safetensors", ".gguf": "gguf", ".bin": "torch", ".pt": "torch", ".pth": "torch"}
+MOST_BESIDE = 4
+"""Files beside the chosen ones that are named."""
+
 _USUAL_NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -97,9 +101,8 @@ def choose(source: Source) -> Choice:
     for kind in ("safetensors", "gguf", "torch"):
         first = next((name for name in usual if f".{name}.".find(_mark(kind)) >= 0), None)
         if first is not None:
-            notes = tuple(f"{name} is there too and was not read" for name in usual if name != first)
             choice = choose_file(source, first)
-            return Choice(choice.format, choice.files, choice.weight_map, notes)
+            return Choice(choice.format, choice.files, choice.weight_map, _beside(names, first, choice))
         others = [name for name in names if format_of(name) == kind and not _NOT_WEIGHTS.search(name)]
         if others:
             return Choice(kind, _one_or_set(source, others))
@@ -117,7 +120,17 @@ def choose(source: Source) -> Choice:
         where=source.location,
         got=", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "an empty directory",
         expected="*.safetensors, *.gguf, or pytorch_model*.bin",
+        fix="name the directory that holds the weights, or a weight file itself",
     )
+
+
+def _beside(names: Sequence[str], first: str, choice: Choice) -> tuple[str, ...]:
+    """A note for each file beside the chosen ones that may be weights, too."""
+    read = {first, *choice.files}
+    others = [name for name in names if name not in read and (format_of(name) or name in _USUAL_NAMES)]
+    others = [name for name in others if not _NOT_WEIGHTS.search(name)]
+    notes = [f"{name} is there too and was not read" for name in others[:MOST_BESIDE]]
+    return (*notes, f"and {len(others) - MOST_BESIDE} more files") if len(others) > MOST_BESIDE else tuple(notes)
 
 
 def _mark(kind: str) -> str:
@@ -194,9 +207,9 @@ def read_json(
     except RepeatedKey as error:
         raise MalformedFile("a key occurs twice", where=where, got=repr(error.args[0])) from error
     except (ValueError, RecursionError) as error:
-        raise MalformedFile("the file is not JSON", where=where, got=str(error)) from error
+        raise MalformedFile("the file is not JSON", where=where, got=str(error), fix=_AGAIN) from error
     if not isinstance(value, dict):
-        raise MalformedFile("the file is not a JSON object", where=where, got=type(value).__name__)
+        raise MalformedFile("the file is not a JSON object", where=where, got=type(value).__name__, fix=_AGAIN)
     return value
 
 
