@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def calibrate(zoo: Path, every: int = 1) -> dict[str, Any]:
     """Cosines of both halves of the search vectors of real models: children with their root, and roots of families."""
     from pedigree.errors import PedigreeError
-    from pedigree.forensics.fingerprint import make_fingerprint
-    from pedigree.forensics.sketch import HALF, sketch
+    from pedigree.forensics.fingerprints.fingerprint import make_fingerprint
+    from pedigree.forensics.scanning.sketch import HALF, sketch
 
     vectors: dict[str, Floats] = {}
     families = sorted({path.name.split(".")[0] for path in zoo.iterdir()})[::every]
@@ -137,7 +137,7 @@ class Drawer:
     """
 
     def __init__(self, known: dict[str, Any]) -> None:
-        from pedigree.forensics.sketch import HALF
+        from pedigree.forensics.scanning.sketch import HALF
 
         self.half, self.known = HALF, known
         draw = np.random.default_rng(0)
@@ -198,8 +198,8 @@ class Drawer:
 
 def measure(folder: Path, count: int, queries: int, known: dict[str, Any]) -> dict[str, Any]:
     """Write the library, build its index, ask it with vectors that are not in it."""
-    from pedigree.forensics.library import open_library
-    from pedigree.forensics.neighbors import EXACT_UP_TO
+    from pedigree.forensics.scanning.library import open_library
+    from pedigree.forensics.scanning.neighbors import EXACT_UP_TO
 
     drawer = Drawer(known)
     began = time.monotonic()

@@ -28,11 +28,11 @@ from pedigree.benchmark.families.sizes import SCALES, scale_of
 from pedigree.benchmark.tree_score import Line, TreeTally, score_tree
 from pedigree.benchmark.zoo.random_family import Family, parents_of, random_family
 from pedigree.benchmark.zoo.workshop import Workshop
-from pedigree.forensics.family_bulk import Bulk
-from pedigree.forensics.family_rows import CommonRows, common_rows
-from pedigree.forensics.family_tree import build_tree
-from pedigree.forensics.kinship import KeptPairs, Kinship, compare_all
-from pedigree.forensics.tree_merges import unmerged
+from pedigree.forensics.trees.family_bulk import Bulk
+from pedigree.forensics.trees.family_rows import CommonRows, common_rows
+from pedigree.forensics.trees.family_tree import build_tree
+from pedigree.forensics.trees.kinship import KeptPairs, Kinship, compare_all
+from pedigree.forensics.trees.tree_merges import unmerged
 from pedigree.records.family_tree import TreeResult
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.forensics.merges import Shop, linear, rounded, tuned
+from tests.forensics.merge_shop import Shop, linear, rounded, tuned
 from tests.forensics.tiny_models import Tensors
 
-from pedigree.forensics.unmerge import Decomposition, unmerge
+from pedigree.forensics.merges.decomposition import Decomposition
+from pedigree.forensics.merges.unmerge import unmerge
 
 
 @pytest.fixture(scope="module")

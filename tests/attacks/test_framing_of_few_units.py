@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pedigree.forensics import compare as comparing
 from pedigree.forensics.compare import measure_pair
-from pedigree.forensics.sampling import Sample, runs
-from pedigree.forensics.verdict import judge
+from pedigree.forensics.comparison.verdict import judge
+from pedigree.forensics.sides.sampling import Sample, runs
 
 Tensors = dict[str, Tensor]
 MLP = "model.layers.{}.mlp.{}_proj.weight"

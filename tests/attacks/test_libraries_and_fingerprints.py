@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.forensics.merges import Shop
+from tests.forensics.merge_shop import Shop
 
 from pedigree.forensics.compare import compare
-from pedigree.forensics.fingerprint import Fingerprint, make_fingerprint, read_fingerprint
-from pedigree.forensics.library import open_library
-from pedigree.forensics.scan import scan
-from pedigree.forensics.sketch import sketch
+from pedigree.forensics.fingerprints.fingerprint import Fingerprint, make_fingerprint, read_fingerprint
+from pedigree.forensics.scanning.library import open_library
+from pedigree.forensics.scanning.scan import scan
+from pedigree.forensics.scanning.sketch import sketch
 
 
 @pytest.fixture(scope="module")

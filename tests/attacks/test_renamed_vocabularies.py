@@ -15,16 +15,16 @@ import torch
 from forensics.tiny_models import Sizes, Tensors, generator, llama, random_rotation, side, vocabulary, words
 
 from pedigree.benchmark.framer import names_that_suit, turn_for_planes
-from pedigree.forensics.anchors import SharedTokens
-from pedigree.forensics.borne_names import ONE_LANGUAGE
-from pedigree.forensics.carried_planes import planes_of
-from pedigree.forensics.gauge import unit_rows
-from pedigree.forensics.measure import measure
-from pedigree.forensics.named_frame import tables_of
-from pedigree.forensics.record import unseen
-from pedigree.forensics.shared_units import whitened
-from pedigree.forensics.side import Side
-from pedigree.forensics.verdict import Judgment, judge
+from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.record import unseen
+from pedigree.forensics.comparison.verdict import Judgment, judge
+from pedigree.forensics.frames.borne_names import ONE_LANGUAGE
+from pedigree.forensics.frames.carried_planes import planes_of
+from pedigree.forensics.frames.named_frame import tables_of
+from pedigree.forensics.sides.anchors import SharedTokens
+from pedigree.forensics.sides.gauge import unit_rows
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.units.shared_units import whitened
 from pedigree.tokenizers.vocabulary import Vocabulary
 
 SIZES = Sizes(d=48, layers=2, head_dim=12, inner=112, vocab=300)

@@ -18,11 +18,11 @@ from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pedigree.forensics.changes import list_changes
 from pedigree.forensics.compare import compare, measure_pair
-from pedigree.forensics.direction import weigh_direction
-from pedigree.forensics.measure import measure
-from pedigree.forensics.verdict import Judgment, judge
+from pedigree.forensics.comparison.changes import list_changes
+from pedigree.forensics.comparison.direction import weigh_direction
+from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.verdict import Judgment, judge
 
 SIZES = Sizes(d=48, layers=2, head_dim=12, inner=112)
 DEEPER = Sizes(d=48, layers=4, head_dim=12, inner=112)

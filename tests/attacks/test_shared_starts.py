@@ -16,9 +16,9 @@ from forensics.tiny_models import Sizes, Tensors, generator, llama, side, words
 from scipy.linalg import hadamard
 from torch import Tensor
 
-from pedigree.forensics.measure import measure
-from pedigree.forensics.side import Side
-from pedigree.forensics.verdict import Judgment, judge
+from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.verdict import Judgment, judge
+from pedigree.forensics.sides.side import Side
 
 SIZES = Sizes()
 TIED = Sizes(d=64, kv_heads=4, head_dim=16, inner=160)

@@ -16,8 +16,8 @@ from pedigree.benchmark.bank.kinds import BankModel, every, independent, kin, on
 from pedigree.benchmark.bank.numbers import kin_summary, pages, summary, uniformity
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs, measure_one, measure_pairs, measured_before
 from pedigree.benchmark.bank.training import BankShop
-from pedigree.forensics.bank import load_bank
-from pedigree.forensics.findings import CLEAR_Z
+from pedigree.forensics.comparison.bank import load_bank
+from pedigree.forensics.comparison.findings import CLEAR_Z
 from pedigree.training.config import SourceConfig
 
 SHORT = 14_000  # tokens

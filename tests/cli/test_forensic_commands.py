@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Ran
-from tests.forensics.merges import Shop, linear, tuned
+from tests.forensics.merge_shop import Shop, linear, tuned
 
 Pedigree = Callable[..., Ran]
 
@@ -75,7 +75,7 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     assert len(kept.read_text().splitlines()) == 3, "two comparisons, and what the nearest leaves"
     with monkeypatch.context() as patched:
         for name in ("compare", "compare_rest"):
-            patched.setattr(f"pedigree.forensics.scan.{name}", lambda *a, **k: {}["compared again"])
+            patched.setattr(f"pedigree.forensics.scanning.scan.{name}", lambda *a, **k: {}["compared again"])
         again = pedigree("scan", where(shop, "child"), "--confirm", "2", "--keep", str(kept), "--json")
         broken = pedigree("scan", where(shop, "child"), "--confirm", "2")
     first, second = (json.loads(ran.out)["result"] for ran in (whole, again))
@@ -143,7 +143,7 @@ def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
     assert "bad.safetensors   could not be compared" in first.out
     assert len(kept.read_text().splitlines()) == 1
     kept.write_text(kept.read_text() + "cut off {\n")
-    monkeypatch.setattr("pedigree.forensics.kinship.measure_pair", lambda *a, **k: {}["compared again"])
+    monkeypatch.setattr("pedigree.forensics.trees.kinship.measure_pair", lambda *a, **k: {}["compared again"])
     again = pedigree("tree", *models)
     assert "base -> A " in again.out
     monkeypatch.setenv("PEDIGREE_FLEET", "auto")

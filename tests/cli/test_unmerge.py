@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 import yaml
 from tests.cli.conftest import Ran
-from tests.forensics.merges import Shop, linear
+from tests.forensics.merge_shop import Shop, linear
 
 from pedigree.cli.unmerge import WORDS
 from pedigree.records.unmerging import UnmergeVerdict

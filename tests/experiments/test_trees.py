@@ -10,7 +10,7 @@ from tests.experiments.scripts import script
 
 from pedigree.benchmark.families.sizes import scale_of
 from pedigree.benchmark.zoo.random_family import Family, random_family
-from pedigree.forensics.kinship import Kinship
+from pedigree.forensics.trees.kinship import Kinship
 
 trees = script("trees")
 SEED = 2

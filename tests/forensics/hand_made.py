@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pedigree.forensics.anchors import SharedTokens
-from pedigree.forensics.bits import BitPass
-from pedigree.forensics.evidence import Evidence, Grid
+from pedigree.forensics.comparison.findings import Findings, HeadScore
+from pedigree.forensics.descent.survival import Survival
 from pedigree.forensics.exact.card import TestCard, TestOutcome
-from pedigree.forensics.findings import Findings, HeadScore
-from pedigree.forensics.gauge import Gauge, identity_gauge
-from pedigree.forensics.ladder import Climb
-from pedigree.forensics.survival import Survival
-from pedigree.forensics.unit_map import UnitMap
-from pedigree.forensics.views import UnitKind
+from pedigree.forensics.frames.ladder import Climb
+from pedigree.forensics.sides.anchors import SharedTokens
+from pedigree.forensics.sides.bits import BitPass
+from pedigree.forensics.sides.gauge import Gauge, identity_gauge
+from pedigree.forensics.sides.views import UnitKind
+from pedigree.forensics.units.evidence import Evidence, Grid
+from pedigree.forensics.units.unit_map import UnitMap
 
 Path = list[int | None]
 CARD = TestCard("test", 1, "null", "assumption", "source", "unit")

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from range_server import RangeServer
-from tests.forensics.merges import Shop
+from tests.forensics.merge_shop import Shop
 
 from pedigree.forensics.arrivals import ArrivalProgress
 from pedigree.forensics.compare import compare

@@ -13,9 +13,9 @@ import torch
 from memory_checkpoint import MemoryCheckpoint
 from torch import Tensor
 
-from pedigree.forensics.sampling import Sample, choose_sample
-from pedigree.forensics.side import Side
-from pedigree.forensics.views import UnitKind, UnitSet
+from pedigree.forensics.sides.sampling import Sample, choose_sample
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.sides.views import UnitKind, UnitSet
 from pedigree.tokenizers.vocabulary import Vocabulary
 from pedigree.weights.anatomy import read_anatomy
 

@@ -17,7 +17,7 @@ from pedigree.benchmark.zoo.snapshot import Snapshot
 from pedigree.benchmark.zoo.truth import Pair
 from pedigree.benchmark.zoo.workshop import Workshop
 from pedigree.forensics.compare import compare
-from pedigree.forensics.findings import CLEAR_Z
+from pedigree.forensics.comparison.findings import CLEAR_Z
 from pedigree.records.comparison import Comparison
 
 # derivative of base0 -> what is said of it, what is said of base0 seen from it

@@ -22,8 +22,8 @@ from pedigree.records.comparison import Comparison, Verdict
 from pedigree.records.scan import Multiplicity
 
 if TYPE_CHECKING:
-    from pedigree.forensics.fingerprint import Fingerprint
-    from pedigree.forensics.library import Entry, Library
+    from pedigree.forensics.fingerprints.fingerprint import Fingerprint
+    from pedigree.forensics.scanning.library import Entry, Library
 
 Tell = Callable[[str, float, str], None]
 RULE = "p-values are multiplied by the number of models of the library (Bonferroni)"
@@ -48,8 +48,8 @@ def clear(
     Raises:
         PedigreeError: the model cannot be read.
     """
-    from pedigree.forensics.bank import error_rate, false_positives
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.bank import error_rate, false_positives
+    from pedigree.forensics.comparison.record import producer
 
     begun = time.monotonic()
     mine = look_at(folder)
@@ -118,7 +118,7 @@ class _Asked:
         return blank.model_copy(update={"compared": "weights", "detection_limit": limit, **told}), pair.comparison
 
     def _on_fingerprint(self, entry: Entry, blank: Cleared) -> tuple[Cleared, Comparison]:
-        from pedigree.forensics.fingerprint_compare import compare_fingerprints, load
+        from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints, load
 
         if self._mine is None:
             self._mine = load(self.folder, salt=self.library.salt, allow_pickle=self.allow_pickle)
@@ -181,7 +181,7 @@ def _name(entry: Entry) -> str:
 
 
 def _is_here(entry: Entry) -> bool:
-    from pedigree.forensics.fingerprint import is_fingerprint
+    from pedigree.forensics.fingerprints.fingerprint import is_fingerprint
 
     place = entry.location
     return "://" not in place and Path(place).exists() and not is_fingerprint(place)

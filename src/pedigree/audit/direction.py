@@ -10,7 +10,8 @@ Five kinds of evidence, strongest first; none of them is asked for where the wei
                 of its own.
     nearness    followed from the child, the parent is it and something new. Of a pair of which nothing is known that
                 is no evidence, since a sibling that drifted less looks like a parent. A claim of training says that
-                one descends from the other: then whose the difference is decides (`pedigree.forensics.direction`).
+                one descends from the other: then whose the difference is decides
+                (`pedigree.forensics.comparison.direction`).
                 Where that cannot be measured, it counts where the child stands in the middle of a line between the
                 declared parent and some third model, for then the two are no siblings.
 """

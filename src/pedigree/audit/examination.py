@@ -241,8 +241,8 @@ def _record(
     request: Request, known: _Known, models: Sequence[Model], scene: Scene, edges: Sequence[AuditEdge],
     unread: Sequence[str], seconds: float,
 ) -> Audit:  # fmt: skip
-    from pedigree.forensics.bank import error_rate, false_positives, load_bank
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.bank import error_rate, false_positives, load_bank
+    from pedigree.forensics.comparison.record import producer
 
     bank = load_bank() or {}
     rate, compared = error_rate(), scene.pairs.compared

@@ -28,8 +28,8 @@ from pedigree.errors import PedigreeError
 from pedigree.records.audit import Answer, AuditCheck, Lie
 
 if TYPE_CHECKING:
+    from pedigree.forensics.merges.decomposition import Decomposition
     from pedigree.forensics.pair import PairEvidence
-    from pedigree.forensics.unmerge import Decomposition
 
 ON_THE_WAY = 0.8
 """Share of the way between declared parent and candidate by which the candidate must be nearer to the child."""
@@ -294,7 +294,7 @@ def _mixture_check(claim: Claim, relatives: Sequence[Relative], scene: Scene) ->
 
 def _taken_apart(child: str, sources: Sequence[str], scene: Scene) -> Decomposition | None:
     """The child as a mixture of some models, worked out once; None where they cannot be read."""
-    from pedigree.forensics.unmerge import unmerge
+    from pedigree.forensics.merges.unmerge import unmerge
 
     key = (child, *sorted(set(sources)))
     if key not in scene.mixtures:

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.gram_agreement import GramMeter, log_pairings
-from pedigree.forensics.gauge import polar
-from pedigree.forensics.linear import symmetric_eigen, thin_qr
+from pedigree.forensics.sides.gauge import polar
+from pedigree.forensics.sides.linear import symmetric_eigen, thin_qr
 
 ROUNDS = 20
 
@@ -141,7 +141,7 @@ def turn_for_planes(
     spend it on.
 
     Frames and phases in turns. The frame is his choice for one thing only: vocabulary rows turn with it, so it does not
-    carry over to them (`forensics/carried_planes.py`).
+    carry over to them (`forensics/frames/carried_planes.py`).
 
     Args:
         a, b: planes of each layer as blocks of length one, [P, V, 2, D].
@@ -184,9 +184,9 @@ def drawn_at_random(layers: int, units: int, width: int, seed: int) -> list[Tens
 
 def whitened_units(location: str | Path) -> list[Tensor]:
     """Feed-forward units of a model as the test takes them, [U, V, D] for each layer that has any."""
-    from pedigree.forensics.sampling import choose_sample
-    from pedigree.forensics.shared_units import VIEWS, UnitRows
-    from pedigree.forensics.side import Side
+    from pedigree.forensics.sides.sampling import choose_sample
+    from pedigree.forensics.sides.side import Side
+    from pedigree.forensics.units.shared_units import VIEWS, UnitRows
     from pedigree.weights.checkpoint import open_checkpoint
 
     with open_checkpoint(location) as checkpoint:

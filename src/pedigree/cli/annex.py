@@ -25,7 +25,7 @@ def read_annex(a: str, b: str, *, allow_pickle: bool = False) -> Annex:
 
 
 def _side(place: str, letter: str, allow_pickle: bool, not_read: list[str]) -> Beside | None:
-    from pedigree.forensics.fingerprint import is_fingerprint
+    from pedigree.forensics.fingerprints.fingerprint import is_fingerprint
     from pedigree.weights.beside import clean, read_beside
     from pedigree.weights.checkpoint import open_checkpoint
 

@@ -148,8 +148,8 @@ def library_places(folder: str | None) -> tuple[list[Path], int]:
     """Where the models of a library lie, and how many of them are not on this machine."""
     if folder is None:
         return [], 0
-    from pedigree.forensics.fingerprint import is_fingerprint
-    from pedigree.forensics.library import open_library
+    from pedigree.forensics.fingerprints.fingerprint import is_fingerprint
+    from pedigree.forensics.scanning.library import open_library
 
     with open_library(folder) as library:
         listed = [entry.location for entry in library.entries()]

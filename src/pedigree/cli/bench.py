@@ -161,7 +161,7 @@ def score(
     from pedigree.benchmark.exam import exam
     from pedigree.benchmark.methods import chosen_methods
     from pedigree.benchmark.scoring import score as score_all
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.record import producer
 
     chosen = chosen_methods(methods or ())
     paper = exam(_there(folder), size, only or (), seed=seed)
@@ -219,7 +219,7 @@ def report(
 
 
 def _show_step(out: Output, **fields: Any) -> None:
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.record import producer
     from pedigree.records.benchmark import BenchmarkStep
 
     out.result(BenchmarkStep(producer=producer(), **fields).to_json())

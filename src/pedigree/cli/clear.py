@@ -47,7 +47,7 @@ def clear(
     if html is not None:
         check_free(html, force=force)
     from pedigree.audit.clearance import clear as clear_model
-    from pedigree.forensics.library import open_library
+    from pedigree.forensics.scanning.library import open_library
 
     with open_library(against, salt=salt) as library:
         found = clear_model(

@@ -22,7 +22,7 @@ from pedigree.cli.output import Output
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
-    from pedigree.forensics.fingerprint import Fingerprint
+    from pedigree.forensics.fingerprints.fingerprint import Fingerprint
     from pedigree.records.fingerprint import FingerprintMade
 
 
@@ -56,7 +56,7 @@ def fingerprint(
     if output is None:
         raise UsageError("where the fingerprint goes is missing", expected="-o FILE", fix="-o model.fingerprint")
     check_free(output, force=force)
-    from pedigree.forensics.fingerprint import make_fingerprint
+    from pedigree.forensics.fingerprints.fingerprint import make_fingerprint
 
     start = time.monotonic()
     made = make_fingerprint(model, salt=salt, allow_pickle=allow_pickle)
@@ -81,7 +81,7 @@ def fingerprint(
 
 
 def _record(made: Fingerprint, size: int, output: Path, *, salted: bool, seconds: float) -> FingerprintMade:
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.record import producer
     from pedigree.records.comparison import ReadRecord
     from pedigree.records.fingerprint import FingerprintMade, FingerprintResult
 

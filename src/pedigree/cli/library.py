@@ -27,7 +27,7 @@ from pedigree.errors import MalformedFile, MissingInput, OutputExists, UsageErro
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pedigree.forensics.library import Entry
+    from pedigree.forensics.scanning.library import Entry
 
 _Folder = Annotated[str, typer.Argument(metavar="DIR", help="The library.", show_default=False)]
 
@@ -90,7 +90,7 @@ def add(
     models = [*(models or ()), *(_listed(list_file) if list_file else ())]
     if not models:
         raise UsageError("no model was named", expected="DIR MODEL...", fix=f"pedigree library add {folder} MODEL")
-    from pedigree.forensics.library import open_library
+    from pedigree.forensics.scanning.library import open_library
 
     # From any folder a model is found again, and named once.
     places = [str(Path(place).resolve()) if "://" not in place and Path(place).exists() else place for place in models]
@@ -137,7 +137,7 @@ def list_models(
     pedigree library list my-library --json
     """
     out = Output(json=json, quiet=quiet, color=color)
-    from pedigree.forensics.library import open_library
+    from pedigree.forensics.scanning.library import open_library
 
     with open_library(folder, salt=salt) as library:
         entries = library.entries()
@@ -175,7 +175,7 @@ def export(
         raise OutputExists("the output is a file", where=str(output), fix="name a folder")
     if not output.parent.is_dir():
         raise MissingInput("the folder of the output does not exist", where=str(output.parent))
-    from pedigree.forensics.library import open_library
+    from pedigree.forensics.scanning.library import open_library
 
     with open_library(folder, salt=salt) as library:
         entries = [entry for entry in library.entries() if entry.error is None]
@@ -194,7 +194,7 @@ def export(
 def _record(entries: Sequence[Entry], folder: str) -> Any:
     from dataclasses import asdict
 
-    from pedigree.forensics.record import producer
+    from pedigree.forensics.comparison.record import producer
     from pedigree.records.scan import LibraryListing, LibraryModel
 
     models = [LibraryModel(**{k: v for k, v in asdict(entry).items() if k != "id"}) for entry in entries]

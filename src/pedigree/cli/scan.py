@@ -88,8 +88,8 @@ def scan(
     words = [check_word(word, WORDS, option="--fail-on") for word in fail_on or ()]
     if against is None:
         raise UsageError("no library was named", expected="--against LIBRARY", fix="pedigree library add DIR MODEL...")
-    from pedigree.forensics.library import open_library
-    from pedigree.forensics.scan import scan as scan_library
+    from pedigree.forensics.scanning.library import open_library
+    from pedigree.forensics.scanning.scan import scan as scan_library
 
     if keep is not None:
         GO_ON.append(f"comparisons made so far, if any, are in {keep}; the same command goes on from there")

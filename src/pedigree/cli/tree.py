@@ -67,7 +67,7 @@ def tree(
         check_there(place, option="MODEL")
     if output is not None:
         check_free(output, force=force)
-    from pedigree.forensics.family_tree import grow_tree
+    from pedigree.forensics.trees.family_tree import grow_tree
 
     if keep is not None:
         GO_ON.append(f"pairs compared so far, if any, are in {keep}; the same command goes on from there")

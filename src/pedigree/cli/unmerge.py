@@ -94,7 +94,7 @@ def unmerge(
     candidates = _candidates([*(parents or ()), *(more or ())], base)
     if output is not None:
         check_free(output, force=force)
-    from pedigree.forensics.unmerge_record import unmerge_record
+    from pedigree.forensics.merges.unmerge_record import unmerge_record
 
     record = unmerge_record(
         model, candidates, base=base, whole=whole, allow_pickle=allow_pickle, progress=out.progress()

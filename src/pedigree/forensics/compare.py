@@ -19,17 +19,17 @@ from typing import Literal
 
 from pedigree.errors import BudgetExceeded, UsageError
 from pedigree.forensics.arrivals import ArrivalProgress
-from pedigree.forensics.bits import compare_bits
-from pedigree.forensics.evidence import holds_all
-from pedigree.forensics.findings import CLEAR_LOG10_P, Findings
-from pedigree.forensics.fingerprint import is_fingerprint
-from pedigree.forensics.fingerprint_compare import compare_with_fingerprint
-from pedigree.forensics.measure import Progress, evidence_words, measure, single_thread
-from pedigree.forensics.record import build_record, unseen
-from pedigree.forensics.remainder import KIN, believed, rest_of
-from pedigree.forensics.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
-from pedigree.forensics.side import Side
-from pedigree.forensics.verdict import Judgment, judge
+from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.comparison.measure import Progress, evidence_words, measure, single_thread
+from pedigree.forensics.comparison.record import build_record, unseen
+from pedigree.forensics.comparison.remainder import KIN, believed, rest_of
+from pedigree.forensics.comparison.verdict import Judgment, judge
+from pedigree.forensics.fingerprints.fingerprint import is_fingerprint
+from pedigree.forensics.fingerprints.fingerprint_compare import compare_with_fingerprint
+from pedigree.forensics.sides.bits import compare_bits
+from pedigree.forensics.sides.sampling import WHOLE_MODEL_BYTES, Depth, choose_sample
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.units.evidence import holds_all
 from pedigree.records.comparison import DEPTHS, Comparison, Controls, Decoy, DepthRecord, Rest
 from pedigree.weights.allocator import share_heap
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint

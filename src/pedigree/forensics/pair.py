@@ -1,7 +1,7 @@
 """All that an audit asks of two models: the comparison, the distance, equal tensors, and what has other shapes.
 
 One measurement answers all of it, so that a claim is held against numbers that belong together. Distances are those of
-`pedigree.forensics.kinship`: squared, over the squared length of the weights, on matched rows in one frame.
+`pedigree.forensics.trees.kinship`: squared, over the squared length of the weights, on matched rows in one frame.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pedigree.forensics.compare import measure_pair
-from pedigree.forensics.direction import weigh_direction
-from pedigree.forensics.findings import CLEAR_LOG10_P
-from pedigree.forensics.kinship import RELATED, distance2
-from pedigree.forensics.record import build_record, detection_limit
+from pedigree.forensics.comparison.direction import weigh_direction
+from pedigree.forensics.comparison.findings import CLEAR_LOG10_P
+from pedigree.forensics.comparison.record import build_record, detection_limit
+from pedigree.forensics.trees.kinship import RELATED, distance2
 from pedigree.records.comparison import Comparison, Component
 from pedigree.weights.anatomy import Anatomy
 

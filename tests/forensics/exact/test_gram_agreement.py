@@ -11,7 +11,7 @@ from torch import Tensor
 from pedigree.benchmark.framer import drawn_at_random, frame_units
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.gram_agreement import LEAST_UNITS, GramMeter, log_pairings
-from pedigree.forensics.linear import thin_qr
+from pedigree.forensics.sides.linear import thin_qr
 
 
 def rows(units: int, width: int, seed: int, uneven: float = 0.0) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pedigree.forensics.exact.head_agreement import LEAST_HEADS, Forms, forms_score, rows_score, together
 from pedigree.forensics.exact.tails import normal_log10_sf
-from pedigree.forensics.linear import thin_qr
+from pedigree.forensics.sides.linear import thin_qr
 
 LEVELS = (0.5, 0.25, 0.1, 0.05, 0.01)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import LEAST_PLANES, LEAST_RATIO, PlaneMeter
-from pedigree.forensics.linear import thin_qr
+from pedigree.forensics.sides.linear import thin_qr
 
 
 def planes(count: int, views: int, width: int, seed: int, uneven: float = 0.0, alike: float = 0.0) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Any
 from pedigree.benchmark.bank.kinds import every
 from pedigree.benchmark.bank.numbers import BENCHMARK
 from pedigree.benchmark.bank.pairs import independent_pairs, kin_pairs
-from pedigree.forensics.fingerprint import Fingerprint, make_fingerprint
-from pedigree.forensics.fingerprint_compare import compare_fingerprints
-from pedigree.forensics.sketch import frame_free_similarity
+from pedigree.forensics.fingerprints.fingerprint import Fingerprint, make_fingerprint
+from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints
+from pedigree.forensics.scanning.sketch import frame_free_similarity
 
 KIN = ("related", "partly-related", "identical")
 

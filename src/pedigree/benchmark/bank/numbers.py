@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pedigree.benchmark.bank.kinds import HEAVY, BankModel, Split, independent
-from pedigree.forensics.bank import upper_95
-from pedigree.forensics.operating_points import EXACT, flags, smallest_of_all
+from pedigree.forensics.comparison.bank import upper_95
+from pedigree.forensics.comparison.operating_points import EXACT, flags, smallest_of_all
 
 BENCHMARK = "bank-2"
 

@@ -161,7 +161,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def measure_one(pair: tuple[Path, Path]) -> dict[str, Any]:
     """One comparison: verdict, direction, scores by kind of unit, exact p-values, agreement of vocabulary rows."""
     from pedigree.forensics.compare import measure_pair
-    from pedigree.forensics.direction import weigh_direction
+    from pedigree.forensics.comparison.direction import weigh_direction
 
     a, b, found, judgment = measure_pair(*pair)
     grids = found.evidence.grids

@@ -2,7 +2,8 @@
 
 B is a child of a model C of the bank, or a merge of 80 % of C and 20 % of another model of its kind, as it is or
 reordered afterwards. C's part is taken out and the rest compared with every other model that shares a start with
-neither. Nothing may be found; what is asked is what `compare --decoy` and `scan` ask (`forensics/remainder.py`).
+neither. Nothing may be found; what is asked is what `compare --decoy` and `scan` ask
+(`forensics/comparison/remainder.py`).
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def measure_rests(directory: Path, looks: Iterable[RestLook]) -> list[dict[str, 
 def measure_rest(directory: Path, look: RestLook) -> dict[str, Any]:
     """One look: the word, the score, and the exact p-values of A beside the rest."""
     from pedigree.forensics.compare import look_at
-    from pedigree.forensics.measure import single_thread
-    from pedigree.forensics.remainder import rest_of
+    from pedigree.forensics.comparison.measure import single_thread
+    from pedigree.forensics.comparison.remainder import rest_of
     from pedigree.weights.checkpoint import open_checkpoint
 
     seen: list[Any] = []

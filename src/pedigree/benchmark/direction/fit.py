@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.bank import upper_95
-from pedigree.forensics.direction import ABSTAIN_BELOW, is_mixed
-from pedigree.forensics.survival import Survival
+from pedigree.forensics.comparison.bank import upper_95
+from pedigree.forensics.comparison.direction import ABSTAIN_BELOW, is_mixed
+from pedigree.forensics.descent.survival import Survival
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]

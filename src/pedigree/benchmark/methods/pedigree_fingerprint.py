@@ -18,8 +18,8 @@ class OnFingerprints(Described):
 
     def ask(self, a: Model, b: Model) -> Answer:
         """One comparison; the fingerprint of a model is made once."""
-        from pedigree.forensics.fingerprint import Fingerprint, make_fingerprint
-        from pedigree.forensics.fingerprint_compare import compare_fingerprints
+        from pedigree.forensics.fingerprints.fingerprint import Fingerprint, make_fingerprint
+        from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints
 
         prints: list[Fingerprint] = []
         for model in (a, b):

@@ -45,7 +45,7 @@ class Standard(Described):
 
     def weights(self, model: Model, parents: Sequence[Model]) -> list[float] | None:
         """Weights of the parents, None where no merge was found."""
-        from pedigree.forensics.unmerge_record import unmerge_record
+        from pedigree.forensics.merges.unmerge_record import unmerge_record
 
         result = unmerge_record(str(model.folder), [str(parent.folder) for parent in parents]).result
         if result.verdict not in ("merge", "one-parent"):
@@ -55,7 +55,7 @@ class Standard(Described):
 
     def edges(self, models: Sequence[Model]) -> list[tuple[int, int, int]]:
         """The lines of the tree, open ones and those of ancestors that are not among the models as well."""
-        from pedigree.forensics.family_tree import grow_tree
+        from pedigree.forensics.trees.family_tree import grow_tree
 
         places = [str(model.folder) for model in models]
         result = grow_tree(places).result

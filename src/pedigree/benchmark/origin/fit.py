@@ -1,4 +1,4 @@
-"""The weights of `forensics/origin.py`: a logistic fit in which false accusations are dear.
+"""The weights of `forensics/descent/origin.py`: a logistic fit in which false accusations are dear.
 
 Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
 their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.benchmark.origin.kinsfolk import is_one_run
-from pedigree.forensics.gains import LearnedGains
-from pedigree.forensics.origin import numbers
-from pedigree.forensics.share import Share
-from pedigree.forensics.survival import Survival
+from pedigree.forensics.descent.gains import LearnedGains
+from pedigree.forensics.descent.origin import numbers
+from pedigree.forensics.descent.share import Share
+from pedigree.forensics.descent.survival import Survival
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]

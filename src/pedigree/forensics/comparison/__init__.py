@@ -1,0 +1,1 @@
+"""One comparison from its measurements to its record: findings, tests, changes, direction, verdict."""

@@ -1,0 +1,258 @@
+"""Matrices of two models side by side, and what their directions say: survival, share, additions, votes, gains.
+
+Matrices that are equal but for gains take no part where others are not: what was frozen before anything was learned is
+equal in any two trainings of one start, and would make them look like parent and child.
+
+Shapes: N = matched units, U = units, D = residual width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pedigree.forensics.comparison.direction import additive_vote
+from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings
+from pedigree.forensics.descent.additions import AdditionsMeter
+from pedigree.forensics.descent.folded_gains import folded_side
+from pedigree.forensics.descent.gains import LearnedGains, compare_gains
+from pedigree.forensics.descent.origin import APART_GAINS, RAW, OriginEvidence, weigh_origin
+from pedigree.forensics.descent.share import ShareMeter, moved_beyond_gains
+from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
+from pedigree.forensics.descent.untouched_rows import untouched_rows
+from pedigree.forensics.sides.gauge import unit_rows
+from pedigree.forensics.sides.sampling import spread_evenly
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.sides.views import UnitKind, UnitSet
+from pedigree.forensics.units.unit_map import UnitMap
+
+SURVIVAL_LAYERS = 12
+"""Layers that take part in the survival test, spread over the depth."""
+
+
+class _Meters:
+    """Everything that is measured on matrices side by side."""
+
+    def __init__(self) -> None:
+        self.forward, self.backward = SurvivalMeter(), SurvivalMeter()
+        self.share, self.additions = ShareMeter(), AdditionsMeter()
+        self.votes: list[int] = []
+
+    def add(self, x_ND: Tensor, y_ND: Tensor) -> None:
+        """Take in a matrix of A and one of B."""
+        self.forward.add(x_ND, y_ND)
+        self.backward.add(y_ND, x_ND)
+        self.share.add(x_ND, y_ND)
+        self.additions.add(x_ND, y_ND)
+        self.votes.append(additive_vote(x_ND, y_ND))
+
+    @property
+    def speaks(self) -> bool:
+        """Whether anything of one model is in the other."""
+        kept = self.forward.result(), self.backward.result()
+        return any(one is not None and one.middle >= FOREIGN for one in kept)
+
+
+def follow_directions(a: Side, b: Side, found: Findings) -> None:
+    """Fill in survival, share, additions, votes and gains of the layers that the map lays side by side."""
+    moved, still = _Meters(), _Meters()
+    for x_ND, y_ND in _of_one_size(matched_matrices(a, b, found)):
+        (moved if moved_beyond_gains(x_ND, y_ND) else still).add(x_ND, y_ND)
+    meters = moved if moved.speaks or still.forward.result() is None else still
+    found.forward, found.backward = meters.forward.result(), meters.backward.result()
+    found.share, found.additions = meters.share.result(), meters.additions.result(a, b)
+    found.additive = (meters.votes.count(1), meters.votes.count(-1))
+    followed = set(_layers_followed(a, found))
+    pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
+    found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
+    if found.evidence.gauge.is_trivial and (a.sample.max_units is None or origin_of(found).origin != "descent"):
+        found.folded = folded_side(a, b, pairs, found.unit_maps)
+        if found.folded is not None or _may_have_begun_anew(a, b, found.gains):
+            found.gains = None
+    if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
+        found.untouched = untouched_rows(a, b, found.tokens)
+
+
+def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:
+    """Whether norms of two kinds, or places, have gains that do not agree: a converted model learns new ones."""
+    converted = (a.anatomy.norm, a.anatomy.norm_placement) != (b.anatomy.norm, b.anatomy.norm_placement)
+    return gains is not None and converted and gains.cosine < APART_GAINS
+
+
+def origin_of(found: Findings) -> OriginEvidence:
+    """Start or descent, by everything that was measured; rows that were handed down settle an open question, and open
+    one that was settled otherwise."""
+    told = weigh_origin(
+        found.forward, found.backward, found.share, found.gains, found.additions,
+        faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
+    )  # fmt: skip
+    if told.origin == "descent" and _only_drawn_alike(found, told):
+        return replace(told, origin="unknown")
+    if told.origin == "descent" or found.untouched is None or not found.untouched.told:
+        return told
+    return replace(told, origin="descent" if told.origin == "unknown" else "unknown")
+
+
+def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:
+    """Whether what the two have in common was never trained, and equal, while other parts differ: a formula or one seed
+    gives the same numbers in models that have nothing else in common."""
+    additions = found.additions
+    equal = additions is not None and additions.untrained and not additions.moves and told.learned < RAW
+    return equal and found.bits is not None and bool(found.bits.different)
+
+
+def _of_one_size(pairs: Iterator[tuple[UnitKind, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same matrices without their kind, B's made as long as A's where a factor lies between their random bulks that
+    no training leaves: one start drawn at two sizes has it, and in lengths as they are everything would live on."""
+    for _, x_ND, y_ND in pairs:
+        if min(x_ND.shape) >= MIN_DIRECTIONS:
+            ratio = bulk_ratio(x_ND, y_ND)
+            if abs(math.log(ratio)) > math.log(LONGER):
+                y_ND = y_ND / ratio
+        yield x_ND, y_ND
+
+
+def matched_matrices(
+    a: Side, b: Side, found: Findings, most_moved: float = 0.4
+) -> Iterator[tuple[UnitKind, Tensor, Tensor]]:
+    """Projections of both models in one frame with rows in the same order, with their kind, one pair after the other.
+
+    Where units stand in place all of them are taken: keeping only those that match would hide what has died.
+    Where they were moved, the matched ones are taken, each with A's sign, and with A's length where theirs was changed
+    by more than training does. Of several layers of B that came from one layer of A the most alike is taken.
+
+    Args:
+        a, b, found: the pair.
+        most_moved: share of matched units in other places up to which all units are taken where they stand.
+    """
+    layers = _layers_followed(a, found)
+    for j in layers:
+        i = found.layer_map[j]
+        for kind in kinds_that_stand(found):
+            left = None if i is None else a.units(kind, i)
+            right = b.units(kind, j)
+            if left is not None and right is not None:
+                for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
+                    yield kind, x_ND, y_ND
+
+
+def kinds_that_stand(found: Findings) -> tuple[UnitKind, ...]:
+    """The kinds of units that can be laid side by side. Whoever turned the stream and rescaled units may have mixed the
+    dimensions of heads; side by side they look dead."""
+    disguised = not found.evidence.gauge.is_trivial and any(_is_rescaled(u) for u in found.unit_maps.values())
+    return ("ffn",) if disguised else ("ffn", "vo", "qk")
+
+
+def _layers_followed(a: Side, found: Findings) -> list[int]:
+    """Layers of B that are laid beside A's, spread over the depth."""
+    layers = layers_once(found)
+    most = SURVIVAL_LAYERS if a.sample.max_units is None else SURVIVAL_LAYERS // 2
+    return layers if len(layers) <= most else [layers[(k * len(layers)) // most] for k in range(most)]
+
+
+def layers_once(found: Findings) -> list[int]:
+    """Layers of B with an origin; of copies of one layer the one that agrees most with it."""
+
+    def agreement(j: int, i: int) -> float:
+        return max((float(np.nan_to_num(grid.effect_IJ[i, j])) for grid in found.evidence.grids.values()), default=0.0)
+
+    best: dict[int, int] = {}
+    for j, i in enumerate(found.layer_map):
+        if i is not None and (i not in best or agreement(j, i) > agreement(best[i], i)):
+            best[i] = j
+    return sorted(best.values())
+
+
+RESCALED = 0.3
+"""Natural logarithm of the length of a unit against its origin's from which it counts as rescaled: a GLU lets up and
+down be scaled against each other, and copies share what they write."""
+
+UNEVEN = 0.08
+"""Deviation of that logarithm from which all units of a layer count as rescaled; training moves it less."""
+
+
+def _aligned_rows(
+    left: UnitSet, right: UnitSet, found: Findings, j: int, most_moved: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    names = [n for n in left.names if n in right.names]
+    carry = found.evidence.gauge.carry
+    units = found.unit_maps.get(j) if left.kind == "ffn" else None
+    same = left.count == right.count and bool((left.index_U == right.index_U).all())
+    if found.carried:
+        in_place = True
+    elif left.kind == "ffn":
+        in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
+    else:
+        in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
+    standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
+    if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
+        pick_N = _followed_rows(left)
+        for name in names:
+            yield carry(left.rows(name, pick_N)), right.rows(name, pick_N)
+        return
+    if units is None or int(units.matched_N.sum()) < MIN_DIRECTIONS or not found.hit("ffn", j):
+        return
+    hit_N = torch.nonzero(units.matched_N).flatten()
+    hit_N = hit_N[spread_evenly(len(hit_N), _most_followed(left, len(hit_N)))]
+    for name in names:
+        x_ND = carry(left.rows(name, units.origin_N[hit_N]))
+        y_ND = right.rows(name, hit_N)
+        sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
+        length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        log_N1 = length_N1.clamp_min(1e-30).log()
+        if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
+            length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
+        yield x_ND, y_ND * sign_N1 * length_N1
+
+
+WIDEST_FOLLOWED, FOLLOWED_ROWS = 2048, 1024
+"""Width beyond which only so many rows of a matrix are followed: decomposing all of them would take minutes and
+gigabytes for each, and a thousand rows of every projection of a dozen layers say the same."""
+
+
+MOST_FOLLOWED = 1 << 24
+"""Numbers of a matrix that are followed at most: a mixture has a hundred thousand units in a layer."""
+
+
+def _most_followed(units: UnitSet, count: int) -> int | None:
+    """How many of so many rows are followed, None for all of them."""
+    if min(units.width, count) > WIDEST_FOLLOWED:
+        return FOLLOWED_ROWS
+    return None if count * units.width <= MOST_FOLLOWED else MOST_FOLLOWED // units.width
+
+
+def _followed_rows(units: UnitSet) -> Tensor | None:
+    """Places of the rows that are followed, None for all of them."""
+    most = _most_followed(units, units.count)
+    return None if most is None else spread_evenly(units.count, most)
+
+
+RESCALED_SPREAD, NEGATED_SHARE = 0.35, 0.1
+"""Spread of log lengths (octaves of a disguise; training leaves less than 0.2) and share of negated units above which
+rows of units are compared with A's lengths and signs."""
+
+
+def _is_rescaled(units: UnitMap) -> bool:
+    """Whether units were negated or rescaled one by one, which leaves the function and spoils rows side by side."""
+    hit_N = units.matched_N
+    if int(hit_N.sum()) < MIN_DIRECTIONS:
+        return False
+    negated = float((units.sign_N[hit_N] < 0).float().mean())
+    spread = float(units.log_scale_N[hit_N].nan_to_num(0.0).std())
+    return negated > NEGATED_SHARE or spread > RESCALED_SPREAD
+
+
+STANDING_SHARE = 0.3
+"""Share of dimensions of attention whose nearest is the one in its place, above which heads were not moved."""
+
+
+def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
+    """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
+    a_UD, b_UD = unit_rows(a_UD), unit_rows(b_UD)
+    nearest_U = torch.cat([(part_KD @ b_UD.T).abs().argmax(dim=1) for part_KD in torch.split(a_UD, 2048)])
+    return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE

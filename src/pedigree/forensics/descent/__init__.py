@@ -1,0 +1,1 @@
+"""Descent, or only the same random start: what lives on of what was learned."""

@@ -1,0 +1,176 @@
+"""What lies between two models that share numbers: was it learned, or is it noise, rounding or nothing at all?
+
+Two trainings of one random start both learned something, and what is learned has few strong directions: so their
+difference has them, however short the trainings were. Noise, rounding and masks have none; neither has a copy in
+another frame. Where the difference is of that kind, one of the two was made from the other, or both from a third,
+whatever can be seen of learning in them. And a model whose gains still have the one value that they began with was
+never trained: it is the start itself, and whatever shares its numbers was made from it.
+
+Measured on calibration families (docs/LOG.md, 2026-11-30): of trainings of one start, of a tenth to four times the
+root's steps, the difference has 17 to 90 % of its energy above the edge of a random matrix; added noise 0.0 %.
+
+Shapes: N = matched units, D = residual width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pedigree.forensics.descent.gains import IN_LAYERS, LearnedGains
+from pedigree.forensics.descent.survival import MIN_DIRECTIONS, learning_of
+from pedigree.forensics.sides.linear import singular_values
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.sides.views import read_gain
+
+STILL = 0.01
+"""Length of the difference over that of the weights below which nothing was learned apart: a cast, another frame."""
+
+WHITE = 0.05
+"""Share of the energy of the difference above the edge of a random matrix below which it is noise."""
+
+SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
+"""Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
+
+KEPT, FOREIGN = 0.1, 1.0
+"""Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
+
+
+STEP, BESIDE = 1 / 3, 0.02
+"""Step of the singular values behind the last direction of an adapter, and share of energy that may lie behind it."""
+
+
+@dataclass(frozen=True)
+class Additions:
+    """The difference of matched matrices.
+
+    Attributes:
+        moved: its length over that of A's matrix, mean of the matrices.
+        structure: share of its energy that stands out of what a random matrix can have, likewise.
+        untrained: whether one side was never trained, as far as its gains tell.
+        matrices: how many were laid side by side.
+        least, most: the same of the matrix that moved least, and most.
+        rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
+        both_untrained: whether neither side was ever trained, as far as their gains tell.
+        gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
+    """
+
+    moved: float
+    structure: float
+    untrained: bool
+    matrices: int
+    least: float = 0.5
+    most: float = 0.5
+    rank: int = 0
+    both_untrained: bool = False
+    gains_unread: bool = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the difference is more than what a cast leaves."""
+        return self.moved >= STILL
+
+    @property
+    def is_planted(self) -> bool:
+        """Whether some matrices are nearly the same and others foreign: training moves them all, so these were put
+        there, or never trained. That is no sign of a common start of the others."""
+        return self.least < KEPT and self.most > FOREIGN
+
+    @property
+    def is_white(self) -> bool:
+        """Whether the difference has no strong directions. Noise has none; neither have steps of an optimizer that
+        makes all directions of a step equally long (Muon), however much was learned."""
+        return self.structure < WHITE
+
+    def is_noise(self, gains: LearnedGains | None) -> bool:
+        """Whether the difference is nothing, or of a kind that training does not leave.
+
+        Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
+        not where both hold the same learned gains, or neither holds any. Without that word nothing is said.
+
+        Args:
+            gains: agreement of learned gains; None where they cannot be laid side by side.
+        """
+        if self.moved < STILL:
+            return True
+        unasked = self.gains_unread and gains is None
+        return self.is_white and (self.both_untrained or unasked or _same_gains(gains))
+
+
+def _same_gains(gains: LearnedGains | None) -> bool:
+    """Whether two models hold the same learned gains."""
+    if gains is None or gains.cosine < SAME_GAINS:
+        return False
+    return all(SAME_SLOPE[0] <= slope <= SAME_SLOPE[1] for slope in (gains.forward, gains.backward))
+
+
+class AdditionsMeter:
+    """Takes in matched matrices of A and B, one pair after the other."""
+
+    def __init__(self) -> None:
+        self._moved: list[float] = []
+        self._structure: list[float] = []
+        self._ranks: list[int] = []
+
+    def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
+        """Take in matrices [N, D] of A and B in one frame, rows of B in A's order; small ones are passed over."""
+        length = float(a_ND.norm())
+        if min(a_ND.shape) < MIN_DIRECTIONS or length == 0.0:
+            return
+        difference_ND = b_ND - a_ND
+        self._moved.append(float(difference_ND.norm()) / length)
+        if self._moved[-1] < STILL:
+            return
+        there_R = singular_values(difference_ND)
+        self._ranks.append(few_directions(there_R))
+        learned = learning_of(there_R, *a_ND.shape)
+        self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
+
+    def result(self, a: Side, b: Side) -> Additions | None:
+        """Means over the matrices, or None when none was large enough."""
+        n = len(self._moved)
+        if n == 0:
+            return None
+        structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
+        never = (is_untrained(a), is_untrained(b))
+        rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
+        unread = not (a.sample.ladder and b.sample.ladder)
+        least, most = min(self._moved), max(self._moved)
+        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread)
+
+
+def few_directions(strength_R: Tensor) -> int:
+    """How many directions a difference has where it has a few and next to nothing beside them; else 0.
+
+    A merged adapter ends in a step: behind its rank there is rounding. What training leaves fades out.
+
+    Args:
+        strength_R: singular values, strongest first.
+    """
+    few = len(strength_R) // 4
+    energy_R = strength_R**2
+    left_R = 1.0 - energy_R.cumsum(0) / energy_R.sum().clamp_min(1e-300)
+    for k in range(1, few + 1):
+        if float(strength_R[k]) < STEP * float(strength_R[k - 1]) and float(left_R[k - 1]) < BESIDE:
+            return k
+    return 0
+
+
+UNMOVED_GAINS = 1e-4
+"""How far gains may lie apart in a model that was not trained: an optimizer's step moves each by the learning rate, and
+ten steps at 1e-5 move no matrix by more than a hundredth of what it is drawn with."""
+
+
+def is_untrained(side: Side) -> bool:
+    """Whether all gains of a model, and it has some, are the one number that gains begin with, or a first step away."""
+    seen = False
+    for layer in range(side.n_layers):
+        for role in IN_LAYERS:
+            gain_D = read_gain(side.anatomy, role, layer)
+            if gain_D is None or gain_D.numel() < 2:
+                continue
+            if float((gain_D - gain_D[0]).abs().max()) > UNMOVED_GAINS * abs(float(gain_D[0])):
+                return False  # of a trained model the first gain tells: no other is read
+            seen = True
+    return seen

@@ -1,0 +1,1 @@
+"""Fingerprints: a few megabytes of a model, compared without its weights."""

@@ -1,0 +1,216 @@
+"""A thin model: some units, heads and vocabulary rows of a model at some residual coordinates, in canonical form.
+
+It is what a fingerprint holds. Gains are folded, rotary rows are half-split, query heads of a group are summed, so that
+it reads like a small plain Llama whatever the model was; its units and coordinates stand for fixed positions of the
+model (`positions`), so everything that compares units in place works on it.
+
+Shapes: D = residual width, C = coordinates kept, U = units, T = tokens, L = layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pedigree.errors import InternalError
+from pedigree.forensics.fingerprints.positions import choose, choose_tokens
+from pedigree.forensics.sides.anchors import read_table
+from pedigree.forensics.sides.linear import without_damage
+from pedigree.forensics.sides.views import SHARED_EXPERT, ffn_groups, fold_reader, read_gain
+from pedigree.tokenizers.vocabulary import Vocabulary
+from pedigree.weights.anatomy import Anatomy, Part
+
+COORDINATES, UNITS, UNIT_RUN, HEAD_DIMS, TOKENS = 192, 48, 8, 32, 1024
+FORM_TOKENS = 64
+
+
+@dataclass
+class ThinModel:
+    """Tensors under the names of a Llama, and what their positions stand for.
+
+    Attributes:
+        tensors: name to [.., C] in bfloat16; "forms" is [L, T, T] (see `value_forms`).
+        coordinates: residual coordinates, in order.
+        units: (expert, unit) of the feed-forward units, the same in every layer; empty where layers differ.
+        dims: (key/value head, dimension) of the attention dimensions.
+        tokens: hash of the text of each vocabulary row; empty where no tokenizer was found.
+        n_layers, width: of the model.
+        inner: (expert, feed-forward width) of the groups that units are taken from.
+        heads: (key/value heads, their dimension) of the model.
+        left_out: what could not be taken, in words.
+    """
+
+    tensors: dict[str, Tensor]
+    coordinates: list[int]
+    units: list[tuple[int, int]]
+    dims: list[tuple[int, int]]
+    tokens: list[bytes]
+    n_layers: int
+    width: int
+    inner: list[tuple[int, int]] = field(default_factory=list)
+    heads: tuple[int, int] = (0, 0)
+    left_out: list[str] = field(default_factory=list)
+
+
+def thin(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str = "") -> ThinModel:
+    """Read the thin model of a checkpoint; only the rows and columns that it holds are read where storage allows."""
+    inner, heads = _inner_widths(anatomy), _heads(anatomy)
+    out = place(salt, anatomy.n_layers, anatomy.d_model, inner, heads)
+    if not out.dims:
+        out.left_out.append("attention has no common form")
+    if not out.units:
+        out.left_out.append("no feed-forward units were found")
+    written = _read_tables(anatomy, vocabulary, salt, out)
+    for layer in range(anatomy.n_layers):
+        prefix = f"model.layers.{layer}."
+        for name, rows_UC in _read_ffn(anatomy, layer, out).items():
+            out.tensors[f"{prefix}mlp.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "down")
+        for name, rows_UC in _read_attention(anatomy, layer, out, written.get(layer)).items():
+            out.tensors[f"{prefix}self_attn.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "o")
+    return out
+
+
+def _stored(rows_UC: Tensor, *, transposed: bool) -> Tensor:
+    clean = without_damage(rows_UC)
+    return (clean.T if transposed else clean).to(torch.bfloat16).contiguous()
+
+
+def place(salt: str, n_layers: int, width: int, inner: list[tuple[int, int]], heads: tuple[int, int]) -> ThinModel:
+    """A thin model without tensors: which positions it holds follows from sizes and salt alone."""
+    units = [(label, u) for label, total in inner for u in choose(salt, f"unit {label}", total, UNITS, UNIT_RUN)]
+    count, head_dim = heads
+    planes = choose(salt, "plane", head_dim // 2, HEAD_DIMS // 2)
+    # Rotary planes are kept whole: first halves of the planes, then second halves.
+    dims = [*planes, *(plane + head_dim // 2 for plane in planes)]
+    chosen = choose(salt, "head", count, max(1, HEAD_DIMS // len(dims))) if dims else []
+    coordinates = choose(salt, "coordinate", width, COORDINATES)
+    return ThinModel(
+        {}, coordinates, units, [(h, c) for h in chosen for c in dims], [], n_layers, width, inner, heads
+    )  # fmt: skip
+
+
+def _inner_widths(anatomy: Anatomy) -> list[tuple[int, int]]:
+    """Width of the dense layer or of expert 0, and of a shared expert: of the smallest layer, to serve all layers."""
+    sizes: dict[int, int] = {}
+    for layer in range(anatomy.n_layers):
+        for label, group in ffn_groups(anatomy, layer):
+            if label in (0, SHARED_EXPERT):
+                sizes[label] = min(sizes.get(label, 1 << 40), group["up"].shape[0])
+    return sorted(sizes.items(), reverse=True)
+
+
+def _heads(anatomy: Anatomy) -> tuple[int, int]:
+    """(key/value heads, their dimension), zeros where attention has no common form."""
+    first = next((p for p in anatomy.parts() if p.role == "attn.k"), None)
+    heads = anatomy.n_kv_heads
+    if first is None or not heads or first.shape[0] % heads or (first.shape[0] // heads) % 2:
+        return (0, 0)
+    return (heads, first.shape[0] // heads)
+
+
+def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel) -> dict[int, Tensor]:
+    """Vocabulary rows and value forms; rows of the output projections, by layer, that were read on the way."""
+    embed = anatomy.part("embed")
+    total = embed.shape[0] if embed is not None else anatomy.vocab_size
+    if vocabulary is not None:
+        pairs = choose_tokens(salt, ((t, r) for t, r in vocabulary.tokens.items() if r < total), TOKENS)
+        out.tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
+    else:
+        rows = choose(salt, "row", total, TOKENS)
+    rows_T = torch.tensor(rows, dtype=torch.long)
+    for role, name in (("embed", "model.embed_tokens.weight"), ("head", "lm_head.weight")):
+        table_TD = read_table(anatomy, role, rows_T) if rows else None
+        if table_TD is not None:
+            out.tensors[name] = _stored(table_TD[:, out.coordinates], transposed=False)
+    written: dict[int, Tensor] = {}
+    if len(rows) >= FORM_TOKENS and out.tokens:
+        forms = value_forms(anatomy, rows_T[:FORM_TOKENS], out.coordinates, written)
+        if forms is not None:
+            out.tensors["forms"] = forms.to(torch.bfloat16)
+    return written
+
+
+def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]:
+    groups = dict(ffn_groups(anatomy, layer))
+    stacks: dict[str, list[Tensor]] = {}
+    for label in dict.fromkeys(label for label, _ in out.units):
+        group = groups.get(label)
+        if group is None:
+            return {}
+        rows = [unit for at, unit in out.units if at == label]
+        for name in ("gate", "up"):
+            if name in group:
+                w_UD = fold_reader(anatomy, group[name].read(rows=rows), "norm.mlp", layer)
+                stacks.setdefault(name, []).append(w_UD[:, out.coordinates])
+        down_UC = group["down"].read(rows=out.coordinates, cols=rows).T
+        stacks.setdefault("down", []).append(_fold_writer(anatomy, down_UC, "norm.mlp.post", layer, out.coordinates))
+    return {name: torch.cat(parts) for name, parts in stacks.items()}
+
+
+def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Tensor | None) -> dict[str, Tensor]:
+    parts = {name: anatomy.part(f"attn.{name}", layer) for name in "qkvo"}
+    key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
+    if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
+        return {}
+    head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
+    if not repeat or max(h for h, _ in out.dims) >= heads or max(c for _, c in out.dims) >= head_dim:
+        return {}
+    rows = [head * head_dim + dim for head, dim in out.dims]
+    wide = [[(head * repeat + g) * head_dim + dim for head, dim in out.dims] for g in range(repeat)]
+    found = {}
+    for name in "kv":
+        found[name] = fold_reader(anatomy, _part(parts, name).read(rows=rows), "norm.attn", layer)[:, out.coordinates]
+    q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in wide]).sum(0)
+    found["q"] = fold_reader(anatomy, q_UD, "norm.attn", layer)[:, out.coordinates]
+    flat = [column for group in wide for column in group]
+    o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
+    o_UC = o_CQ.reshape(len(out.coordinates), repeat, -1).sum(1).T
+    found["o"] = _fold_writer(anatomy, o_UC, "norm.attn.post", layer, out.coordinates)
+    return found
+
+
+def _part(parts: dict[str, Part | None], name: str) -> Part:
+    part = parts[name]
+    if part is None:
+        raise InternalError("a projection was looked for that is not there", where=name)
+    return part
+
+
+def _fold_writer(anatomy: Anatomy, rows_UC: Tensor, norm: str, layer: int, coordinates: list[int]) -> Tensor:
+    gain_D = read_gain(anatomy, norm, layer) if anatomy.norm_placement not in ("pre", "post") else None
+    return rows_UC if gain_D is None else rows_UC * gain_D[coordinates]
+
+
+def value_forms(anatomy: Anatomy, rows_T: Tensor, coordinates: list[int], written: dict[int, Tensor]) -> Tensor | None:
+    """X V' O' X' of each layer, X the embeddings of some tokens: what attention carries from token to token.
+
+    It changes neither with the residual frame nor with the order or basis of heads, so it recognizes relatives that
+    were rotated. Values are used to rank, never as evidence. Double-centered, length one, [L, T, T].
+
+    Args:
+        anatomy: the model.
+        rows_T: rows of the tokens.
+        coordinates: rows of the output projections that are wanted besides: they are read whole here.
+        written: takes those rows, by layer.
+    """
+    table_TD = read_table(anatomy, "embed", rows_T)
+    if table_TD is None:
+        return None
+    x_TD = table_TD - table_TD.mean(0)
+    forms = []
+    for layer in range(anatomy.n_layers):
+        value, output = anatomy.part("attn.v", layer), anatomy.part("attn.o", layer)
+        if value is None or output is None or output.shape[1] % value.shape[0] or not anatomy.n_kv_heads:
+            return None
+        repeat, head_dim = output.shape[1] // value.shape[0], value.shape[0] // anatomy.n_kv_heads
+        read_TU = x_TD @ fold_reader(anatomy, value.read(), "norm.attn", layer).T
+        output_DQ = output.read()
+        written[layer] = output_DQ[coordinates]
+        written_TQ = x_TD @ output_DQ
+        written_TU = written_TQ.reshape(-1, anatomy.n_kv_heads, repeat, head_dim).sum(2).flatten(1)
+        form_TT = read_TU @ written_TU.T
+        form_TT = form_TT - form_TT.mean(0, keepdim=True) - form_TT.mean(1, keepdim=True) + form_TT.mean()
+        forms.append(form_TT / form_TT.norm().clamp_min(1e-30))
+    return torch.stack(forms) if forms else None

@@ -1,0 +1,1 @@
+"""Merges taken apart: which parents, at which weights, by which method."""

@@ -1,0 +1,1 @@
+"""One model against many: libraries of fingerprints, nearest neighbors, scans."""

@@ -1,0 +1,408 @@
+"""All models of a family beside one of them: the same rows of everybody, in one frame and one order.
+
+Pairs are matched one by one, and what matches differs: a widened model beside a cut one has other units in common
+than either has with their parent. Distances that are to add up need the same rows. So every model is laid beside one of
+the family, the hub; three models are then compared on those rows of the hub that all three have. Rows are projected to
+`KEPT` dimensions by random signs, which keeps differences, and mixtures exactly: memory does not grow with the width.
+
+Source  random projections (Johnson and Lindenstrauss 1984), by signs (Achlioptas 2003).
+Shapes  R = rows of the hub, N = models, U = units of a layer, D = residual width, K = kept dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pedigree.errors import PedigreeError
+from pedigree.forensics.compare import measure_pair
+from pedigree.forensics.comparison.findings import Findings
+from pedigree.forensics.comparison.following import UNEVEN, dimensions_stand, kinds_that_stand, layers_once
+from pedigree.forensics.comparison.grids import is_on_grid
+from pedigree.forensics.sides.side import Side
+from pedigree.forensics.spread import ANY_FAULT, spread_out
+from pedigree.forensics.trees.family_bulk import Bulk, thinned
+from pedigree.forensics.trees.kinship import FOREIGN
+from pedigree.forensics.units.unit_map import UnitMap
+
+KEPT = 256
+"""Dimensions that are kept of a row."""
+
+OTHER_LENGTH = 0.5
+"""Logarithm of the length of a row over its counterpart's, against the median, from which it was rescaled on purpose:
+copies of a unit share what it wrote."""
+
+LEAST = 0.05
+"""Share of the rows that several models have to have in common."""
+
+MIN_ROWS = 64
+"""Fewer rows than this are fitted by nothing."""
+
+BLOCK = 32
+"""Neighboring rows, mostly of one matrix: what moved a whole matrix shows there."""
+
+CHANCE, SPREAD, BLOCK_SPREAD, EXCLUDED = 5.0, 1.3, 2.0, 8.0
+"""What chance leaves at the most: in standard deviations over all rows, as a mean square over single rows, and over
+blocks of them; and the standard deviations from which on a history is excluded."""
+
+NEAR = 3.0
+"""The same over all rows, where a way of one's own would hide in it: of a sibling that hardly moved."""
+
+EQUAL = 1e-9
+"""Squared difference of two rows over that from a third model, up to which they are one row: to the last digit, in any
+frame in which numbers stand as they are stored."""
+
+TURNED = 1e-5
+"""Squared sine of the angle of two rows from which they are not one row of other lengths."""
+
+TOUCH = 1e-6
+"""What is added to the diagonal of a fit, as a part of its trace."""
+
+Key = tuple[str, int, str]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Beside:
+    """One model beside the hub.
+
+    Attributes:
+        hub, other: rows [U, K] of each matrix of the hub and of the other model in its frame; (kind, layer, name).
+        there: which rows have a counterpart [U].
+        rounded: whether the hub and the other model stand on a grid of few numbers.
+    """
+
+    hub: dict[Key, Tensor] = field(default_factory=dict)
+    other: dict[Key, Tensor] = field(default_factory=dict)
+    there: dict[Key, Tensor] = field(default_factory=dict)
+    rounded: tuple[bool, bool] = (False, False)
+
+
+@dataclass(frozen=True)
+class Laying:
+    """The hub and a model, by their places."""
+
+    number: int
+    hub: str
+    other: str
+    allow_pickle: bool = False
+
+
+def lay_beside(task: Laying) -> Beside | None:
+    """The rows of a model beside those of the hub; None where none can be laid so."""
+    try:
+        a, b, found, _ = measure_pair(task.hub, task.other, allow_pickle=task.allow_pickle)
+        return beside(a, b, found)
+    except (PedigreeError, *ANY_FAULT):
+        return None
+
+
+def beside(a: Side, b: Side, found: Findings) -> Beside | None:
+    """The rows of B beside those of A, from what was found of the pair."""
+    frame = found.evidence.gauge
+    if frame.partial or a.width != b.width:
+        return None
+    out, back, signs_DK = Beside(rounded=(is_on_grid(a), is_on_grid(b))), frame.inverse(), _signs(a.width)
+    for j in layers_once(found):
+        i = found.layer_map[j]
+        for kind in kinds_that_stand(found):
+            left = None if i is None else a.units(kind, i)
+            right = b.units(kind, j)
+            if i is None or left is None or right is None:
+                continue
+            names = [name for name in left.names if name in right.names]
+            if kind == "ffn":
+                rows_U = _counterparts(found, j, left.count, right.count)
+            else:
+                stand = left.count == right.count and bool(names) and dimensions_stand(
+                    frame.carry(left.rows(names[0])), right.rows(names[0])
+                )  # fmt: skip
+                rows_U = torch.arange(left.count) if stand else torch.full((left.count,), -1)
+            for name in names:
+                x_UD, y_UD = left.rows(name), back.carry(right.rows(name))
+                y_UD = y_UD[rows_U.clamp_min(0)]
+                sign_U1 = torch.sign((x_UD * y_UD).sum(1, keepdim=True)) if kind == "ffn" else 1.0
+                key, there_U = (kind, i, name), rows_U >= 0
+                y_UD = y_UD * sign_U1
+                if kind == "ffn":
+                    y_UD = _with_lengths(x_UD, y_UD, there_U)
+                if kind == "ffn" and name == "down":
+                    there_U = there_U & ~_copied(found, j, left.count)  # copies share what the unit wrote
+                out.there[key] = there_U & _alike(x_UD, y_UD, there_U)
+                out.hub[key], out.other[key] = x_UD @ signs_DK, y_UD @ signs_DK
+    return out if out.hub else None
+
+
+def _counterparts(found: Findings, j: int, hubs: int, others: int) -> Tensor:
+    """Row of B for each unit of A, -1 where there is none; of copies the most alike one."""
+    units = found.unit_maps.get(j)
+    rows_U = torch.full((hubs,), -1)
+    if units is None or not bool(units.matched_N.any()):
+        return torch.arange(hubs) if hubs == others else rows_U
+    score_N = units.score_N.float()
+    told_N = torch.nonzero((units.origin_N >= 0) & (score_N > -torch.inf) & of_one_expert(units)).flatten()
+    best_first_N = told_N[score_N[told_N].argsort(descending=True, stable=True)].flip(0).numpy()
+    rows_U.numpy()[units.origin_N.numpy()[best_first_N]] = best_first_N  # of several the last one stays: the best
+    if hubs == others and units.in_place_share > 0.98:
+        # What stands between units that kept their places kept its own, however far it moved.
+        rows_U = torch.where(rows_U < 0, torch.arange(hubs), rows_U)
+    return rows_U
+
+
+def _copied(found: Findings, j: int, hubs: int) -> Tensor:
+    """Which units of A stand several times in B."""
+    units = found.unit_maps.get(j)
+    if units is None:
+        return torch.zeros(hubs, dtype=torch.bool)
+    origin_N = units.origin_N[units.matched_N & of_one_expert(units)]
+    several_U: Tensor = torch.bincount(origin_N, minlength=hubs)[:hubs] > 1
+    return several_U
+
+
+MOST_COVERED = 0.9
+"""Of the experts of a mixture that was made of a dense model, the first that has so much of what any has is taken."""
+
+
+def of_one_expert(units: UnitMap) -> Tensor:
+    """Which units of B count: of a mixture beside a dense model those of one expert, the same one in all its
+    descendants. The best copy of each unit would be one of another expert in every model."""
+    every_N = torch.ones_like(units.matched_N)
+    labels = torch.unique(units.label_b_N)
+    if len(labels) < 2 or len(torch.unique(units.label_a_M)) > 1:
+        return every_N
+    covered = [len(torch.unique(units.origin_N[units.matched_N & (units.label_b_N == e)])) for e in labels]
+    first = next(e for e, count in zip(labels, covered, strict=True) if count >= MOST_COVERED * max(covered))
+    mine_N: Tensor = units.label_b_N == first
+    return mine_N
+
+
+def _with_lengths(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
+    """Rows of y with the lengths of x, where units were rescaled one by one; a GLU lets up and down be scaled against
+    each other."""
+    if not bool(there_U.any()):
+        return y_UD
+    length_U = x_UD.norm(dim=1).clamp_min(1e-30) / y_UD.norm(dim=1).clamp_min(1e-30)
+    off_U = (length_U.log() - length_U[there_U].log().median()).abs()
+    return y_UD * length_U[:, None] if float(off_U[there_U].median()) >= UNEVEN else y_UD
+
+
+def _alike(x_UD: Tensor, y_UD: Tensor, there_U: Tensor) -> Tensor:
+    if not bool(there_U.any()):
+        return there_U
+    cosine_U = torch.nn.functional.cosine_similarity(x_UD, y_UD, dim=1)
+    length_U = (y_UD.norm(dim=1) / x_UD.norm(dim=1).clamp_min(1e-30)).clamp_min(1e-30).log()
+    usual_U: Tensor = cosine_U > cosine_U[there_U].median() - FOREIGN
+    alike_U: Tensor = usual_U & ((length_U - length_U[there_U].median()).abs() < OTHER_LENGTH)
+    return alike_U
+
+
+def _signs(width: int) -> Tensor:
+    if width <= KEPT:
+        return torch.eye(width)
+    drawn_DK = torch.randint(0, 2, (width, KEPT), generator=torch.Generator().manual_seed(width))
+    signs_DK: Tensor = (2.0 * drawn_DK - 1.0) / KEPT**0.5
+    return signs_DK
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a history leaves unexplained, in standard deviations of chance.
+
+    Attributes:
+        sum: of all rows together.
+        spread: mean square over single rows; one where nothing but chance is left.
+        blocks: the same over the sums of `BLOCK` neighbors.
+    """
+
+    sum: float
+    spread: float
+    blocks: float
+
+    @classmethod
+    def of(cls, left_R: Floats, variance_R: Floats) -> Fit:
+        """From what is left of each row, and the variance that chance gives it."""
+        starts = np.arange(0, len(left_R), BLOCK)
+        total = float(variance_R.sum()) or 1e-300
+        squares = (float((np.add.reduceat(left_R, at) ** 2).sum()) for at in (np.arange(len(left_R)), starts))
+        return cls(float(left_R.sum()) / total**0.5, *(square / total for square in squares))
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether chance explains everything."""
+        return abs(self.sum) <= CHANCE and self.spread <= SPREAD and self.blocks <= BLOCK_SPREAD
+
+
+def _stands_upright(own: Fit, other: Fit) -> bool:
+    """Whether only one of two models is at a right angle to their difference."""
+    return own.is_chance and abs(own.sum) <= NEAR and other.sum <= -EXCLUDED
+
+
+@dataclass
+class CommonRows:
+    """Inner products of every row of the hub between all models.
+
+    Attributes:
+        gram_RNN: inner products, zero where a model lacks the row.
+        there_RN: which models have a row.
+        hub: number of the hub.
+        width: dimensions of a row.
+        bulk: some of the rows themselves.
+        rounded: models that stand on a grid of few numbers.
+    """
+
+    gram_RNN: npt.NDArray[np.float64]
+    there_RN: npt.NDArray[np.bool_]
+    hub: int
+    width: int = 0
+    bulk: Bulk = field(default_factory=Bulk)
+    rounded: frozenset[int] = frozenset()
+    _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
+
+    def distances(self, models: Sequence[int]) -> Floats | None:
+        """Squared distances of some models for each row [n, n], relative to the hub's rows; None where they have too
+        few rows in common."""
+        key = tuple(models)
+        if key not in self._known:
+            self._known[key] = self._distances(list(models))
+        return self._known[key]
+
+    def _distances(self, models: list[int]) -> Floats | None:
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        count = int(common_R.sum())
+        if count < LEAST * len(self.there_RN):
+            return None
+        gram = self.gram_RNN[:, models][:, :, models][common_R].sum(0)
+        square = np.diag(gram)
+        out: Floats = np.maximum(0.0, square[:, None] + square[None, :] - 2.0 * gram) / (count * self._unit())
+        return out
+
+    def _unit(self) -> float:
+        """Mean square of the hub's rows: distances are relative to it, as those of pairs are to their own."""
+        own_R = self.gram_RNN[self.there_RN[:, self.hub], self.hub, self.hub]
+        return float(own_R.mean()) or 1.0
+
+    def kept_and_joint(self, parent: int, i: int, j: int) -> tuple[float, float] | None:
+        """How much of what i moved is in j, and how much both merely move in the same rows; see `placement`.
+
+        With the ways from the parent, row by row, their inner products are fitted by |i|^2 and by |i||j|.
+        """
+        steps = self._steps(parent, i, j)
+        if steps is None:
+            return None
+        of_i_R, of_j_R, both_R = steps
+        same = np.stack([of_i_R, np.sqrt(of_i_R * of_j_R)], 1)
+        normal, toward = same.T @ same, same.T @ both_R
+        # A way without length says nothing; a touch of the diagonal keeps two like columns from blowing up.
+        kept, joint = np.linalg.solve(normal + (TOUCH * np.trace(normal) + 1e-300) * np.eye(2), toward)
+        return (float(kept), float(joint)) if np.isfinite(kept + joint) else None
+
+    def by_chance(self, parent: int, i: int, j: int) -> tuple[Fit, Fit] | None:
+        """How well two histories explain the inner products of the ways from the parent to i and to j: that j continues
+        i, or that both have nothing in common but the parent.
+
+        What was added independently of a step has an inner product with it that is zero but for chance, of variance
+        |x|^2 |y|^2 over the dimensions of a row. Noise and rounding are like that; trainings on like texts are not,
+        and then neither history fits.
+        """
+        steps = self._steps(parent, i, j)
+        if steps is None or self.width < 1:
+            return None
+        of_i_R, of_j_R, both_R = steps
+        rest_R = np.maximum(0.0, of_i_R + of_j_R - 2.0 * both_R)
+        moved_R = (of_i_R > 0) & (of_j_R > 0) & (rest_R > 0)
+        if int(moved_R.sum()) < MIN_ROWS:
+            return None
+        of_i_R, of_j_R, both_R, rest_R = (x[moved_R] for x in (of_i_R, of_j_R, both_R, rest_R))
+        return Fit.of(both_R - of_i_R, of_i_R * rest_R / self.width), Fit.of(both_R, of_i_R * of_j_R / self.width)
+
+    def handed_down(self, parent: int, j: int, k: int) -> int:
+        """How many rows two models have in common to the last digit that their parent has not: nobody learns them
+        twice, so that another model learned them first and both were frozen there since. Rows that are empty, or are
+        another length of the parent's, are no evidence: masks and decay leave them so."""
+        common_R = np.all(self.there_RN[:, [parent, j, k]], axis=1)
+        gram = self.gram_RNN[:, [parent, j, k]][:, :, [parent, j, k]][common_R]
+        apart_R = np.abs(gram[:, 1, 1] + gram[:, 2, 2] - 2.0 * gram[:, 1, 2])
+        own_R = gram[:, 0, 0] * gram[:, 1, 1]
+        turned_R = 1.0 - gram[:, 0, 1] ** 2 / np.maximum(own_R, 1e-300)  # squared sine against the parent's row
+        return int(((apart_R <= EQUAL * turned_R * gram[:, 1, 1]) & (own_R > 0) & (turned_R > TURNED)).sum())
+
+    def first_by_chance(self, x: int, y: int) -> int:
+        """One where the first model came first, minus one where the second did, zero where it cannot be told.
+
+        What was added independently of a model stands at a right angle to it, but for chance, and not to the sum of
+        both. Neither of two siblings is at a right angle to their difference.
+        """
+        common_R = np.all(self.there_RN[:, [x, y]], axis=1)
+        if int(common_R.sum()) < MIN_ROWS or self.width < 1:
+            return 0
+        gram = self.gram_RNN[:, [x, y]][:, :, [x, y]][common_R]
+        apart_R = np.maximum(0.0, gram[:, 0, 0] + gram[:, 1, 1] - 2.0 * gram[:, 0, 1])
+        left, right = (
+            Fit.of(gram[:, 0, 1] - gram[:, own, own], gram[:, own, own] * apart_R / self.width) for own in (0, 1)
+        )
+        return int(_stands_upright(left, right)) - int(_stands_upright(right, left))
+
+    def _steps(self, parent: int, i: int, j: int) -> tuple[Floats, Floats, Floats] | None:
+        """Row by row, squared lengths of the ways from the parent to i and to j, and their inner product [R] each; None
+        where the three have too few rows in common."""
+        models = [parent, i, j]
+        common_R = np.all(self.there_RN[:, models], axis=1)
+        if int(common_R.sum()) < max(MIN_ROWS, LEAST * len(self.there_RN)):
+            return None
+        gram = self.gram_RNN[:, models][:, :, models][common_R]
+        of_i_R = np.maximum(0.0, gram[:, 1, 1] - 2 * gram[:, 0, 1] + gram[:, 0, 0])
+        of_j_R = np.maximum(0.0, gram[:, 2, 2] - 2 * gram[:, 0, 2] + gram[:, 0, 0])
+        both_R = gram[:, 1, 2] - gram[:, 0, 1] - gram[:, 0, 2] + gram[:, 0, 0]
+        return of_i_R, of_j_R, both_R
+
+
+def common_rows(
+    hub: int, locations: Sequence[str | Path], *, allow_pickle: bool = False, workers: int = 1, fleet: str | None = None
+) -> CommonRows | None:
+    """Lay models beside one of them.
+
+    Args:
+        hub: which of the models.
+        locations: of all of them.
+        allow_pickle: read torch files (weights only).
+        workers, fleet: as `spread.spread_out` takes them.
+    """
+    tasks = [Laying(k, str(locations[hub]), str(place), allow_pickle) for k, place in enumerate(locations) if k != hub]
+    laid: dict[int, Beside] = {}
+    for done in spread_out(lay_beside, tasks, workers=workers, address=fleet):
+        if done.result is not None:
+            laid[done.task.number] = done.result
+    return gathered(hub, len(locations), laid)
+
+
+def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
+    """One table of everything that was laid beside the hub; None where that is nothing."""
+    keys: dict[Key, Tensor] = {}
+    for one in laid.values():
+        for key, rows in one.hub.items():
+            keys.setdefault(key, rows)
+    if not keys:
+        return None
+    grams, there, all_rows = [], [], []
+    for key, own_UK in keys.items():
+        rows_NUK = torch.zeros(n, *own_UK.shape, dtype=torch.float64)
+        there_NU = torch.zeros(n, own_UK.shape[0], dtype=torch.bool)
+        rows_NUK[hub], there_NU[hub] = own_UK.double(), True
+        for k, one in laid.items():
+            # Another sample of the hub's units (a partner of another size class) is left out.
+            if key in one.other and one.hub[key].shape == own_UK.shape and torch.equal(one.hub[key], own_UK):
+                rows_NUK[k], there_NU[k] = one.other[key].double(), one.there[key]
+        there_NU &= torch.isfinite(rows_NUK).all(2)
+        rows_NUK = torch.where(there_NU[:, :, None], rows_NUK, 0.0)
+        grams.append(torch.einsum("nuk,muk->unm", rows_NUK, rows_NUK).numpy())
+        there.append(there_NU.T.numpy())
+        all_rows.append(rows_NUK.numpy())
+    width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
+    rounded = {k for k, one in laid.items() if one.rounded[1]} | {hub for one in laid.values() if one.rounded[0]}
+    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded))

@@ -1,0 +1,212 @@
+"""The tree of a family whose first model is among the given ones.
+
+Pairs say who came first if one descends from the other (`forensics.direction`), `placement` who continues whom. What is
+left is who the first one is, and where an ancestor is missing: children of one model go a part of their way together,
+by a cosine of up to 0.6 in small models trained on like texts. Only above `IN_COMMON`, or where many share one and the
+same way, does an ancestor that is not among the models stand between them and their parent.
+
+Shapes  N = models of the family.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
+from pedigree.forensics.trees.family_rows import MIN_ROWS
+from pedigree.forensics.trees.first_model import first_model_of
+from pedigree.forensics.trees.placement import LEAST_BULK, Placed, common, place
+from pedigree.forensics.trees.tree_odds import before_most
+from pedigree.forensics.trees.ways import Ways
+
+AGAINST = -1.0
+"""The first model has no pair that says more than this against it, and a decision over most others."""
+
+IN_COMMON = 0.65
+"""Cosine of the ways of two children from which they have an ancestor that is not among the models."""
+
+IN_BULK = 0.65
+"""The same in the bulk (`family_bulk`): children of one model have up to 0.36, or 0.52 where they were trained on one
+text; those of one that is not among them 0.7 and more."""
+
+MOST_IN_COMMON = 1.1
+"""Part of either way that may be common to both; trainings on one text in one order go one way without an ancestor, and
+the longer or faster one goes further."""
+
+ALIKE, MEAN, EVENER = 0.15, 0.5, 0.6
+"""Three or more children with such an ancestor share one and the same way however far each went on: its standard
+deviation over pairs is at most the first part of it, and at most the last part of what it is if cosines are compared
+(like texts teach the longer the more); then a mean cosine of the second is enough."""
+
+AT_POINT = 0.1
+"""A child is the ancestor of the others where its own way is at most this part of the way that all share."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Rooted:
+    """A rooted tree; vertices 0..n-1 are the models, those from n on are hidden.
+
+    Attributes:
+        root: the model that came first.
+        edges: (parent, child, length).
+        hidden: how many hidden vertices there are.
+        sure, order, exact: log-odds that a model is below its parent and not beside it, and not above it, and which
+            models are there by chance alone; see `Placed`.
+        is_first: whether arrows may begin at the root; see `first_model`.
+    """
+
+    root: int
+    edges: list[tuple[int, int, float]] = field(default_factory=list)
+    hidden: int = 0
+    sure: dict[int, float] = field(default_factory=dict)
+    order: dict[int, float] = field(default_factory=dict)
+    exact: set[int] = field(default_factory=set)
+    is_first: bool = True
+
+
+def rooted_tree(
+    ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, merges: Mapping[int, tuple[int, ...]] | None = None
+) -> Rooted | None:
+    """The tree, or None where no model came before all others.
+
+    Args:
+        ways: squared distances on one scale.
+        odds_NN: log-odds that the first came before the second, if one descends from the other.
+        drift_NN: the same without structural evidence, see `placement.place`; None where there is none of that.
+        merges: models that lie between others, see `placement.place`.
+    """
+    root = first_model(odds_NN, merges or {})
+    if root is None:
+        return None
+    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+    return _doubted(tree, ways, odds_NN, merges or {})
+
+
+def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
+    """The tree below a first model that is known; see `rooted_tree`."""
+    placed = place(ways, drift_NN, root, merges)
+    tree = Rooted(root, sure=placed.sure, order=placed.order, exact=placed.exact)
+    for parent in range(len(ways)):
+        _hang(tree, placed, parent, ways, set(merges or ()))
+    return tree
+
+
+def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted:
+    """The same with a hidden vertex above a first model that is none, and its siblings below that."""
+    n, root = len(ways), tree.root
+    below = [v for u, v, _ in tree.edges if u == root and v < n and v not in merges]
+    first = first_model_of(root, below, ways, odds_NN)
+    tree.is_first = first.holds
+    if not first.siblings:
+        return tree
+    hidden = n + tree.hidden
+    tree.hidden += 1
+    shared = [common(root, j, k, ways) * (ways.length(root, j) * ways.length(root, k)) ** 0.5
+              for j, k in itertools.combinations(first.siblings, 2)]  # fmt: skip
+    own = max(0.0, min([float(np.mean(shared or [0.0])), *(ways.length(root, j) for j in first.siblings)]))
+    moved = [(hidden if u == root and v in first.siblings else u, v, length) for u, v, length in tree.edges]
+    tree.edges = [(hidden, root, own)]
+    tree.edges += [(u, v, max(0.0, length - own) if u == hidden else length) for u, v, length in moved]
+    tree.root, tree.is_first = hidden, False
+    return tree
+
+
+def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
+    """The model that came before the others by clear odds; None where there is none. Merges come after their parents,
+    whatever a pair says."""
+    own = [k for k in range(len(odds_NN)) if k not in merges]
+    told = []
+    for i in own:
+        odds = odds_NN[i, [j for j in own if j != i]]
+        if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
+            told.append((before_most(odds_NN[:, own], i), i))
+    return max(told)[1] if told else None
+
+
+def _groups(parent: int, children: list[int], ways: Ways) -> list[list[int]]:
+    """Children by the hidden ancestor that they have in common; most stand alone."""
+    # A child without a way of its own has none in common with anybody.
+    out = [[j] for j in children if ways.reshaped(parent, j)]
+    left = [j for j in children if [j] not in out]
+    while left:
+        group = _one_way(parent, left, ways) or _near(parent, left, ways)
+        out.append(group)
+        left = [j for j in left if j not in group]
+    return out
+
+
+def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
+    """The first of the children, with those that share most of its way."""
+    group = [children[0]]
+    for j in children[1:]:
+        if all(_have_common(parent, j, k, ways) for k in group):
+            group.append(j)
+    return group
+
+
+def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
+    """Whether two children have an ancestor that is not among the models."""
+    if ways.handed_down(parent, j, k) >= MIN_ROWS:
+        return True
+    bulk = ways.in_the_bulk(parent, j, k)
+    if bulk is None or bulk.part < LEAST_BULK:
+        return common(parent, j, k, ways) >= IN_COMMON
+    more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
+    return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
+
+
+def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:
+    """Three or more children that share one and the same way, grown from the pair with the largest cosine."""
+    pairs = [(common(parent, j, k, ways), j, k) for j in children for k in children if j < k]
+    best: list[int] = []
+    for _, j, k in sorted(pairs, reverse=True)[: len(children)]:
+        group = [j, k]
+        for x in sorted((x for x in children if x not in group), key=lambda x: -common(parent, j, x, ways)):
+            if _is_one_way(parent, [*group, x], ways):
+                group.append(x)
+        if len(group) > max(2, len(best)):
+            best = group
+    return sorted(best)
+
+
+def _is_one_way(parent: int, group: list[int], ways: Ways) -> bool:
+    pairs = [(j, k) for j in group for k in group if j < k]
+    cosines = np.array([common(parent, j, k, ways) for j, k in pairs])
+    lengths = np.array([(ways.length(parent, j) * ways.length(parent, k)) ** 0.5 for j, k in pairs])
+    shared = cosines * lengths
+    if cosines.mean() < MEAN or shared.mean() <= 0:
+        return False
+    uneven = float(shared.std() / shared.mean())
+    return uneven <= ALIKE and uneven <= EVENER * float(cosines.std() / cosines.mean())
+
+
+def _hang(tree: Rooted, placed: Placed, parent: int, ways: Ways, known: set[int]) -> None:
+    """Children below their parent; those that share most of their way, below a hidden vertex between."""
+    n, everyone = len(ways), placed.children(parent)
+    tree.edges += [(parent, j, ways.length(parent, j)) for j in everyone if j in known]
+    children = [j for j in everyone if j not in known]
+    for group in _groups(parent, children, ways):
+        if len(group) == 1:
+            tree.edges.append((parent, group[0], ways.length(parent, group[0])))
+            continue
+        pairs = [(j, k) for j in group for k in group if j < k]
+        mean = sum((ways.length(parent, j) + ways.length(parent, k) - ways.length(j, k)) / 2 for j, k in pairs) / len(
+            pairs
+        )
+        shared = min(mean, *(ways.length(parent, j) for j in group))
+        nearest = min(group, key=lambda j: ways.length(parent, j))
+        if ways.length(parent, nearest) - shared <= AT_POINT * shared:
+            tree.edges.append((parent, nearest, ways.length(parent, nearest)))
+            tree.edges += [(nearest, j, ways.length(nearest, j)) for j in group if j != nearest]
+            continue
+        hidden = n + tree.hidden
+        tree.hidden += 1
+        tree.edges.append((parent, hidden, shared))
+        tree.edges += [(hidden, j, ways.length(parent, j) - shared) for j in group]

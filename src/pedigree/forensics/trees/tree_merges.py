@@ -1,0 +1,189 @@
+"""Merges in a family tree: models between others, the merges of strangers that came first, their parents and weights.
+
+Shapes  N = models.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pedigree.errors import PedigreeError
+from pedigree.forensics.merges.unmerge import unmerge
+from pedigree.forensics.trees.strains import WHOLE, Pairs, kinship
+from pedigree.forensics.trees.tree_odds import before_most
+from pedigree.forensics.trees.ways import Ways
+
+Floats = npt.NDArray[np.float64]
+
+STRAIGHT = 0.05
+"""Branch ratio (see `mixture`) below which a model lies between two others rather than on a branch of a tree."""
+
+EXACT = 0.02
+"""The same below which nothing but an average of the two explains it: training leaves the line."""
+
+LEAST_WEIGHT = 0.1
+"""Weight of a source below which a model is not said to lie between it and another."""
+
+TRIANGLE = 0.95
+"""Squared way over a third model, against the direct one, below which three distances do not belong together."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A model between two others.
+
+    Attributes:
+        sources: the two.
+        ratio: what is left of the way to the line between them, over what descent would leave.
+        weights: of the two, by where the model lies between them.
+    """
+
+    sources: tuple[int, int]
+    ratio: float
+    weights: tuple[float, float]
+
+
+def find_merges(ways: Ways) -> dict[int, Merge]:
+    """Models that lie between two others in a straight line; what a merge inside a family looks like.
+
+    A tree has no place for them, and would turn them into ancestors of what they were merged from. The straightest is
+    taken out first: of three models in one line only the middle one is a merge, and with that out no model is taken for
+    a merge of it.
+    """
+    found: dict[int, Merge] = {}
+    while True:
+        best: tuple[int, Merge] | None = None
+        for x in range(len(ways)):
+            others = [k for k in range(len(ways)) if k != x and k not in found]
+            if x in found or len(others) < 2:
+                continue
+            merge = min((_between(ways, x, *pair) for pair in itertools.combinations(others, 2)), key=lambda m: m.ratio)
+            if merge.ratio < STRAIGHT and (best is None or merge.ratio < best[1].ratio):
+                best = (x, merge)
+        if best is None:
+            return found
+        found[best[0]] = best[1]
+
+
+def _between(ways: Ways, x: int, y: int, z: int) -> Merge:
+    """How straight x lies between y and z: what is left of the way to their line, over what descent would leave;
+    infinite beside it."""
+    d = ways.between(x, y, z)
+    apart = max(float(d[1, 2]), 1e-300)
+    weight = float(d[0, 1] - d[0, 2] + apart) / (2 * apart)  # of the second
+    # Distances of pairs may break the rule of the triangle; where they do, nothing is in between.
+    fits = (d[0, 1] ** 0.5 + d[0, 2] ** 0.5) ** 2 >= TRIANGLE * apart
+    far = min(d[0, 1], d[0, 2]) >= LEAST_WEIGHT**2 * apart
+    ratio = math.inf
+    if LEAST_WEIGHT <= weight <= 1 - LEAST_WEIGHT and fits and far:
+        ratio = max(0.0, float(d[0, 1] - weight**2 * apart)) / (weight * (1 - weight) * apart)
+    return Merge((y, z), ratio, (1 - weight, weight))
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A model as a mixture of others, number by number.
+
+    Attributes:
+        weights: of each, zero of those that took no part.
+        exact: whether rounding explains the rest.
+    """
+
+    weights: tuple[float, ...]
+    exact: bool
+
+
+Weigh = Callable[[int, Sequence[int]], Mixed | None]
+"""(merge, candidates) -> what it is made of; None where they do not explain it number by number."""
+
+
+def unmerged(names: Sequence[str], *, allow_pickle: bool = False) -> Weigh:
+    """Weights as `unmerge` finds them, of models by their places."""
+
+    def weigh(child: int, sources: Sequence[int]) -> Mixed | None:
+        try:
+            found, _, _ = unmerge(names[child], [names[s] for s in sources], allow_pickle=allow_pickle)
+        except PedigreeError:
+            return None
+        weights = tuple(source.weight for source in found.sources)
+        return Mixed(weights, found.explained.exact) if found.verdict == "merge" else None
+
+    return weigh
+
+
+def nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
+    """The sources of a merge, the nearest one first."""
+    return tuple(sorted(merge.sources, key=lambda s: ways.length(s, x)))
+
+
+def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
+    """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
+    other hybrid that came before them."""
+    first = max(range(len(heads)), key=lambda x: (before_most(odds, x), -x))
+    found = [first]
+    for x in range(len(heads)):
+        if x == first:
+            continue
+        there = [pair.cosine for k in pure if (pair := kinship(pairs, k, heads[x])).related]
+        here = [kinship(pairs, heads[y], heads[x]).cosine for y in range(len(heads)) if y != x and odds[y, x] > 0]
+        here.append(kinship(pairs, heads[first], heads[x]).cosine)
+        if there and max((c for c in there if c is not None), default=-1.0) > max(
+            (c for c in here if c is not None), default=-1.0
+        ):
+            found.append(x)
+    return found
+
+
+CANDIDATES = 4
+"""Models of a family that are tried as a parent of a merge of strangers."""
+
+
+def parents_of_hybrid(
+    child: int, near: Sequence[Sequence[int]], pairs: Pairs, weigh: Weigh | None
+) -> list[tuple[int, float | None, bool]]:
+    """The parent of a merge of strangers in each family, its weight, and whether it is surely the parent.
+
+    Where one model of each family explains the merge to the last digits those are the parents. Otherwise the likest
+    ones are named; the parents may be relatives of theirs that are not among the models.
+
+    Args:
+        child: the merge.
+        near: its relatives in each family.
+        pairs: of every two models.
+        weigh: takes mixtures apart; without it the likest ones count as sure.
+    """
+    ranked = [likest_first(ones, child, pairs)[:CANDIDATES] for ones in near]
+    if weigh is None:
+        return [(ones[0], None, True) for ones in ranked]
+    all_of_them = [k for ones in ranked for k in ones]
+    mixed = weigh(child, all_of_them)
+    if mixed is not None and mixed.exact:
+        part = {k: weight for k, weight in zip(all_of_them, mixed.weights, strict=True) if weight > 0}
+        chosen = [[k for k in ones if k in part] for ones in ranked]
+        if all(len(ones) == 1 for ones in chosen):
+            return [(k, part[k], True) for (k,) in chosen]
+    firsts = [ones[0] for ones in ranked]
+    mixed = weigh(child, firsts)
+    if mixed is None or min(mixed.weights) <= 0:
+        return [(k, None, False) for k in firsts]
+    return [(k, weight, mixed.exact) for k, weight in zip(firsts, mixed.weights, strict=True)]
+
+
+def likest_first(near: Sequence[int], child: int, pairs: Pairs) -> list[int]:
+    """The parent of a merge among relatives of one family, then others: a merge has the largest cosine with what went
+    into it.
+
+    Of those of its shape, which it has from both, the ones that match most widely come before others, of which only the
+    parts that are nearest match.
+    """
+    there = [k for k in near if (pair := kinship(pairs, k, child)).shapes[0] == pair.shapes[1]] or list(near)
+    most = max(kinship(pairs, k, child).matched for k in there)
+    least = WHOLE * most
+    both = {k: kinship(pairs, k, child) for k in there}
+    return sorted(there, key=lambda k: (both[k].matched < least, -(both[k].cosine or -1.0), k))

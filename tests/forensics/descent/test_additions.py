@@ -1,0 +1,180 @@
+"""What lies between two models that share numbers: noise, another frame, and what was learned apart.
+
+Shapes: N = units, D = residual width, R = rank.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from forensics.tiny_models import Sizes, Tensors, generator, llama, side
+from torch import Tensor
+
+from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.verdict import judge
+from pedigree.forensics.descent.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained
+from pedigree.forensics.descent.gains import LearnedGains
+from pedigree.forensics.descent.origin import weigh_origin
+from pedigree.forensics.descent.share import Share
+from pedigree.forensics.descent.survival import Survival
+
+KEPT_GAINS, OTHER_GAINS = LearnedGains(0.99, 1.0, 0.98, 7), LearnedGains(0.4, 0.4, 0.4, 7)
+SIZES = Sizes(d=64, kv_heads=4, head_dim=16, inner=160)
+BARE = side(llama(1, SIZES), SIZES.config())
+
+
+def drawn(seed: int) -> Tensor:
+    return torch.randn(160, 64, generator=generator(seed))
+
+
+def learned(seed: int, rank: int = 3) -> Tensor:
+    g = generator(seed)
+    return torch.randn(160, rank, generator=g) @ torch.randn(rank, 64, generator=g)
+
+
+def added(difference_ND: Tensor, start_ND: Tensor | None = None) -> Additions:
+    meter = AdditionsMeter()
+    start_ND = drawn(1) if start_ND is None else start_ND
+    meter.add(start_ND, start_ND + difference_ND)
+    found = meter.result(BARE, BARE)
+    if found is None:
+        raise AssertionError("nothing was laid side by side")
+    return found
+
+
+@pytest.mark.parametrize("size", [0.001, 0.1, 1.0])
+def test_noise_has_no_structure(size: float) -> None:
+    found = added(size * drawn(2))
+    assert found.is_white
+    assert found.is_noise(KEPT_GAINS)
+    assert found.is_noise(None) == (size < STILL)
+    assert found.is_noise(OTHER_GAINS) == (size < STILL)
+    assert found.structure < WHITE
+    assert found.moved == pytest.approx(size, rel=0.1)
+
+
+def test_what_two_trainings_learned_has() -> None:
+    found = added(0.1 * (learned(3) - learned(4)) + 0.05 * drawn(5))
+    assert not found.is_noise(KEPT_GAINS)
+    assert found.structure > 0.5
+
+
+def test_a_difference_of_few_directions_is_all_structure() -> None:
+    assert added(0.1 * learned(3)).structure == 1.0
+
+
+def test_another_frame_moves_nothing() -> None:
+    found = added(1e-4 * learned(3))
+    assert found.moved < STILL
+    assert found.is_noise(None)
+
+
+def test_gains_of_one_value_were_never_trained() -> None:
+    plain = {k: torch.ones_like(t) if "norm" in k else t for k, t in llama(1, SIZES).items()}
+    moved = {k: t + 0.01 * torch.randn(t.shape, generator=generator(7)) if "norm" in k else t for k, t in plain.items()}
+    stepped = {
+        k: t + 1e-5 * torch.randn(t.shape, generator=generator(7)).sign() if "norm" in k else t
+        for k, t in plain.items()
+    }
+    assert is_untrained(side(plain, SIZES.config()))
+    assert is_untrained(side(stepped, SIZES.config()))  # one step of an optimizer
+    assert not is_untrained(side(moved, SIZES.config()))
+
+
+@pytest.mark.parametrize(
+    ("additions", "share", "origin"),
+    [
+        (Additions(0.2, 0.0, True, 9, both_untrained=True), None, "descent"),
+        (Additions(0.2, 0.0, False, 9), None, "unknown"),
+        (Additions(0.002, 0.9, False, 9), None, "descent"),
+        (Additions(0.2, 0.6, False, 9), None, "unknown"),
+        (Additions(0.2, 0.6, True, 9), Share(0.02, 0.01, 0.2, 9), "descent"),
+        (Additions(0.2, 0.6, True, 9), Share(0.45, 0.01, 0.2, 9), "unknown"),
+    ],
+    ids=[
+        "noise",
+        "no strong directions, by Muon perhaps",
+        "another frame",
+        "learned",
+        "learned on a bare start",
+        "both learned",
+    ],
+)
+def test_where_nothing_can_be_seen_of_learning_the_difference_speaks(
+    additions: Additions, share: Share | None, origin: str
+) -> None:
+    kept = Survival(1.0, 1.0, 0.1, 9, residual=1.5, own=-0.3, alike=0.97, excess=0.001)
+    if share is None:
+        share = Share(0.4, 0.01, 0.2, 9)
+    assert weigh_origin(kept, kept, share, None, additions).origin == origin
+
+
+def test_what_was_learned_and_is_seen_speaks_for_itself() -> None:
+    """Noise on top of a twin: the difference is noise for the most part, and what one learned is gone all the same."""
+    gone = Survival(0.1, 0.8, 0.9, 9, own=-0.6, alike=0.7, excess=0.2)
+    assert weigh_origin(gone, gone, Share(0.5, 0.1, 0.5, 9), None, Additions(0.5, 0.01, False, 9)).origin == "start"
+
+
+def started_alike(seed: int, size: float) -> Tensors:
+    """A training of the start that seed 1 draws."""
+    start = llama(1, SIZES)
+    out: Tensors = {}
+    for number, (name, tensor) in enumerate(start.items()):
+        if tensor.ndim == 2:
+            g = generator(1000 * seed + number)
+            change = torch.randn(tensor.shape[0], 3, generator=g) @ torch.randn(3, tensor.shape[1], generator=g)
+            out[name] = tensor + change * (size * float(tensor.norm()) / float(change.norm()))
+        else:
+            out[name] = 1.0 + 0.02 * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+    return out
+
+
+def word(a: Tensors, b: Tensors) -> str:
+    left, right = (side(model, SIZES.config()) for model in (a, b))
+    return judge(left, right, measure(left, right, whole_bits=True)).verdict
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3, 1.0])
+def test_trainings_of_one_start_are_never_called_related(size: float) -> None:
+    assert word(started_alike(2, size), started_alike(3, size)) in ("shared-initialization", "inconclusive")
+
+
+def test_noise_on_a_model_that_learned_nothing_visible_is_a_relation() -> None:
+    start = llama(1, SIZES)
+    noisy = {k: t + 0.3 * float(t.std()) * torch.randn(t.shape, generator=generator(9)) for k, t in start.items()}
+    assert word(start, noisy) == "related"
+
+
+def test_matrices_that_were_put_into_a_stranger_are_no_common_start() -> None:
+    """Some are the same, the others share nothing: seen together they would look like twins that learned much."""
+    gone = Survival(0.1, 0.5, 0.9, 9, own=-0.6, alike=0.5, excess=0.2)
+    share = Share(0.5, 0.1, 0.5, 9)
+    assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9)).origin == "start"
+    assert weigh_origin(gone, gone, share, None, Additions(0.5, 0.5, False, 9, 0.04, 1.4)).origin == "unknown"
+
+
+def whitened_training(seed: int, size: float) -> Tensors:
+    """A training of the start that seed 1 draws whose steps have no strong directions; gains go their own way."""
+    return {
+        name: tensor + size * float(tensor.std()) * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+        if tensor.ndim == 2
+        else 1.0 + 0.02 * torch.randn(tensor.shape, generator=generator(1000 * seed + number))
+        for number, (name, tensor) in enumerate(llama(1, SIZES).items())
+    }
+
+
+@pytest.mark.parametrize("size", [0.1, 0.3])
+def test_trainings_of_one_start_whose_steps_have_no_strong_directions_are_not_called_related(size: float) -> None:
+    """Muon makes all directions of a step equally long: what two such trainings leave looks like noise."""
+    assert word(whitened_training(2, size), whitened_training(3, size)) in ("shared-initialization", "inconclusive")
+
+
+def test_twins_without_gains_that_lack_what_the_other_learned_are_left_open() -> None:
+    """A pair of Lion's: it learned the same in its first steps, and no gains say that it went apart."""
+    one = Survival(0.959, 0.977, 0.021, 18, residual=1.32, own=-0.226, alike=0.964, excess=0.085)
+    other = Survival(0.941, 0.971, 0.036, 18, residual=1.25, own=-0.288, alike=0.964, excess=0.09)
+    share, white = Share(0.445, 0.024, 0.23, 18), Additions(0.25, 0.32, False, 18)
+    assert weigh_origin(one, other, share, None, white).origin == "descent"  # in another frame this limit stays
+    assert weigh_origin(one, other, share, None, white, gainless=True).origin == "unknown"
+    parent = Share(0.05, 0.024, 0.23, 18)
+    assert weigh_origin(one, other, parent, None, white, gainless=True).origin == "descent"

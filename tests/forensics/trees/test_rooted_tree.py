@@ -1,0 +1,68 @@
+"""Trees whose first model is known: chains, children that learned alike, ancestors that are not there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pedigree.forensics.trees.rooted_tree import Rooted, rooted_tree
+from pedigree.forensics.trees.ways import Ways
+
+DIMENSIONS = 20_000
+
+
+def distances(points: list[np.ndarray]) -> np.ndarray:
+    return np.array([[float(((p - q) ** 2).mean()) for q in points] for p in points])
+
+
+def odds(parents: list[int | None]) -> np.ndarray:
+    """Ancestors are known by four, all else is open."""
+    out = np.zeros((len(parents), len(parents)))
+    for k, parent in enumerate(parents):
+        while parent is not None:
+            out[parent, k], out[k, parent] = 4.0, -4.0
+            parent = parents[parent]
+    return out
+
+
+def change(seed: int, size: float) -> np.ndarray:
+    return size * np.random.default_rng(seed).standard_normal(DIMENSIONS)
+
+
+def parents_of(tree: Rooted | None) -> dict[int, int]:
+    assert tree is not None
+    return {child: parent for parent, child, _ in tree.edges}
+
+
+def test_a_step_on_the_way_is_an_ancestor_and_a_sibling_is_not() -> None:
+    root = change(0, 1.0)
+    step = root + change(1, 0.3)
+    points = [root, step, step + change(2, 0.2), root + change(3, 0.25)]
+    assert parents_of(rooted_tree(Ways.of(distances(points)), odds([None, 0, 1, 0]))) == {1: 0, 2: 1, 3: 0}
+
+
+@pytest.mark.parametrize("far", [0.4, 1.5])
+def test_children_of_one_model_that_learned_alike_hang_from_it(far: float) -> None:
+    """The nearer one would pass for an ancestor by distance, and pairs cannot exclude it."""
+    root, common = change(0, 1.0), change(1, 1.0)
+    near, away = root + 0.1 * common + change(2, 0.17), root + far * (0.5 * common + change(3, 0.87))
+    table = odds([None, 0, 0])
+    table[1, 2], table[2, 1] = 4.0, -4.0
+    assert parents_of(rooted_tree(Ways.of(distances([root, near, away])), table)) == {1: 0, 2: 0}
+
+
+def test_children_that_share_one_way_have_an_ancestor_that_is_not_among_them() -> None:
+    root = change(0, 1.0)
+    unseen = root + change(1, 0.4)
+    points = [root, *(unseen + change(2 + k, size) for k, size in enumerate((0.32, 0.35, 0.45)))]
+    tree = rooted_tree(Ways.of(distances(points)), odds([None, 0, 0, 0]))
+    assert tree is not None
+    assert tree.hidden == 1
+    assert parents_of(tree) == {4: 0, 1: 4, 2: 4, 3: 4}
+    assert {child: length for _, child, length in tree.edges}[4] == pytest.approx(0.16, rel=0.05)
+
+
+def test_without_a_model_that_came_first_there_is_no_such_tree() -> None:
+    root = change(0, 1.0)
+    points = [root + change(1 + k, 0.3) for k in range(3)]
+    assert rooted_tree(Ways.of(distances(points)), np.zeros((3, 3))) is None
