@@ -11,5 +11,6 @@
     sides             what is read of one model
     exact             tests with a stated null, and their bounds
 
-Each knows only those below it (contract `comparison` in `pyproject.toml`); `arrivals`, `revision` and `spread` serve all.
+Each knows only those below it (contract `comparison` in `pyproject.toml`); `arrivals`, `revision` and `spread` serve
+all of them.
 """
