@@ -21,7 +21,7 @@ Pedigree = Callable[..., Ran]
 
 def test_the_words_of_the_command_are_those_of_the_record() -> None:
     assert get_args(Verdict) == VERDICT_WORDS
-    assert get_args(Depth) == DEPTH_WORDS
+    assert ("auto", *get_args(Depth)) == DEPTH_WORDS
 
 
 def test_everything_asked_for_reaches_the_engine(pedigree: Pedigree, engine: Engine) -> None:
