@@ -34,11 +34,16 @@ def error_rate() -> ErrorRate | None:
     if bank is None:
         return None
     test = bank["test"]
+    return _rate(bank, int(test["pairs"]), str(test["note"]))
+
+
+def _rate(bank: dict[str, Any], counted: int, note: str) -> ErrorRate:
+    """The bound on the test split of a bank, over so many pairs or looks."""
     return ErrorRate(
-        false_positive_upper_95=upper_95(int(test["false_positives"]), int(test["pairs"])),
-        pairs=int(test["pairs"]),
+        false_positive_upper_95=upper_95(int(bank["test"]["false_positives"]), counted),
+        pairs=counted,
         benchmark=str(bank["benchmark"]),
-        note=str(test["note"]),
+        note=note,
     )
 
 
@@ -59,12 +64,7 @@ def fingerprint_error_rate() -> ErrorRate | None:
     # A pair whose fingerprints hold nothing in common cannot be called anything, so it bounds nothing.
     left_out = int(test["verdicts"].get("not-testable", 0))
     pairs = int(test["pairs"]) - left_out
-    return ErrorRate(
-        false_positive_upper_95=upper_95(int(test["false_positives"]), pairs),
-        pairs=pairs,
-        benchmark=str(bank["benchmark"]),
-        note=f"{test['note']}; {left_out} of them could not be compared and are not counted",
-    )
+    return _rate(bank, pairs, f"{test['note']}; {left_out} of them could not be compared and are not counted")
 
 
 def load_rest_bank() -> dict[str, Any] | None:
@@ -81,12 +81,7 @@ def rest_error_rate() -> ErrorRate | None:
     test = bank["test"]
     # Where no rest could be made nothing could be called anything, so such looks bound nothing.
     looks = int(test["looks"]) - int(test["not_made"])
-    return ErrorRate(
-        false_positive_upper_95=upper_95(int(test["false_positives"]), looks),
-        pairs=looks,
-        benchmark=str(bank["benchmark"]),
-        note=str(test["note"]),
-    )
+    return _rate(bank, looks, str(test["note"]))
 
 
 def false_positives() -> int | None:

@@ -54,9 +54,9 @@ def is_on_grid(a: Side) -> bool:
     """Whether the numbers of a model stand on a grid of few-bit integers: it was rounded, and not trained since."""
     told = []
     for one_RC, _ in _matrices(a, a, list(range(a.n_layers)), ROWS):
-        sizes = [size for size in BLOCKS if size <= one_RC.shape[1]]
+        sizes = _sizes(one_RC)
         if sizes:
-            told.append(any(float((steps(_blocks(one_RC, n)) > 0).double().mean()) > ON_GRID for n in sizes))
+            told.append(any(_stand_on_grid(steps(_blocks(one_RC, size))) for size in sizes))
     return bool(told) and all(told)
 
 
@@ -104,21 +104,30 @@ def _matrices(a: Side, b: Side, layer_map: list[int | None], n_rows: int) -> Ite
 
 
 def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
-    sizes = [size for size in BLOCKS if size <= a_RC.shape[1]]
-    return next((side for size in sizes if (side := _rounded_in(a_RC, b_RC, size)) is not None), None)
+    return next((side for size in _sizes(a_RC) if (side := _rounded_in(a_RC, b_RC, size)) is not None), None)
 
 
 def _rounded_in(a_RC: Tensor, b_RC: Tensor, size: int) -> str | None:
     """Which of the two is the other one rounded, block of so many neighbors by block."""
     a_KN, b_KN = _blocks(a_RC, size), _blocks(b_RC, size)
     step_a_K, step_b_K = steps(a_KN), steps(b_KN)
-    on_a, on_b = (float((step_K > 0).double().mean()) > ON_GRID for step_K in (step_a_K, step_b_K))
+    on_a, on_b = _stand_on_grid(step_a_K), _stand_on_grid(step_b_K)
     if on_a == on_b:
         return None
     step_K = step_a_K if on_a else step_b_K
     fine = step_K > 0
     error = float((((a_KN - b_KN)[fine] / step_K[fine, None]) ** 2).mean())
     return ("a" if on_a else "b") if EVEN[0] < error < EVEN[1] else None
+
+
+def _sizes(x_RC: Tensor) -> list[int]:
+    """Blocks that fit into a row."""
+    return [size for size in BLOCKS if size <= x_RC.shape[1]]
+
+
+def _stand_on_grid(step_K: Tensor) -> bool:
+    """Whether so many blocks have a step that the matrix was rounded."""
+    return float((step_K > 0).double().mean()) > ON_GRID
 
 
 def _blocks(x_RC: Tensor, size: int) -> Tensor:

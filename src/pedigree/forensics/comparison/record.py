@@ -30,6 +30,8 @@ from pedigree.records.comparison import (
     ReadRecord,
     Result,
 )
+from pedigree.weights.anatomy import Anatomy
+from pedigree.weights.checkpoint import Checkpoint
 
 ALWAYS_UNCHECKED = (
     "distillation and training on another model's outputs leave no trace in weights",
@@ -45,7 +47,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
     gauge = found.evidence.gauge
     return Comparison(
         producer=producer(),
-        inputs=Inputs(a=describe(a), b=describe(b)),
+        inputs=Inputs(a=describe(a.checkpoint, a.anatomy), b=describe(b.checkpoint, b.anatomy)),
         result=Result(
             verdict=judgment.verdict,
             log10_p=log10_p(found, judgment),
@@ -120,21 +122,20 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
     return min(exact, -math.log10(1 + rate.pairs)) if rate is not None else exact
 
 
-def describe(side: Side) -> InputRecord:
+def describe(checkpoint: Checkpoint, anatomy: Anatomy) -> InputRecord:
     """One input: digest of headers, digest of what was read, sizes, architecture."""
-    ck = side.checkpoint
     return InputRecord(
-        location=str(ck.location),
-        format=ck.format,
-        digest=ck.content_digest(),
-        header_digest=ck.header_digest(),
-        read_digest=ck.read_digest(),
-        bytes=ck.meter.total,
-        tensors=len(ck.tensors),
-        architecture=side.anatomy.architecture,
-        inferred=side.anatomy.inferred,
-        parameters=side.anatomy.parameters,
-        notes=[*ck.notes, *side.anatomy.notes],
+        location=str(checkpoint.location),
+        format=checkpoint.format,
+        digest=checkpoint.content_digest(),
+        header_digest=checkpoint.header_digest(),
+        read_digest=checkpoint.read_digest(),
+        bytes=checkpoint.meter.total,
+        tensors=len(checkpoint.tensors),
+        architecture=anatomy.architecture,
+        inferred=anatomy.inferred,
+        parameters=anatomy.parameters,
+        notes=[*checkpoint.notes, *anatomy.notes],
     )
 
 
@@ -225,8 +226,8 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
     if a.sample.max_units is not None and depth != "glance":
         out.append(f"{a.sample.max_units} units of each layer were read; whole matrices only at full depth")
     most = max((side.anatomy.experts(layer) for side in (a, b) for layer in range(side.n_layers)), default=0)
-    if len(a.sample.experts(most)) < most:
-        out.append(f"{len(a.sample.experts(most))} of {most} experts of a layer were read")
+    if (read := len(a.sample.experts(most))) < most:
+        out.append(f"{read} of {most} experts of a layer were read")
     if a.sample.attention_layers is not None:
         out.append(f"attention was read in {a.sample.attention_layers} layers")
     if found.bits is not None and not found.bits.whole:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pedigree.forensics.comparison.measure import Progress
-from pedigree.forensics.comparison.record import producer
+from pedigree.forensics.comparison.record import describe, producer
 from pedigree.forensics.merges.decomposition import Decomposition
 from pedigree.forensics.merges.merge_groups import Group
 from pedigree.forensics.merges.unmerge import unmerge
-from pedigree.records.comparison import InputRecord, ReadRecord
+from pedigree.records.comparison import ReadRecord
 from pedigree.records.unmerging import MergeGroup, UnmergeResult, Unmerging
-from pedigree.weights.anatomy import Anatomy
-from pedigree.weights.checkpoint import Checkpoint
 
 
 def unmerge_record(
@@ -31,7 +28,7 @@ def unmerge_record(
     found, opened, seconds = unmerge(
         model, parents, base=base, whole=whole, allow_pickle=allow_pickle, progress=progress
     )
-    inputs = [_input(checkpoint, anatomy) for checkpoint, anatomy in opened]
+    inputs = [describe(checkpoint, anatomy) for checkpoint, anatomy in opened]
     read = ReadRecord(
         bytes=sum(checkpoint.meter.read for checkpoint, _ in opened),
         of=sum(checkpoint.meter.total for checkpoint, _ in opened),
@@ -59,22 +56,6 @@ def unmerge_record(
             not_checked=_not_checked(found, base is not None),
         ),
         warnings=found.warnings,
-    )
-
-
-def _input(checkpoint: Checkpoint, anatomy: Anatomy) -> InputRecord:
-    return InputRecord(
-        location=str(checkpoint.location),
-        format=checkpoint.format,
-        digest=checkpoint.content_digest(),
-        header_digest=checkpoint.header_digest(),
-        read_digest=checkpoint.read_digest(),
-        bytes=checkpoint.meter.total,
-        tensors=len(checkpoint.tensors),
-        architecture=anatomy.architecture,
-        inferred=anatomy.inferred,
-        parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
-        notes=list(anatomy.notes),
     )
 
 
