@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ os.environ.setdefault("MPLBACKEND", "svg")
 _RECORDS = tempfile.mkdtemp(prefix="pedigree-tests-")
 os.environ["PEDIGREE_LEDGER"] = f"{_RECORDS}/ledger.db"
 os.environ["PEDIGREE_SEEN"] = f"{_RECORDS}/memory.json"
+# Behind a script's `&` SIGINT is ignored from birth, by children, too: what tests of Ctrl-C send would reach nobody.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"

@@ -155,10 +155,8 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_leaves(tmp_path: Path) -> None:
     folder = write_speaker(tmp_path / "model", context=20_000)
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     line = [sys.executable, "-c", MAIN, "chat", str(folder), "--max-tokens", "15000"]
-    # Where the tests run behind a script's `&`, SIGINT is ignored from birth; a terminal's children hear it.
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
