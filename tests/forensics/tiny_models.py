@@ -94,6 +94,31 @@ def shaken(tensors: Mapping[str, Tensor], seed: int, size: float = 0.3) -> Tenso
     }
 
 
+def turned(tensors: Mapping[str, Tensor], turn_DD: Tensor) -> Tensors:
+    """The residual stream of a llama turned, gains folded into readers first: the function stays."""
+    out = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1:
+            out[name] = torch.ones_like(tensor)
+            continue
+        wide, turn = tensor.double(), turn_DD.double()
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            out[name] = (turn.T @ wide).float()
+            continue
+        gain = _gain_in_front_of(name)
+        out[name] = ((wide * tensors[gain].double() if gain else wide) @ turn).float()
+    return out
+
+
+def _gain_in_front_of(name: str) -> str | None:
+    if name.startswith("lm_head"):
+        return "model.norm.weight"
+    if "embed_tokens" in name:
+        return None
+    prefix = ".".join(name.split(".")[:3])
+    return f"{prefix}.{'input' if 'self_attn' in name else 'post_attention'}_layernorm.weight"
+
+
 def words(n: int, start: int = 0) -> Vocabulary:
     """A vocabulary of `n` made-up tokens, numbered in order."""
     return vocabulary({f"w{start + i}".encode(): i for i in range(n)})

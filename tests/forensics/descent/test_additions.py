@@ -5,9 +5,11 @@ Shapes: N = units, D = residual width, R = rank.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from forensics.tiny_models import Sizes, Tensors, generator, llama, side
+from forensics.tiny_models import Sizes, Tensors, generator, llama, random_rotation, side, turned, words
 from torch import Tensor
 
 from pedigree.forensics.comparison.measure import measure
@@ -130,7 +132,7 @@ def started_alike(seed: int, size: float) -> Tensors:
 
 
 def word(a: Tensors, b: Tensors) -> str:
-    left, right = (side(model, SIZES.config()) for model in (a, b))
+    left, right = (side(model, SIZES.config(), tokens=words(SIZES.vocab)) for model in (a, b))
     return judge(left, right, measure(left, right, whole_bits=True)).verdict
 
 
@@ -167,6 +169,66 @@ def whitened_training(seed: int, size: float) -> Tensors:
 def test_trainings_of_one_start_whose_steps_have_no_strong_directions_are_not_called_related(size: float) -> None:
     """Muon makes all directions of a step equally long: what two such trainings leave looks like noise."""
     assert word(whitened_training(2, size), whitened_training(3, size)) in ("shared-initialization", "inconclusive")
+
+
+def test_noise_is_never_more_even_than_noise() -> None:
+    """Simulated under the null: matrices of three shapes drawn at random, 200 differences of six matrices each."""
+    shapes, g = ((160, 64), (64, 96), (24, 200)), generator(7)
+    found = []
+    for _ in range(200):
+        meter = AdditionsMeter()
+        for shape in shapes * 2:
+            start_ND = torch.randn(shape, generator=g)
+            meter.add(start_ND, start_ND + 0.2 * torch.randn(shape, generator=g))
+        found.append(meter.result(BARE, BARE))
+    standard = torch.tensor([one.spread / one.spread_error for one in found if one is not None])
+    assert len(standard) == 200
+    assert abs(float(standard.mean())) < 0.3
+    assert 0.7 < float(standard.std()) < 1.3
+    assert not any(one.is_too_even for one in found if one is not None)
+
+
+def even_steps(start: Tensors, seed: int, size: float = 0.15, steps: int = 4) -> Tensors:
+    """Muon's: the polar factors of a few drawn matrices."""
+    out = dict(start)
+    for number, (name, tensor) in enumerate(start.items()):
+        if tensor.ndim == 2 and "layers" in name:
+            g, few = generator(1000 * seed + number), min(tensor.shape)
+            for _ in range(steps):
+                u, _, vt = torch.linalg.svd(torch.randn(tensor.shape, generator=g), full_matrices=False)
+                out[name] = out[name] + (u @ vt) * (size * float(tensor.norm()) / math.sqrt(few * steps))
+    return out
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_trainings_with_even_steps_whose_gains_were_folded_are_not_called_related(turn: bool) -> None:
+    """Nothing is left that says it but the evenness of the steps: neither has gains, or strong directions."""
+    ones = {name: torch.ones_like(t) if t.ndim == 1 else t for name, t in llama(1, SIZES).items()}
+    one, other = even_steps(ones, 2), even_steps(ones, 3)
+    if turn:
+        other = turned(other, random_rotation(SIZES.d, 5))
+    assert word(one, other) in ("shared-initialization", "inconclusive")
+
+
+def noisy(tensors: Tensors, seed: int, size: float = 0.1) -> Tensors:
+    return {
+        name: t + size * float(t.std()) * torch.randn(t.shape, generator=generator(1000 * seed + number))
+        if t.ndim == 2
+        else t
+        for number, (name, t) in enumerate(tensors.items())
+    }
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize("swap", [False, True])
+def test_gains_are_read_where_a_noisy_copy_had_them_folded(turn: bool, swap: bool) -> None:
+    parent = llama(1, SIZES)
+    turn_DD = random_rotation(SIZES.d, 5) if turn else torch.eye(SIZES.d)
+    copy = turned(noisy(parent, 2), turn_DD)
+    other_gains = {n: t if t.ndim == 2 else llama(9, SIZES)[n] for n, t in parent.items()}
+    apart = turned(noisy(other_gains, 2), turn_DD)
+    for child, right in ((copy, ("related",)), (apart, ("shared-initialization", "inconclusive"))):
+        assert word(*((child, parent) if swap else (parent, child))) in right
 
 
 def test_twins_without_gains_that_lack_what_the_other_learned_are_left_open() -> None:

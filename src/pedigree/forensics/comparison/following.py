@@ -19,7 +19,7 @@ from torch import Tensor
 from pedigree.forensics.comparison.direction import additive_vote
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.descent.additions import AdditionsMeter
-from pedigree.forensics.descent.folded_gains import folded_side
+from pedigree.forensics.descent.folded_gains import folded_side, same_gains_folded
 from pedigree.forensics.descent.gains import LearnedGains, compare_gains
 from pedigree.forensics.descent.origin import APART_GAINS, RAW, OriginEvidence, weigh_origin
 from pedigree.forensics.descent.share import ShareMeter, moved_beyond_gains
@@ -74,6 +74,9 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
         found.folded = folded_side(a, b, pairs, found.unit_maps)
         if found.folded is not None or _may_have_begun_anew(a, b, found.gains):
             found.gains = None
+    if found.gains is None and found.additions is not None and found.additions.moves and found.additions.is_white:
+        alike = same_gains_folded(a, b, pairs, found.unit_maps, found.evidence.gauge)
+        found.additions = replace(found.additions, folded_alike=alike)
     if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
         found.untouched = untouched_rows(a, b, found.tokens)
 

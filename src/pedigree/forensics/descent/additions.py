@@ -9,11 +9,16 @@ never trained: it is the start itself, and whatever shares its numbers was made 
 Measured on calibration families (docs/LOG.md, 2026-11-30): of trainings of one start, of a tenth to four times the
 root's steps, the difference has 17 to 90 % of its energy above the edge of a random matrix; added noise 0.0 %.
 
-Shapes: N = matched units, D = residual width.
+Muon's steps have no strong directions either, but too few weak ones: all their singular values are one, and what two
+short trainings leave is more even than numbers drawn at random can be. Squares of singular values of noise have a known
+spread (Marchenko and Pastur 1967; John 1971): their mean square over their squared mean is 1 + (K + 1) / R.
+
+Shapes: N = matched units, D = residual width, K = smaller side of a matrix, R = its larger one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,6 +34,10 @@ STILL = 0.01
 
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
+
+TOO_EVEN, DEVIATIONS = -0.05, 4.0
+"""Spread of the squared singular values of the difference, over that of noise, less one, below which it is more even
+than noise; and in deviations of chance, which are 2 / K for a matrix. Short trainings by Muon leave -0.05 to -0.3."""
 
 SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
 """Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
@@ -53,6 +62,9 @@ class Additions:
         least, most: the same of the matrix that moved least, and most.
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
         both_untrained: whether neither side was ever trained, as far as their gains tell.
+        spread: by how much the squared singular values scatter more than those of noise, over what those do.
+        spread_error: deviation of that by chance.
+        folded_alike: whether one side has no gains left and its matrices hold the other's.
         gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
     """
 
@@ -64,6 +76,9 @@ class Additions:
     most: float = 0.5
     rank: int = 0
     both_untrained: bool = False
+    spread: float = 0.0
+    spread_error: float = 1.0
+    folded_alike: bool = False
     gains_unread: bool = False
 
     @property
@@ -83,11 +98,17 @@ class Additions:
         makes all directions of a step equally long (Muon), however much was learned."""
         return self.structure < WHITE
 
+    @property
+    def is_too_even(self) -> bool:
+        """Whether the difference is more even than noise, in any frame: somebody trained with steps that are."""
+        return self.spread < min(TOO_EVEN, -DEVIATIONS * self.spread_error)
+
     def is_noise(self, gains: LearnedGains | None) -> bool:
         """Whether the difference is nothing, or of a kind that training does not leave.
 
         Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
-        not where both hold the same learned gains, or neither holds any. Without that word nothing is said.
+        not where both hold the same learned gains, or neither holds any. Without that word nothing is said. Gains of
+        both may have been folded, too; then the evenness of Muon's steps is all that speaks.
 
         Args:
             gains: agreement of learned gains; None where they cannot be laid side by side.
@@ -95,7 +116,11 @@ class Additions:
         if self.moved < STILL:
             return True
         unasked = self.gains_unread and gains is None
-        return self.is_white and (self.both_untrained or unasked or _same_gains(gains))
+        return (
+            self.is_white
+            and not self.is_too_even
+            and (self.both_untrained or self.folded_alike or unasked or _same_gains(gains))
+        )
 
 
 def _same_gains(gains: LearnedGains | None) -> bool:
@@ -112,6 +137,7 @@ class AdditionsMeter:
         self._moved: list[float] = []
         self._structure: list[float] = []
         self._ranks: list[int] = []
+        self._spread: list[tuple[float, float]] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and B in one frame, rows of B in A's order; small ones are passed over."""
@@ -124,6 +150,7 @@ class AdditionsMeter:
             return
         there_R = singular_values(difference_ND)
         self._ranks.append(few_directions(there_R))
+        self._spread.append((spread_beside_noise(there_R, *a_ND.shape), 2.0 / min(a_ND.shape)))
         learned = learning_of(there_R, *a_ND.shape)
         self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
 
@@ -137,7 +164,24 @@ class AdditionsMeter:
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
         unread = not (a.sample.ladder and b.sample.ladder)
         least, most = min(self._moved), max(self._moved)
-        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread)
+        spread, error = 0.0, 1.0
+        if self._spread:
+            spread = sum(value for value, _ in self._spread) / len(self._spread)
+            error = math.hypot(*(one for _, one in self._spread)) / len(self._spread)
+        return Additions(
+            sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never),
+            spread, error, gains_unread=unread,
+        )  # fmt: skip
+
+
+def spread_beside_noise(strength_K: Tensor, rows: int, columns: int) -> float:
+    """By how much the squares of singular values [K] scatter more than those of a matrix drawn at random, over what
+    those do: zero for noise, -1 where all are one."""
+    few, many = min(rows, columns), max(rows, columns)
+    square_K = strength_K.double() ** 2
+    found = float((square_K**2).mean() / square_K.mean().square().clamp_min(1e-300)) - 1.0
+    noise = (few + 1) / many
+    return found / noise - 1.0
 
 
 def few_directions(strength_R: Tensor) -> int:

@@ -17,12 +17,13 @@ Shapes: N = rows, D = residual width, C = channels of all norms.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pedigree.forensics.sides.gauge import Gauge
 from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import read_gain
@@ -61,6 +62,86 @@ def folded_side(
         return None
     of_a_C, there_C, of_b_C, back_C = (torch.cat(parts) for parts in zip(*scales, strict=True))
     return "b" if _stand_there(of_a_C, there_C) else "a" if _stand_there(of_b_C, back_C) else None
+
+
+SAME_COSINE, SAME_SLOPE = 0.8, (0.8, 1.25)
+"""Cosine of gains with those that the other model's columns hold, noise of the columns taken out, and how much of a
+gain is there, where both models learned the same gains. Twins of an optimizer that leaves no strong directions have
+cosines of 0.4 and less."""
+
+
+def same_gains_folded(
+    a: Side, b: Side, layer_map: Sequence[int | None], unit_maps: Mapping[int, UnitMap], gauge: Gauge
+) -> bool:
+    """Whether the matrices of one model hold the other's gains, all of them and no others, having none of their own.
+
+    This reads gains where a disguise folded them away and turned the stream: rows of matched feed-forward units are
+    carried back, and the scale of their columns is what was folded in. Null: models that were trained apart learned
+    gains of their own.
+
+    Args:
+        a, b: the models.
+        layer_map: for each layer of B its layer in A.
+        unit_maps: origin of the feed-forward units of each layer of B.
+        gauge: the frame; it has to reach all of the stream.
+    """
+    if a.width != b.width or not gauge.reaches_all:
+        return False
+    pairs = [(i, j) for j, i in enumerate(layer_map) if i is not None]
+    pairs = [pairs[k] for k in spread_evenly(len(pairs), SOME_LAYERS).tolist()]
+    of_a, of_b = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
+    for i, j in pairs:
+        gain_a, gain_b = (_gain(side, layer) for side, layer in ((a, i), (b, j)))
+        rows = list(_feed_forward(a, b, i, j, unit_maps.get(j)))
+        if not rows or gain_a is None or gain_b is None or (_are_one(gain_a) == _are_one(gain_b)):
+            return False
+        if _are_one(gain_b):
+            of_a += _scale_beside(gain_a, ((x_ND, gauge.inverse().carry(y_ND)) for x_ND, y_ND in rows))
+        else:
+            of_b += _scale_beside(gain_b, ((y_ND, gauge.carry(x_ND)) for x_ND, y_ND in rows))
+    return any(_are_same(*map(torch.cat, zip(*found, strict=True))) for found in (of_a, of_b) if found)
+
+
+def _gain(side: Side, layer: int) -> Tensor | None:
+    gain_D = read_gain(side.anatomy, "norm.mlp", layer)
+    return None if gain_D is None else _deviations(gain_D.double())
+
+
+def _are_one(deviation_D: Tensor) -> bool:
+    return float(deviation_D.abs().max()) <= LEARNED
+
+
+def _scale_beside(gain_D: Tensor, rows: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Gains as deviations, and likewise the scale of the second rows' columns over the first's by either half of the
+    rows; units may have been rescaled."""
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for x_ND, y_ND in rows:
+        y_ND = y_ND * (x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30))
+        for k, half in enumerate(halves):
+            cross_D, length_D, _ = _products((x_ND[k::2], y_ND[k::2]))
+            half.append(torch.stack((cross_D, length_D)))
+    sums = [torch.stack(half).sum(dim=0) for half in halves]
+    one_D, other_D = (_deviations(cross_D / length_D.clamp_min(1e-300)) for cross_D, length_D in sums)
+    if one_D is not None and other_D is not None:
+        yield gain_D, one_D, other_D
+
+
+def _are_same(gain_C: Tensor, one_C: Tensor, other_C: Tensor) -> bool:
+    """Whether columns hold these gains and no others, by two looks whose noise is not the same.
+
+    What the looks have in common is what stands in the columns; the cosine is that of gains with it, and two of its
+    errors have to lie between it and its limit.
+    """
+    n = len(gain_C)
+    scale_C = (one_C + other_C) / 2
+    gain2, there2 = float(gain_C.square().mean()), float((one_C * other_C).mean())
+    cross = float((scale_C * gain_C).mean())
+    if gain2 <= LEARNED**2 or there2 <= 0.0 or cross <= 0.0:
+        return False
+    scale2, one2, other2 = (float(x_C.square().mean()) for x_C in (scale_C, one_C, other_C))
+    error = math.hypot(math.sqrt(gain2 * scale2 / n) / cross, math.sqrt(one2 * other2 / n) / (2.0 * there2))
+    cosine = cross / math.sqrt(gain2 * there2)
+    return cosine * (1.0 - 2.0 * error) >= SAME_COSINE and SAME_SLOPE[0] <= cross / gain2 <= SAME_SLOPE[1]
 
 
 def _stand_there(gain_C: Tensor, scale_C: Tensor) -> bool:
