@@ -9,7 +9,7 @@ never trained: it is the start itself, and whatever shares its numbers was made 
 Measured on calibration families (docs/LOG.md, 2026-11-30): of trainings of one start, of a tenth to four times the
 root's steps, the difference has 17 to 90 % of its energy above the edge of a random matrix; added noise 0.0 %.
 
-Shapes: N = matched units, D = residual width.
+Shapes: N = matched units, D = residual width, R = singular values.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ STILL = 0.01
 
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
+
+DRAWN = 0.92
+"""Unevenness of the singular values of the difference, one for numbers drawn independently, below which they are more
+even than chance makes them. Noise has 1.03 to 1.05, rounding and masks 1.0 to 1.3, two trainings by Muon from one start
+0.5 to 0.82 (docs/LOG.md, 2026-11-30)."""
 
 SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
 """Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
@@ -54,6 +59,8 @@ class Additions:
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
         both_untrained: whether neither side was ever trained, as far as their gains tell.
         gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
+        unevenness: of the singular values of the difference, mean of the matrices: one for numbers drawn independently,
+            none where all directions are equally long.
     """
 
     moved: float
@@ -65,6 +72,7 @@ class Additions:
     rank: int = 0
     both_untrained: bool = False
     gains_unread: bool = False
+    unevenness: float = 1.0
 
     @property
     def moves(self) -> bool:
@@ -87,15 +95,17 @@ class Additions:
         """Whether the difference is nothing, or of a kind that training does not leave.
 
         Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
-        not where both hold the same learned gains, or neither holds any. Without that word nothing is said.
+        not where both hold the same learned gains. Where neither holds any, these may never have been trained, or have
+        been folded into the matrices; then the difference itself has to look drawn, for steps that make all directions
+        equally long leave them more even than chance does. Without either word nothing is said.
 
         Args:
             gains: agreement of learned gains; None where they cannot be laid side by side.
         """
         if self.moved < STILL:
             return True
-        unasked = self.gains_unread and gains is None
-        return self.is_white and (self.both_untrained or unasked or _same_gains(gains))
+        unsaid = self.both_untrained or (self.gains_unread and gains is None)
+        return self.is_white and (_same_gains(gains) or (unsaid and self.unevenness >= DRAWN))
 
 
 def _same_gains(gains: LearnedGains | None) -> bool:
@@ -105,12 +115,28 @@ def _same_gains(gains: LearnedGains | None) -> bool:
     return all(SAME_SLOPE[0] <= slope <= SAME_SLOPE[1] for slope in (gains.forward, gains.backward))
 
 
+def uneven(strength_R: Tensor, rows: int, columns: int) -> float:
+    """How uneven singular values are: 1 in the mean for a matrix drawn at random, 0 where all are equal.
+
+    The mean fourth power of the singular values of an n x m matrix (n <= m) of independent numbers is 1 + n/m times the
+    square of the mean second one (moments of the law of Marchenko and Pastur).
+
+    Args:
+        strength_R: all singular values.
+        rows, columns: of the matrix.
+    """
+    energy_R = strength_R.double() ** 2
+    kurtosis = len(energy_R) * float((energy_R**2).sum()) / max(float(energy_R.sum()) ** 2, 1e-300)
+    return (kurtosis - 1.0) * max(rows, columns) / min(rows, columns)
+
+
 class AdditionsMeter:
     """Takes in matched matrices of A and B, one pair after the other."""
 
     def __init__(self) -> None:
         self._moved: list[float] = []
         self._structure: list[float] = []
+        self._uneven: list[float] = []
         self._ranks: list[int] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
@@ -124,6 +150,7 @@ class AdditionsMeter:
             return
         there_R = singular_values(difference_ND)
         self._ranks.append(few_directions(there_R))
+        self._uneven.append(uneven(there_R, *a_ND.shape))
         learned = learning_of(there_R, *a_ND.shape)
         self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
 
@@ -137,7 +164,8 @@ class AdditionsMeter:
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
         unread = not (a.sample.ladder and b.sample.ladder)
         least, most = min(self._moved), max(self._moved)
-        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread)
+        even = sum(self._uneven) / len(self._uneven) if self._uneven else 1.0
+        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread, even)
 
 
 def few_directions(strength_R: Tensor) -> int:
