@@ -429,6 +429,9 @@ HYBRIDS: dict[str, tuple[str, str, float, str, dict[str, Any]]] = {
     "falcon_h1": ("FalconH1", "jamba", 0.0, "mlp", {**STATES, "mamba_d_ssm": 64}),
     "granite hybrid": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
                        {"layer_types": ["mamba", "attention"], "num_local_experts": 4, **STATES}),
+    "lfm2_moe": ("Lfm2Moe", "lfm2", 0.0, "mlp",
+                 {**MOE, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
+    "lfm3": ("Lfm3", "lfm2", 0.0, "mlp", {"layer_types": ["conv", "full_attention"]}),
     "granite hybrid, dense": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
                               {"layer_types": ["mamba", "attention"], "num_local_experts": 0, **STATES}),
 }  # fmt: skip
@@ -442,7 +445,8 @@ def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(ca
         pytest.skip(f"transformers has no {config}")
     anatomy = read_anatomy(saved(build(config, **{**SIZES, **options}), tmp_path))
     assert (anatomy.architecture, anatomy.n_layers, anatomy.d_model, anatomy.gain_offset) == (table, 2, 32, offset)
-    assert all("mamba" in name or "linear_attn" in name for name in anatomy.unmapped)
+    mixers = ("mamba", "linear_attn", ".conv.", "self_attn.gate_proj")
+    assert all(any(word in name for word in mixers) for name in anatomy.unmapped)
     expert = 0 if branch == "moe.expert" else None
     for kind, shape_axis in (("gate", 1), ("up", 1), ("down", 0)):
         part = anatomy.part(f"{branch}.{kind}", 0, expert)

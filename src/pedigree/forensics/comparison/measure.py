@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.comparison.following import follow_directions
-from pedigree.forensics.comparison.grids import keeps_order, rounded_side
+from pedigree.forensics.comparison.grids import keeps_order, rounded_side, side_on_grid
 from pedigree.forensics.descent.copies import find_copies
 from pedigree.forensics.descent.kept_origin import origin_of_kept
 from pedigree.forensics.descent.table_origin import TableOrigin, table_origin
@@ -145,6 +145,7 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
+        found.gridded = found.rounded or side_on_grid(a, b)
         found.in_order = keeps_order(a, b, found.layer_map)
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
     if whole_bits and found.bits.equal and a.anatomy.architecture != b.anatomy.architecture:
