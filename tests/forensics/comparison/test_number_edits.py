@@ -50,7 +50,7 @@ def rounded(x_ND: Tensor, g: torch.Generator) -> Tensor:
 
 
 def rounded_either_way(x_ND: Tensor, g: torch.Generator) -> Tensor:
-    """On a grid, but not to the nearest of its values, as where later columns make up for the errors of earlier ones."""
+    """On a grid, but not to the nearest of its values, as where later columns make up for errors of earlier ones."""
     step_N1 = x_ND.abs().amax(dim=1, keepdim=True) / 7
     return (x_ND / step_N1 + torch.rand(x_ND.shape, generator=g)).floor() * step_N1
 

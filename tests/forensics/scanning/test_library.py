@@ -121,6 +121,17 @@ def test_small_models_behind_the_first_are_compared_on_weights_before_none_is_fo
         assert scan(place, library, confirm=1).result.relatives == []
 
 
+def test_small_models_that_fingerprints_call_relatives_are_compared_on_weights(shop: Shop, tmp_path: Path) -> None:
+    """Weights may say less of a pair than its fingerprints, so one model is not told two words by two commands."""
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add(paths(shop, "A base stranger"))
+        on_fingerprints = scan(shop.folder / "B", library, confirm=0).result
+        found = scan(shop.folder / "B", library, confirm=1).result
+    assert [c.compared for c in on_fingerprints.relatives] == ["fingerprint"] * 2
+    assert [c.compared for c in found.relatives] == ["weights"] * 2
+    assert [c.compared for c in found.others] == ["fingerprint"], "behind relatives nobody else is looked at"
+
+
 def test_a_minor_parent_is_told_by_what_the_nearest_leaves_and_a_second_scan_asks_nothing_again(
     zoo: Zoo, derive: Derive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

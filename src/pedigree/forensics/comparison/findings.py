@@ -64,8 +64,9 @@ class Findings:
     but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
     agree come from, if nothing else agrees. `mixed` gives the layers of A of which a layer of B holds parts, where
     these are several; `mixed_back` the same of A's layers. `folded` tells in whose matrices the other's gains stand
-    ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of few-bit integers, by
-    whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same order in both models.
+    ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of
+    few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same
+    order in both models.
     """
 
     tokens: SharedTokens

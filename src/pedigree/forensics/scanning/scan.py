@@ -75,9 +75,9 @@ def scan(
         model: its location, or that of its fingerprint.
         library: an open library.
         candidates: how many of the best-ranked models are compared on fingerprints.
-        confirm: how many of the first of them are compared on weights, where their files are on this machine. Small ones
-            behind them are, too, if fingerprints call them relatives, or if no relative is among all that; zero for none
-            at all.
+        confirm: how many of the first of them are compared on weights, where their files are on this machine. Small
+            ones behind them are, too, if fingerprints call them relatives, or if no relative is among all that; zero
+            for none at all.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
         workers, fleet: where models are compared on weights, see `spread.spread_out`.
