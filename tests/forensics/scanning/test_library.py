@@ -20,8 +20,10 @@ from pedigree.forensics.scanning import library as module
 from pedigree.forensics.scanning.fleet import Made, Outcome
 from pedigree.forensics.scanning.library import Library, open_library
 from pedigree.forensics.scanning.neighbors import has_index
-from pedigree.forensics.scanning.scan import scan
+from pedigree.forensics.scanning.scan import _excludes, scan
 from pedigree.forensics.scanning.sketch import LENGTH, Floats, sketch
+from pedigree.records.comparison import Verdict
+from pedigree.records.scan import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,22 @@ def test_small_models_that_fingerprints_call_relatives_are_compared_on_weights(s
     assert [c.compared for c in on_fingerprints.relatives] == ["fingerprint"] * 2
     assert [c.compared for c in found.relatives] == ["weights"] * 2
     assert [c.compared for c in found.others] == ["fingerprint"], "behind relatives nobody else is looked at"
+
+
+@pytest.mark.parametrize(
+    ("answers", "excludes"),
+    [
+        ([("weights", "unrelated"), ("fingerprint", "inconclusive")], True),
+        ([("weights", "unrelated"), ("weights", "inconclusive")], False),
+        ([("weights", "unrelated"), ("weights", "not-testable")], True),
+        ([("weights", "not-testable")], False),
+    ],
+)
+def test_a_comparison_on_weights_that_stays_open_leaves_the_scan_open(
+    answers: list[tuple[str, Verdict]], excludes: bool
+) -> None:
+    found = [Candidate(location=f"{n}", rank=n, compared=on, verdict=word) for n, (on, word) in enumerate(answers, 1)]
+    assert _excludes(found) == excludes
 
 
 def test_a_minor_parent_is_told_by_what_the_nearest_leaves_and_a_second_scan_asks_nothing_again(

@@ -116,7 +116,7 @@ def scan(
         inputs={"model": describe_fingerprint(mine), "library": str(library.folder)},
         options={"candidates": candidates, "confirm": confirm, "allow_pickle": allow_pickle},
         result=ScanResult(
-            verdict="relatives-found" if relatives else "none-found" if _any_seen(found) else "inconclusive",
+            verdict="relatives-found" if relatives else "none-found" if _excludes(found) else "inconclusive",
             relatives=relatives,
             others=[c for c in found if c.verdict not in RELATIVES],
             multiplicity=_multiplicity(tried, found),
@@ -334,7 +334,11 @@ def _nearness(candidate: Candidate) -> tuple[int, float, int]:
     return (RELATIVES.index(candidate.verdict or "related"), -(candidate.score or 0.0), candidate.rank)
 
 
-def _any_seen(found: Sequence[Candidate]) -> bool:
+def _excludes(found: Sequence[Candidate]) -> bool:
+    """Whether something was compared, and no comparison on weights was left open: then there is a candidate that may be
+    a relative, as `compare` and `clear` say of the same two models. Fingerprints leave all strangers open."""
+    if any(candidate.compared == "weights" and candidate.verdict == "inconclusive" for candidate in found):
+        return False
     return any(candidate.compared and candidate.verdict != "not-testable" for candidate in found)
 
 
