@@ -21,7 +21,7 @@ Source  the packing code of AutoGPTQ, AutoAWQ, bitsandbytes 0.50, compressed-ten
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -93,6 +93,11 @@ class Unpacked:
         self.tensors: Mapping[str, Any] = dict(sorted(shown.items()))
         self.config = source.config
 
+    def members(self, name: str) -> tuple[str, ...]:
+        """The stored tensors that hold one of `tensors`."""
+        group = self._groups.get(name)
+        return (name,) if group is None else group.members
+
     def read(self, name: str) -> torch.Tensor:
         """A whole tensor; a packed one as float32."""
         group = self._groups.get(name)
@@ -143,6 +148,12 @@ def unpacked(source: TensorSource) -> TensorSource:
         if found is not None:
             groups[found[0]] = found[1]
     return Unpacked(source, groups) if groups else source
+
+
+def stored_tensors(source: TensorSource, names: Iterable[str]) -> tuple[str, ...]:
+    """The tensors of a file in which the tensors of these names lie, as `unpacked` names them."""
+    seen = unpacked(source)
+    return tuple(member for name in names for member in (seen.members(name) if isinstance(seen, Unpacked) else (name,)))
 
 
 def _group_at(source: TensorSource, name: str) -> tuple[str, Group] | None:
