@@ -209,7 +209,8 @@ class LengthsApart:
         """Rows of the matrix, float32 [N, I]."""
         length_N = source.read(self.lengths).float().reshape(-1)[_at(index)]
         row_NI = source.read_index(self.weight, index.tolist()).float()
-        return row_NI * (length_N / row_NI.norm(dim=1).clamp_min(1e-30))[:, None]
+        longer_N: torch.Tensor = length_N / row_NI.norm(dim=1).clamp_min(1e-30)
+        return row_NI * longer_N[:, None]
 
 
 @dataclass(frozen=True)
