@@ -32,8 +32,8 @@ WHITE = 0.05
 
 DRAWN = 0.92
 """Unevenness of the singular values of the difference, one for numbers drawn independently, below which they are more
-even than chance makes them. Noise has 1.03 to 1.05, rounding and masks 1.0 to 1.3, two trainings by Muon from one start
-0.5 to 0.82 (docs/LOG.md, 2026-11-30)."""
+even than chance makes them. Noise has 1.00 to 1.07, rounding and masks 1.2 to 1.3, two trainings by Muon from one start
+0.52 to 0.82 (docs/LOG.md, 2026-11-30)."""
 
 SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
 """Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
