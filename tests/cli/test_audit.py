@@ -121,6 +121,19 @@ def test_a_relative_in_the_library_is_named(
     assert result["multiplicity"]["tried"] == 1
 
 
+def test_a_model_that_cannot_be_read_is_no_open_question_about_the_library(
+    pedigree: Pedigree, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compare` could not run on it either; which model of the library it is held against does not matter."""
+    monkeypatch.chdir(tmp_path)
+    pedigree("library", "add", "bases", str(family.model("base")), "--quiet")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    ran = pedigree("clear", "pickled", "--against", "bases")
+    assert ran.code == 2
+    assert "--allow-pickle" in ran.err
+
+
 def test_fingerprints_alone_clear_nothing(
     pedigree: Pedigree, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,23 @@ def test_a_multimodal_wrapper_is_read_by_its_text_part(tmp_path: Path) -> None:
     assert len(list(anatomy.parts())) == len(inner.tensors)
 
 
+def test_a_wrapper_that_nobody_knows_is_taken_off_where_most_names_have_it(tmp_path: Path) -> None:
+    """A policy with a value head, an average under its own name: the table is that of the model inside."""
+    inner = saved(build("Gemma2", **SIZES, head_dim=8), tmp_path)
+    wrapped = {f"actor.policy.{name}": tensor for name, tensor in inner.stored.items()}
+    anatomy = read_anatomy(MemoryCheckpoint({**wrapped, "v_head.summary.weight": torch.randn(1, 32)}, inner.config))
+    assert (anatomy.architecture, anatomy.gain_offset, anatomy.notes) == ("gemma2", 1.0, ())
+    assert anatomy.unmapped == ("v_head.summary.weight",)
+    check(anatomy, {"attn.q": inner.stored["model.layers.1.self_attn.q_proj.weight"]}, 1)
+
+
+def test_a_tower_without_a_vocabulary_is_not_taken_for_a_decoder_inside_a_wrapper() -> None:
+    layer = {f"self_attn.{letter}_proj": (32, 32) for letter in "qkvo"}
+    layer |= {"mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32), "mlp.down_proj": (32, 48)}
+    names = {f"tower.layers.{i}.{name}.weight": torch.randn(shape) for i in range(2) for name, shape in layer.items()}
+    assert read_anatomy(MemoryCheckpoint(names, None)).inferred
+
+
 def test_olmo2_norms_the_branch_output_and_the_whole_query(tmp_path: Path) -> None:
     model = build("Olmo2", **SIZES)
     checkpoint = saved(model, tmp_path)
@@ -412,6 +429,9 @@ HYBRIDS: dict[str, tuple[str, str, float, str, dict[str, Any]]] = {
     "falcon_h1": ("FalconH1", "jamba", 0.0, "mlp", {**STATES, "mamba_d_ssm": 64}),
     "granite hybrid": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
                        {"layer_types": ["mamba", "attention"], "num_local_experts": 4, **STATES}),
+    "lfm2_moe": ("Lfm2Moe", "lfm2", 0.0, "mlp",
+                 {**MOE, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1}),
+    "lfm3": ("Lfm3", "lfm2", 0.0, "mlp", {"layer_types": ["conv", "full_attention"]}),
     "granite hybrid, dense": ("GraniteMoeHybrid", "granite_moe_hybrid", 0.0, "moe.shared",
                               {"layer_types": ["mamba", "attention"], "num_local_experts": 0, **STATES}),
 }  # fmt: skip
@@ -425,7 +445,8 @@ def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(ca
         pytest.skip(f"transformers has no {config}")
     anatomy = read_anatomy(saved(build(config, **{**SIZES, **options}), tmp_path))
     assert (anatomy.architecture, anatomy.n_layers, anatomy.d_model, anatomy.gain_offset) == (table, 2, 32, offset)
-    assert all("mamba" in name or "linear_attn" in name for name in anatomy.unmapped)
+    mixers = ("mamba", "linear_attn", ".conv.", "self_attn.gate_proj")
+    assert all(any(word in name for word in mixers) for name in anatomy.unmapped)
     expert = 0 if branch == "moe.expert" else None
     for kind, shape_axis in (("gate", 1), ("up", 1), ("down", 0)):
         part = anatomy.part(f"{branch}.{kind}", 0, expert)
@@ -433,6 +454,27 @@ def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(ca
         assert part.shape[shape_axis] == 32
     for role in ("attn.q", "attn.k", "attn.v", "attn.o", "norm.attn", "norm.mlp"):
         assert anatomy.part(role, 1) is not None
+
+
+def test_kimi_linear_reads_both_kinds_of_attention_and_its_experts(tmp_path: Path) -> None:
+    """Delta attention and latent attention under the same names: heads are counted in a latent layer."""
+    if not hasattr(transformers, "KimiLinearConfig"):
+        pytest.skip("transformers has no KimiLinear")
+    kinds = {"layer_types": ["linear_attention", "full_attention"], "mlp_layer_types": ["dense", "sparse"]}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    latent = {**LATENT, "q_lora_rank": None, "num_key_value_heads": 4, "linear_head_dim": 8, "linear_num_heads": 6}
+    model = build("KimiLinear", **{**SIZES, **kinds, **experts, **latent})
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.architecture, anatomy.notes) == ("kimi_linear", ())
+    assert (anatomy.n_heads, anatomy.head_dim, anatomy.rope, anatomy.mlp) == (4, 24, "none", "mixed")
+    mixer = ("conv1d", "A_log", "dt_bias", "b_proj", "f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj", "o_norm")
+    assert all(any(word in name for word in mixer) for name in anatomy.unmapped)
+    delta, full = model.model.layers
+    check(anatomy, attention(delta.self_attn) | gated(delta.mlp), 0)
+    parts = {"attn.q": full.self_attn.q_proj.weight, "attn.kv_b": full.self_attn.kv_b_proj.weight}
+    check(anatomy, {**parts, "attn.kv_a": full.self_attn.kv_a_proj_with_mqa.weight}, 1)
+    check(anatomy, gated(full.mlp.shared_experts, "moe.shared"), 1)
+    check_experts(anatomy, full.mlp.experts, 1)
 
 
 STATE_SPACES: dict[str, tuple[str, tuple[str, str], dict[str, Any]]] = {

@@ -185,6 +185,19 @@ def test_packed_experts_are_three_axes() -> None:
     assert torch.equal(source.read_rows("e", 1, 2), 2 * value_OI.reshape(3, ROWS // 3, COLS)[1:2])
 
 
+@pytest.mark.parametrize("names", [("weight_v", "weight_g"), ("parametrizations.weight.original1",) * 2])
+def test_rows_whose_lengths_stand_apart_are_read_as_the_matrix(names: tuple[str, str]) -> None:
+    """What torch's weight normalization writes, old and new, computes the same function as the matrix."""
+    draw = torch.Generator().manual_seed(0)
+    row_OI, length_O1 = torch.randn(ROWS, COLS, generator=draw), torch.rand(ROWS, 1, generator=draw)
+    stored = {f"x.{names[0]}": row_OI, f"x.{names[1].replace('original1', 'original0')}": length_O1}
+    source = unpacked(MemoryCheckpoint(stored))
+    expected = torch._weight_norm(row_OI, length_O1, 0)
+    assert list(source.tensors) == ["x.weight"]
+    torch.testing.assert_close(source.read("x.weight"), expected)
+    torch.testing.assert_close(source.read_index("x.weight", [41, 3]), expected[[41, 3]])
+
+
 def test_nothing_packed_means_nothing_between() -> None:
     plain = MemoryCheckpoint({"x.weight": torch.zeros(4, 4)})
     assert unpacked(plain) is plain

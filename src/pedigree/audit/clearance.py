@@ -50,8 +50,11 @@ def clear(
     """
     from pedigree.forensics.comparison.bank import error_rate, false_positives
     from pedigree.forensics.comparison.record import producer
+    from pedigree.weights.checkpoint import open_checkpoint
 
     begun = time.monotonic()
+    with open_checkpoint(folder, allow_pickle=allow_pickle):
+        pass  # what is wrong with the model itself is no matter of the library's entries
     mine = look_at(folder)
     entries = library.entries()
     others = [entry for entry in entries if not _is_itself(entry, folder)]

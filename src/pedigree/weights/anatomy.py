@@ -22,7 +22,7 @@ from pedigree.weights.inference import infer_table, unglue
 from pedigree.weights.norms import norms_have_bias, placement, settle_norms
 from pedigree.weights.packed import unpacked
 from pedigree.weights.part import Part, Piece, TensorSource
-from pedigree.weights.prefix import strip_prefixes
+from pedigree.weights.prefix import strip_prefixes, without_wrapper
 from pedigree.weights.roles import MTP, Axis
 from pedigree.weights.scales import find_scales, is_constant
 from pedigree.weights.table import Match, Table, skeleton, tables
@@ -31,6 +31,7 @@ __all__ = ["Anatomy", "Axis", "Part", "Piece", "read_anatomy"]
 
 MOST_LAYERS = 10_000
 MOST_NOTES = 40
+MOST_WRAPPERS = 4
 _QUERIES = ("attn.q", "attn.q_b")
 _FIT = 0.7  # share of a table's required roles that must be there
 
@@ -129,7 +130,7 @@ def read_anatomy(checkpoint: TensorSource, head_dim: int | None = None) -> Anato
     constants = [name for name, short in stripped.items() if is_constant(short)]
     for name in constants:
         del stripped[name]
-    table = choose_table(stripped, hints)
+    table, stripped = _table_inside(stripped, hints)
     inferred = table is None
     if table is None:
         stripped = {name: unglue(short) for name, short in stripped.items()}
@@ -174,6 +175,27 @@ def choose_table(stripped: Mapping[str, str], hints: Hints) -> Table | None:
         if best is None or score > best[0]:
             best = (score, table)
     return None if best is None else best[1]
+
+
+def _table_inside(stripped: dict[str, str], hints: Hints) -> tuple[Table | None, dict[str, str]]:
+    """The table that fits, and the names that it fits: as they are, or without wrappers that nobody knows.
+
+    A tower of another kind may have layers that are named like a decoder's; what has no vocabulary is not unwrapped.
+    """
+    inner: dict[str, str] | None = stripped
+    for _ in range(MOST_WRAPPERS):
+        if inner is None:
+            break
+        table = choose_table(inner, hints)
+        if table is not None and (inner is stripped or _holds(table, inner, "embed")):
+            return table, inner
+        inner = without_wrapper(inner)
+    return None, stripped
+
+
+def _holds(table: Table, stripped: Mapping[str, str], role: str) -> bool:
+    entries = (table.entry_for(skeleton(short)) for short in stripped.values())
+    return any(entry is not None and role in entry.roles for entry in entries)
 
 
 def _has_its_mixer(table: Table, roles: set[str]) -> bool:

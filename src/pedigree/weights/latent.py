@@ -43,9 +43,11 @@ def solve_latent(oriented: Sequence[Oriented], hints: Hints, notes: list[str]) -
         hints: the config, for a cross-check only.
         notes: receives a sentence for each contradiction.
     """
+    latent = next((item.match.layer for item in oriented if item.match.entry.roles[0] == "attn.kv_a"), None)
     first: dict[str, Oriented] = {}
     for item in oriented:
-        if not item.match.bias:
+        # Other layers may attend in another way (Kimi Linear), with other heads under the same names.
+        if not item.match.bias and item.match.layer == latent:
             first.setdefault(item.match.entry.roles[0], item)
     query = first.get("attn.q_b") or first.get("attn.q")
     kv_a, out = first.get("attn.kv_a"), first.get("attn.o")

@@ -12,6 +12,7 @@ such a group as one tensor under the name that the matrix had, in float32; all o
     MLX           X.weight [O, I/p], X.scales [O, G], X.biases [O, G]
     MXFP4         X_blocks [..., I/32, 16], X_scales [..., I/32] (gpt-oss; X.blocks, X.scales in its first release)
     NVFP4         X.weight_packed or X.weight [O, I/2], X.weight_scale fp8 [O, I/16] and a scale of the whole tensor
+    lengths apart X.weight_v [O, I], X.weight_g [O, 1]; X.parametrizations.weight.original1 and .original0 (torch)
 
 Shapes  O = rows (out), I = columns (in), G = groups of columns, p = numbers in a word, n = all numbers, N = rows asked
 Source  the packing code of AutoGPTQ, AutoAWQ, bitsandbytes 0.50, compressed-tensors 0.13, mlx 0.29, gpt-oss, Model
@@ -20,7 +21,7 @@ Source  the packing code of AutoGPTQ, AutoAWQ, bitsandbytes 0.50, compressed-ten
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -32,6 +33,7 @@ from pedigree.weights.packed_numbers import (
     AffineRows,
     Codebook,
     FourBitFloats,
+    LengthsApart,
     ScaledRows,
     misfit,
     read_state,
@@ -91,6 +93,11 @@ class Unpacked:
         self.tensors: Mapping[str, Any] = dict(sorted(shown.items()))
         self.config = source.config
 
+    def members(self, name: str) -> tuple[str, ...]:
+        """The stored tensors that hold one of `tensors`."""
+        group = self._groups.get(name)
+        return (name,) if group is None else group.members
+
     def read(self, name: str) -> torch.Tensor:
         """A whole tensor; a packed one as float32."""
         group = self._groups.get(name)
@@ -143,6 +150,12 @@ def unpacked(source: TensorSource) -> TensorSource:
     return Unpacked(source, groups) if groups else source
 
 
+def stored_tensors(source: TensorSource, names: Iterable[str]) -> tuple[str, ...]:
+    """The tensors of a file in which the tensors of these names lie, as `unpacked` names them."""
+    seen = unpacked(source)
+    return tuple(member for name in names for member in (seen.members(name) if isinstance(seen, Unpacked) else (name,)))
+
+
 def _group_at(source: TensorSource, name: str) -> tuple[str, Group] | None:
     """The matrix that a stored tensor is the main part of, by the name it had; None for all other tensors."""
     stem, dot, last = name.rpartition(".")
@@ -151,6 +164,8 @@ def _group_at(source: TensorSource, name: str) -> tuple[str, Group] | None:
         return _int_columns(source, base, name)
     if last == "weight_packed":
         return _packed_rows(source, base, name)
+    if last in ("weight_v", "original1"):
+        return _lengths_apart(source, base, name)
     if last == "blocks" and f"{base}scales" in source.tensors:
         return _microscaled(source, stem, name, f"{base}scales")
     if last.endswith("_blocks") and name.removesuffix("_blocks") + "_scales" in source.tensors:
@@ -217,6 +232,18 @@ def _packed_rows(source: TensorSource, base: str, name: str) -> tuple[str, Group
     return f"{base}weight", AffineRows(
         f"INT{bits}", (rows, cols), name, scale, zero, order, bits, biased=False, size=_first(source, shape)
     )
+
+
+def _lengths_apart(source: TensorSource, base: str, name: str) -> tuple[str, Group] | None:
+    """A matrix under weight normalization, in either spelling of torch."""
+    new = base.endswith(".parametrizations.weight.")
+    lengths = f"{base}original0" if new else f"{base}weight_g"
+    info = source.tensors[name]
+    shape = tuple(info.shape)
+    if len(shape) != 2 or not _has(source, lengths) or tuple(source.tensors[lengths].shape) != (shape[0], 1):
+        return None
+    stem = base.removesuffix("parametrizations.weight.") if new else base
+    return f"{stem}weight", LengthsApart(str(info.dtype), shape, name, lengths)
 
 
 def _first(source: TensorSource, name: str) -> str | None:

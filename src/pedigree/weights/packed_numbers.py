@@ -191,6 +191,29 @@ class ScaledRows:
 
 
 @dataclass(frozen=True)
+class LengthsApart:
+    """Rows whose lengths stand apart: each is its direction, whatever the length that it is stored with, times a length
+    (Salimans and Kingma 2016, arXiv:1602.07868, section 2)."""
+
+    label: str
+    shape: tuple[int, ...]
+    weight: str
+    lengths: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the stored tensors."""
+        return (self.weight, self.lengths)
+
+    def rows(self, source: TensorSource, index: Index) -> torch.Tensor:
+        """Rows of the matrix, float32 [N, I]."""
+        length_N = source.read(self.lengths).float().reshape(-1)[_at(index)]
+        row_NI = source.read_index(self.weight, index.tolist()).float()
+        longer_N: torch.Tensor = length_N / row_NI.norm(dim=1).clamp_min(1e-30)
+        return row_NI * longer_N[:, None]
+
+
+@dataclass(frozen=True)
 class FourBitFloats:
     """Numbers of e2m1, two in a byte, the lower half first, with a scale for each block of columns.
 

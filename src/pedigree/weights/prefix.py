@@ -1,12 +1,14 @@
 """Prefixes of tensor names: wrappers that say how a model was held, not what it is.
 
 `model.layers.0.x`, `module.model.layers.0.x` and `model.language_model.layers.0.x` are the same tensor of the same
-architecture. Known wrappers are taken off one after the other, in any order.
+architecture. Known wrappers are taken off one after the other, in any order; a word that nobody knows is one where
+most names begin with it (`without_wrapper`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 WRAPPERS = (
     "model.",
@@ -70,3 +72,22 @@ def strip_prefixes(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         else:
             by_stripped[stripped] = name
     return {name: stripped for stripped, name in by_stripped.items()}, doubled
+
+
+SHARED = 0.75
+"""Share of the names that have to begin with one word for it to be a wrapper."""
+
+
+def without_wrapper(stripped: Mapping[str, str]) -> dict[str, str] | None:
+    """Names without a first word that most of them share (`policy.`, `ema_model.`); None where there is none, or where
+    two names would become one.
+
+    Args:
+        stripped: names without the wrappers that are known, by full name.
+    """
+    first = Counter(short.partition(".")[0] for short in stripped.values() if "." in short)
+    word, count = max(first.items(), key=lambda item: item[1], default=("", 0))
+    if not word or count < SHARED * len(stripped):
+        return None
+    inner = {name: strip_prefix(short.removeprefix(word + ".")) for name, short in stripped.items()}
+    return inner if len(set(inner.values())) == len(inner) else None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.changes import list_changes
 from pedigree.forensics.comparison.direction import weigh_direction
+from pedigree.forensics.comparison.grids import side_on_grid
 from pedigree.forensics.comparison.measure import measure
 from pedigree.forensics.comparison.number_edits import masked_side, was_there_before
 from pedigree.forensics.sides.bits import Zeros
@@ -48,6 +49,17 @@ def rounded(x_ND: Tensor, g: torch.Generator) -> Tensor:
     return (x_ND / step_N1).round() * step_N1
 
 
+def rounded_either_way(x_ND: Tensor, g: torch.Generator) -> Tensor:
+    """On a grid, but not to the nearest of its values, as where later columns make up for errors of earlier ones."""
+    step_N1 = x_ND.abs().amax(dim=1, keepdim=True) / 7
+    return (x_ND / step_N1 + torch.rand(x_ND.shape, generator=g)).floor() * step_N1
+
+
+def nearly_empty(x_ND: Tensor, g: torch.Generator) -> Tensor:
+    """A mask that leaves blocks of a value or two, which stand on any grid."""
+    return x_ND * (torch.rand(x_ND.shape, generator=g) < 0.06)
+
+
 def told(a: Tensors, b: Tensors) -> tuple[dict[str, dict[str, object]], str]:
     """What was done from A to B, by kind, and the direction."""
     left, right = side(a, SIZES.config()), side(b, SIZES.config())
@@ -58,7 +70,13 @@ def told(a: Tensors, b: Tensors) -> tuple[dict[str, dict[str, object]], str]:
 
 @pytest.mark.parametrize(
     ("edit", "kind"),
-    [(masked, "weights-pruned"), (noisy, "noise-added"), (adapted, "low-rank-update"), (rounded, "quantized")],
+    [
+        (masked, "weights-pruned"),
+        (noisy, "noise-added"),
+        (adapted, "low-rank-update"),
+        (rounded, "quantized"),
+        (rounded_either_way, "quantized"),
+    ],
 )
 def test_each_edit_is_named_and_no_other(edit: Edit, kind: str) -> None:
     kinds, _ = told(PARENT, edited(edit))
@@ -67,6 +85,13 @@ def test_each_edit_is_named_and_no_other(edit: Edit, kind: str) -> None:
     if kind in expected:
         name, value = expected[kind]
         assert kinds[kind][name] == pytest.approx(value, abs=0.02)
+
+
+def test_what_a_mask_leaves_of_blocks_is_no_grid() -> None:
+    left, right = (side(tensors, SIZES.config()) for tensors in (PARENT, edited(nearly_empty)))
+    assert side_on_grid(left, right) is None
+    gridded = side(edited(rounded_either_way), SIZES.config())
+    assert (side_on_grid(left, gridded), side_on_grid(gridded, left)) == ("b", "a")
 
 
 def test_a_mask_and_noise_are_not_said_of_the_model_without_them() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pedigree.forensics.comparison.changes import list_changes
 from pedigree.forensics.comparison.direction import weigh_direction
 from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.record import unseen
 from pedigree.forensics.comparison.verdict import Judgment, judge
 
 PARENT = llama(0)
@@ -34,6 +35,37 @@ def test_an_embedding_of_another_width_than_the_stream_is_left_out() -> None:
 
     assert answer(narrow(PARENT, 0), narrow(shaken(PARENT, 1), 2)).verdict in ("related", "partly-related")
     assert answer(narrow(PARENT, 0), narrow(llama(9), 3)).verdict in ("unrelated", "inconclusive")
+
+
+def left_out(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The verdict, and what is said of tensors without a role."""
+    left, right = side(a, tokens=TOKENS), side(b, tokens=TOKENS)
+    found = measure(left, right, whole_bits=True)
+    return judge(left, right, found).verdict, "; ".join(unseen(left, right, found, "standard"))
+
+
+def test_a_packed_matrix_without_a_role_is_left_out_by_the_size_that_it_means() -> None:
+    """As the mixer of a hybrid whose linear maps are all stored in four bits."""
+    g = torch.Generator().manual_seed(0)
+    packed = {
+        "tower.0.mix.qweight": torch.randint(-(2**31), 2**31, (8, 64), generator=g).int(),
+        "tower.0.mix.qzeros": torch.zeros(1, 8, dtype=torch.int32),
+        "tower.0.mix.scales": torch.rand(1, 64, generator=g).half(),
+    }
+    verdict, told = left_out(PARENT, {**shaken(PARENT, 1), **packed})
+    assert verdict == "related"
+    assert "1 tensors of B" in told
+    assert "tower.*.mix.weight" in told
+    assert left_out({**PARENT, **packed}, {**PARENT, **packed})[0] == "identical"
+
+
+def test_strangers_that_share_a_tower_are_unrelated_and_the_record_says_what_is_equal() -> None:
+    g = torch.Generator().manual_seed(0)
+    towers = [{f"vision.{i}.proj.weight": torch.randn(32, 32, generator=g) for i in range(3)} for _ in range(2)]
+    verdict, told = left_out({**PARENT, **towers[0]}, {**llama(9), **towers[0]})
+    assert verdict == "unrelated"
+    assert "3 of those of B are equal, number for number, to such of A: vision.*.proj.weight" in told
+    assert "equal, number for number" not in left_out({**PARENT, **towers[0]}, {**llama(9), **towers[1]})[1]
 
 
 def test_a_head_with_fewer_rows_than_the_embedding_is_left_out() -> None:

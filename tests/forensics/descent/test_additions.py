@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.measure import measure
 from pedigree.forensics.comparison.verdict import judge
-from pedigree.forensics.descent.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained
+from pedigree.forensics.descent.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained, uneven
 from pedigree.forensics.descent.gains import LearnedGains
 from pedigree.forensics.descent.origin import weigh_origin
 from pedigree.forensics.descent.share import Share
@@ -55,6 +55,17 @@ def test_noise_has_no_structure(size: float) -> None:
     assert found.moved == pytest.approx(size, rel=0.1)
 
 
+def test_steps_of_equal_directions_leave_them_more_even_than_chance_does() -> None:
+    """Noise, rounding and masks leave what chance would; sums of orthogonal steps (Muon) do not."""
+    start, steps = drawn(1), [torch.linalg.qr(drawn(seed))[0] for seed in range(2, 8)]
+    walk = sum((0.7**k * step for k, step in enumerate(steps)), torch.zeros(160, 64))
+    mask = (torch.rand(160, 64, generator=generator(3)) < 0.5) * -start
+    assert added(walk, start).unevenness < 0.9
+    for difference in (0.1 * drawn(2), (start * 4).round() / 4 - start, mask):
+        assert added(difference, start).unevenness > 0.95
+    assert uneven(torch.ones(64), 160, 64) == pytest.approx(0.0)
+
+
 def test_what_two_trainings_learned_has() -> None:
     found = added(0.1 * (learned(3) - learned(4)) + 0.05 * drawn(5))
     assert not found.is_noise(KEPT_GAINS)
@@ -87,6 +98,7 @@ def test_gains_of_one_value_were_never_trained() -> None:
     ("additions", "share", "origin"),
     [
         (Additions(0.2, 0.0, True, 9, both_untrained=True), None, "descent"),
+        (Additions(0.2, 0.0, True, 9, both_untrained=True, unevenness=0.8), None, "unknown"),
         (Additions(0.2, 0.0, False, 9), None, "unknown"),
         (Additions(0.002, 0.9, False, 9), None, "descent"),
         (Additions(0.2, 0.6, False, 9), None, "unknown"),
@@ -95,6 +107,7 @@ def test_gains_of_one_value_were_never_trained() -> None:
     ],
     ids=[
         "noise",
+        "more even than noise, gains folded away",
         "no strong directions, by Muon perhaps",
         "another frame",
         "learned",
@@ -181,7 +194,7 @@ def test_noise_is_never_more_even_than_noise() -> None:
             start_ND = torch.randn(shape, generator=g)
             meter.add(start_ND, start_ND + 0.2 * torch.randn(shape, generator=g))
         found.append(meter.result(BARE, BARE))
-    standard = torch.tensor([one.spread / one.spread_error for one in found if one is not None])
+    standard = torch.tensor([(one.unevenness - 1.0) / one.unevenness_error for one in found if one is not None])
     assert len(standard) == 200
     assert abs(float(standard.mean())) < 0.3
     assert 0.7 < float(standard.std()) < 1.3

@@ -20,8 +20,10 @@ from pedigree.forensics.scanning import library as module
 from pedigree.forensics.scanning.fleet import Made, Outcome
 from pedigree.forensics.scanning.library import Library, open_library
 from pedigree.forensics.scanning.neighbors import has_index
-from pedigree.forensics.scanning.scan import scan
+from pedigree.forensics.scanning.scan import _excludes, scan
 from pedigree.forensics.scanning.sketch import LENGTH, Floats, sketch
+from pedigree.records.comparison import Verdict
+from pedigree.records.scan import Candidate
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,33 @@ def test_small_models_behind_the_first_are_compared_on_weights_before_none_is_fo
         assert [Path(c.location).name for c in found.relatives] == ["A"]
         monkeypatch.setattr("pedigree.forensics.scanning.scan.LIGHT", 10)
         assert scan(place, library, confirm=1).result.relatives == []
+
+
+def test_small_models_that_fingerprints_call_relatives_are_compared_on_weights(shop: Shop, tmp_path: Path) -> None:
+    """Weights may say less of a pair than its fingerprints, so one model is not told two words by two commands."""
+    with open_library(tmp_path / "lib", create=True) as library:
+        library.add(paths(shop, "A base stranger"))
+        on_fingerprints = scan(shop.folder / "B", library, confirm=0).result
+        found = scan(shop.folder / "B", library, confirm=1).result
+    assert [c.compared for c in on_fingerprints.relatives] == ["fingerprint"] * 2
+    assert [c.compared for c in found.relatives] == ["weights"] * 2
+    assert [c.compared for c in found.others] == ["fingerprint"], "behind relatives nobody else is looked at"
+
+
+@pytest.mark.parametrize(
+    ("answers", "excludes"),
+    [
+        ([("weights", "unrelated"), ("fingerprint", "inconclusive")], True),
+        ([("weights", "unrelated"), ("weights", "inconclusive")], False),
+        ([("weights", "unrelated"), ("weights", "not-testable")], True),
+        ([("weights", "not-testable")], False),
+    ],
+)
+def test_a_comparison_on_weights_that_stays_open_leaves_the_scan_open(
+    answers: list[tuple[str, Verdict]], excludes: bool
+) -> None:
+    found = [Candidate(location=f"{n}", rank=n, compared=on, verdict=word) for n, (on, word) in enumerate(answers, 1)]
+    assert _excludes(found) == excludes
 
 
 def test_a_minor_parent_is_told_by_what_the_nearest_leaves_and_a_second_scan_asks_nothing_again(

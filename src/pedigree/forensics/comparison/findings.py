@@ -64,7 +64,9 @@ class Findings:
     but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
     agree come from, if nothing else agrees. `mixed` gives the layers of A of which a layer of B holds parts, where
     these are several; `mixed_back` the same of A's layers. `folded` tells in whose matrices the other's gains stand
-    ("a" or "b"). `in_order` tells that numbers of a few matrices stand in the same order in both models.
+    ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of
+    few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same
+    order in both models. `beside` names tensors of B without a role that are equal to one of A.
     """
 
     tokens: SharedTokens
@@ -75,6 +77,7 @@ class Findings:
     copies: Copies | None = None
     untouched: UntouchedRows | None = None
     rounded: str | None = None
+    gridded: str | None = None
     in_order: bool = False
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)
@@ -90,6 +93,7 @@ class Findings:
     additive: tuple[int, int] | None = None
     share: Share | None = None
     contents: Contents | None = None
+    beside: tuple[str, ...] = ()
     renamed: bool = False
     filled: list[int] = field(default_factory=list)
     penalty_log10: float = 0.0

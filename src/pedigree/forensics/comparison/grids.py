@@ -56,8 +56,26 @@ def is_on_grid(a: Side) -> bool:
     for one_RC, _ in _matrices(a, a, list(range(a.n_layers)), ROWS):
         sizes = _sizes(one_RC)
         if sizes:
-            told.append(any(_stand_on_grid(steps(_blocks(one_RC, size))) for size in sizes))
+            told.append(any(_is_gridded(_blocks(one_RC, size)) for size in sizes))
     return bool(told) and all(told)
+
+
+def side_on_grid(a: Side, b: Side) -> str | None:
+    """`"a"` or `"b"`, whichever alone stands on a grid of few-bit integers, whatever it was rounded from; else None.
+
+    Error-compensating quantizers (GPTQ) do not round to the nearest, and scales that were moved first (AWQ), or another
+    frame, leave nothing to hold the rounding against (`rounded_side`).
+    """
+    on_a, on_b = is_on_grid(a), is_on_grid(b)
+    return None if on_a == on_b else "a" if on_a else "b"
+
+
+def _is_gridded(x_KN: Tensor) -> bool:
+    """Whether blocks stand on a grid; blocks of one or two values (a mask left no more) are on any and say nothing."""
+    ordered_KN = x_KN.sort(1).values
+    real_KN = ordered_KN.diff(dim=1) > 1e-4 * (ordered_KN[:, -1:] - ordered_KN[:, :1])
+    busy_K = real_KN.sum(1) >= 2
+    return bool(busy_K.double().mean() > 0.5) and _stand_on_grid(steps(x_KN[busy_K]))
 
 
 def keeps_order(a: Side, b: Side, layer_map: list[int | None]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.comparison.following import follow_directions
-from pedigree.forensics.comparison.grids import keeps_order, rounded_side
+from pedigree.forensics.comparison.grids import keeps_order, rounded_side, side_on_grid
 from pedigree.forensics.descent.copies import find_copies
 from pedigree.forensics.descent.kept_origin import origin_of_kept
 from pedigree.forensics.descent.table_origin import TableOrigin, table_origin
@@ -45,6 +45,7 @@ from pedigree.forensics.units.shared_units import KeptUnits, UnitRows, can_be_wh
 from pedigree.forensics.units.tables import Tables
 from pedigree.forensics.units.unit_map import UnitMap, map_units
 from pedigree.forensics.units.walk import Walk, walk_unit_map
+from pedigree.weights.packed import stored_tensors
 
 FEW_UNITS_EFFECT = 0.3
 """Mean agreement of feed-forward units below which it is asked whether few of them make all of it."""
@@ -145,7 +146,12 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
+        found.gridded = found.rounded or side_on_grid(a, b)
         found.in_order = keeps_order(a, b, found.layer_map)
+    if whole_bits and not found.bits.all_equal:
+        # A tower of pictures or sound may be shared by models whose decoders have nothing in common.
+        rest = (stored_tensors(side.checkpoint, side.anatomy.unmapped) for side in (a, b))
+        found.beside = compare_contents(a.checkpoint, b.checkpoint, *rest).telling
     # Renamed tensors may be read by another table, which orders rotary rows otherwise or knows fewer roles.
     if whole_bits and found.bits.equal and a.anatomy.architecture != b.anatomy.architecture:
         found.renamed = same_contents(a.checkpoint, b.checkpoint)

@@ -62,10 +62,10 @@ def number_edits(found: Findings, *, stored_otherwise: bool) -> list[Transformat
     """
     if stored_otherwise or found.same_numbers:
         return []
-    if found.rounded == "b":
+    if found.gridded == "b":
         return [Transformation(kind="quantized", grid="few-bit integers")]
     zeros = found.bits.zeros if found.bits is not None else Zeros()
-    masked = masked_side(zeros) if found.rounded is None else None
+    masked = masked_side(zeros) if found.gridded is None else None
     if masked == "a":
         return []
     if masked == "b":
@@ -76,7 +76,7 @@ def number_edits(found: Findings, *, stored_otherwise: bool) -> list[Transformat
 
 def _additions(found: Findings) -> list[Transformation]:
     more, there, back = found.additions, found.forward, found.backward
-    if more is None or there is None or back is None or found.rounded is not None:
+    if more is None or there is None or back is None or found.gridded is not None:
         return []
     if not found.evidence.gauge.is_trivial and found.evidence.gauge.kind != "signed-permutation":
         return []  # what a fitted frame leaves over looks like noise, too

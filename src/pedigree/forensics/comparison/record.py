@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -32,6 +33,7 @@ from pedigree.records.comparison import (
 )
 from pedigree.weights.anatomy import Anatomy
 from pedigree.weights.checkpoint import Checkpoint
+from pedigree.weights.packed import unpacked
 
 ALWAYS_UNCHECKED = (
     "distillation and training on another model's outputs leave no trace in weights",
@@ -256,20 +258,32 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
             out.append(f"{name} has no readable tokenizer: vocabulary rows were paired by number")
         if side.anatomy.unmapped:
             out.append(_left_out(side, name))
+    if found.beside:
+        out.append(_shared_beside(b, found.beside))
     return out
 
 
 def _left_out(side: Side, name: str) -> str:
     """How many tensors of a side have no role, and how much of its numbers they hold, the largest ones by name."""
-    sizes = {tensor: math.prod(side.checkpoint.tensors[tensor].shape) for tensor in side.anatomy.unmapped}
+    tensors = unpacked(side.checkpoint).tensors
+    sizes = {tensor: math.prod(tensors[tensor].shape) for tensor in side.anatomy.unmapped}
+    share = _share(sum(sizes.values()) / max(1, side.anatomy.parameters))
+    about = f"{len(sizes)} tensors of {name} ({share} of its numbers)"
+    return f"{about} have no known role and were left out: {_largest(sizes)}"
+
+
+def _shared_beside(b: Side, names: Sequence[str]) -> str:
+    """Tensors of B without a role that A holds, too: no verdict is given on them, and nobody should miss them."""
+    sizes = {tensor: math.prod(b.checkpoint.tensors[tensor].shape) for tensor in names}
+    return f"{len(sizes)} of those of B are equal, number for number, to such of A: {_largest(sizes)}"
+
+
+def _largest(sizes: Mapping[str, int]) -> str:
     kinds: Counter[str] = Counter()
     for tensor, size in sizes.items():
         kinds[".".join("*" if word.isdigit() else word for word in tensor.split("."))] += size
-    largest = ", ".join(kind for kind, _ in kinds.most_common(LEFT_OUT_NAMES))
-    share = _share(sum(sizes.values()) / max(1, side.anatomy.parameters))
-    about = f"{len(sizes)} tensors of {name} ({share} of its numbers)"
     more = ", ..." if len(kinds) > LEFT_OUT_NAMES else ""
-    return f"{about} have no known role and were left out: {largest}{more}"
+    return ", ".join(kind for kind, _ in kinds.most_common(LEFT_OUT_NAMES)) + more
 
 
 LEFT_OUT_NAMES = 2

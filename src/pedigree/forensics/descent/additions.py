@@ -11,7 +11,7 @@ root's steps, the difference has 17 to 90 % of its energy above the edge of a ra
 
 Muon's steps have no strong directions either, but too few weak ones: all their singular values are one, and what two
 short trainings leave is more even than numbers drawn at random can be. Squares of singular values of noise have a known
-spread (Marchenko and Pastur 1967; John 1971): their mean square over their squared mean is 1 + (K + 1) / R.
+spread (Marchenko and Pastur 1967): their mean square over their squared mean is 1 + (K + 1) / R.
 
 Shapes: N = matched units, D = residual width, K = smaller side of a matrix, R = its larger one.
 """
@@ -35,9 +35,10 @@ STILL = 0.01
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
 
-TOO_EVEN, DEVIATIONS = -0.05, 4.0
-"""Spread of the squared singular values of the difference, over that of noise, less one, below which it is more even
-than noise; and in deviations of chance, which are 2 / K for a matrix. Short trainings by Muon leave -0.05 to -0.3."""
+TOO_EVEN, DEVIATIONS = 0.95, 4.0
+"""Unevenness of the singular values of the difference, one for numbers drawn at random, below which they are more even
+than chance makes them; and by how many of its deviations, 2 / K for a matrix. Noise has 1.00 to 1.07, rounding and
+masks 1.2 to 1.3, two trainings by Muon from one start 0.52 to 0.83 (docs/LOG.md, 2026-11-30)."""
 
 SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
 """Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
@@ -62,8 +63,9 @@ class Additions:
         least, most: the same of the matrix that moved least, and most.
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
         both_untrained: whether neither side was ever trained, as far as their gains tell.
-        spread: by how much the squared singular values scatter more than those of noise, over what those do.
-        spread_error: deviation of that by chance.
+        unevenness: of the singular values of the difference, mean of the matrices: one for numbers drawn at random,
+            zero where all directions are equally long.
+        unevenness_error: deviation of that by chance.
         folded_alike: whether one side has no gains left and its matrices hold the other's.
         gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
     """
@@ -76,8 +78,8 @@ class Additions:
     most: float = 0.5
     rank: int = 0
     both_untrained: bool = False
-    spread: float = 0.0
-    spread_error: float = 1.0
+    unevenness: float = 1.0
+    unevenness_error: float = 0.0
     folded_alike: bool = False
     gains_unread: bool = False
 
@@ -101,14 +103,15 @@ class Additions:
     @property
     def is_too_even(self) -> bool:
         """Whether the difference is more even than noise, in any frame: somebody trained with steps that are."""
-        return self.spread < min(TOO_EVEN, -DEVIATIONS * self.spread_error)
+        return self.unevenness < min(TOO_EVEN, 1.0 - DEVIATIONS * self.unevenness_error)
 
     def is_noise(self, gains: LearnedGains | None) -> bool:
         """Whether the difference is nothing, or of a kind that training does not leave.
 
         Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
-        not where both hold the same learned gains, or neither holds any. Without that word nothing is said. Gains of
-        both may have been folded, too; then the evenness of Muon's steps is all that speaks.
+        not where both hold the same learned gains, or neither holds any. Without that word nothing is said. But where
+        neither holds any, gains may have been folded into the matrices: so the difference itself has to look drawn in
+        any case, and what steps of equal directions leave does not.
 
         Args:
             gains: agreement of learned gains; None where they cannot be laid side by side.
@@ -137,7 +140,7 @@ class AdditionsMeter:
         self._moved: list[float] = []
         self._structure: list[float] = []
         self._ranks: list[int] = []
-        self._spread: list[tuple[float, float]] = []
+        self._uneven: list[tuple[float, float]] = []
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
         """Take in matrices [N, D] of A and B in one frame, rows of B in A's order; small ones are passed over."""
@@ -150,7 +153,7 @@ class AdditionsMeter:
             return
         there_R = singular_values(difference_ND)
         self._ranks.append(few_directions(there_R))
-        self._spread.append((spread_beside_noise(there_R, *a_ND.shape), 2.0 / min(a_ND.shape)))
+        self._uneven.append((uneven(there_R, *a_ND.shape), 2.0 / min(a_ND.shape)))
         learned = learning_of(there_R, *a_ND.shape)
         self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
 
@@ -164,24 +167,25 @@ class AdditionsMeter:
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
         unread = not (a.sample.ladder and b.sample.ladder)
         least, most = min(self._moved), max(self._moved)
-        spread, error = 0.0, 1.0
-        if self._spread:
-            spread = sum(value for value, _ in self._spread) / len(self._spread)
-            error = math.hypot(*(one for _, one in self._spread)) / len(self._spread)
+        even, error = 1.0, 0.0
+        if self._uneven:
+            even = sum(value for value, _ in self._uneven) / len(self._uneven)
+            error = math.hypot(*(one for _, one in self._uneven)) / len(self._uneven)
         return Additions(
             sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never),
-            spread, error, gains_unread=unread,
+            even, error, gains_unread=unread,
         )  # fmt: skip
 
 
-def spread_beside_noise(strength_K: Tensor, rows: int, columns: int) -> float:
-    """By how much the squares of singular values [K] scatter more than those of a matrix drawn at random, over what
-    those do: zero for noise, -1 where all are one."""
-    few, many = min(rows, columns), max(rows, columns)
+def uneven(strength_K: Tensor, rows: int, columns: int) -> float:
+    """How uneven singular values [K] are: one in the mean for a matrix drawn at random, zero where all are equal.
+
+    Of independent numbers the mean fourth power of the singular values is 1 + (K + 1) / R times the square of the mean
+    second one.
+    """
     square_K = strength_K.double() ** 2
-    found = float((square_K**2).mean() / square_K.mean().square().clamp_min(1e-300)) - 1.0
-    noise = (few + 1) / many
-    return found / noise - 1.0
+    kurtosis = float((square_K**2).mean() / square_K.mean().square().clamp_min(1e-300))
+    return (kurtosis - 1.0) * max(rows, columns) / (min(rows, columns) + 1)
 
 
 def few_directions(strength_R: Tensor) -> int:

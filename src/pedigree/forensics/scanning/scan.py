@@ -75,8 +75,9 @@ def scan(
         model: its location, or that of its fingerprint.
         library: an open library.
         candidates: how many of the best-ranked models are compared on fingerprints.
-        confirm: how many of the first of them are compared on weights, where their files are on this machine. Where no
-            relative is among all that, small ones behind them are, too; zero for none at all.
+        confirm: how many of the first of them are compared on weights, where their files are on this machine. Small
+            ones behind them are, too, if fingerprints call them relatives, or if no relative is among all that; zero
+            for none at all.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
         workers, fleet: where models are compared on weights, see `spread.spread_out`.
@@ -94,16 +95,19 @@ def scan(
     tried, failed = library.counts()
     tell("searching", 0.0, f"{tried} models")
     ranked, copies = _distinct(library, sketch(mine), candidates)
-    whole = [entry for entry, _ in ranked[:confirm] if _has_weights(entry.location) and not is_fingerprint(model)]
-    on_weights = _on_weights([entry.location for entry in whole], run)
+    here = [] if is_fingerprint(model) else [entry for entry, _ in ranked if _has_weights(entry.location)]
+    first = {entry.location for entry, _ in ranked[:confirm]}
+    on_weights = _on_weights([entry.location for entry in here if entry.location in first], run)
     found = _answers(mine, ranked, library, tried, on_weights, tell)
-    if confirm and not is_fingerprint(model) and not any(c.verdict in RELATIVES for c in found):
-        # Fingerprints see units in place; a small model takes a second or two to be looked at properly.
-        light = [
-            e.location for e, _ in ranked[confirm:] if _has_weights(e.location) and (e.parameters or LIGHT + 1) <= LIGHT
-        ]
-        on_weights |= _on_weights(light, run)
-        found = _answers(mine, ranked, library, tried, on_weights, tell)
+    # Fingerprints see units in place, and of twins of one start less than weights; a small model takes a second or two
+    # to be looked at properly. First those that fingerprints alone call relatives, then all if there is none.
+    light = [e.location for e in here if confirm and e.location not in first and (e.parameters or LIGHT + 1) <= LIGHT]
+    for ask_all in (False, True):
+        named = {c.location for c in found if c.verdict in RELATIVES}
+        asked = [place for place in light if place in named or (ask_all and not named)]
+        if asked := [place for place in asked if place not in on_weights]:
+            on_weights |= _on_weights(asked, run)
+            found = _answers(mine, ranked, library, tried, on_weights, tell)
     relatives = sorted((c for c in found if c.verdict in RELATIVES), key=_nearness)
     found = _against_the_rest(found, relatives, run)
     return Scan(
@@ -112,7 +116,7 @@ def scan(
         inputs={"model": describe_fingerprint(mine), "library": str(library.folder)},
         options={"candidates": candidates, "confirm": confirm, "allow_pickle": allow_pickle},
         result=ScanResult(
-            verdict="relatives-found" if relatives else "none-found" if _any_seen(found) else "inconclusive",
+            verdict="relatives-found" if relatives else "none-found" if _excludes(found) else "inconclusive",
             relatives=relatives,
             others=[c for c in found if c.verdict not in RELATIVES],
             multiplicity=_multiplicity(tried, found),
@@ -330,7 +334,11 @@ def _nearness(candidate: Candidate) -> tuple[int, float, int]:
     return (RELATIVES.index(candidate.verdict or "related"), -(candidate.score or 0.0), candidate.rank)
 
 
-def _any_seen(found: Sequence[Candidate]) -> bool:
+def _excludes(found: Sequence[Candidate]) -> bool:
+    """Whether something was compared, and no comparison on weights was left open: then there is a candidate that may be
+    a relative, as `compare` and `clear` say of the same two models. Fingerprints leave all strangers open."""
+    if any(candidate.compared == "weights" and candidate.verdict == "inconclusive" for candidate in found):
+        return False
     return any(candidate.compared and candidate.verdict != "not-testable" for candidate in found)
 
 

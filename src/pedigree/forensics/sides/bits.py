@@ -21,6 +21,7 @@ from pedigree.forensics.sides.contents import digest_tensors
 from pedigree.forensics.sides.linear import is_damaged
 from pedigree.forensics.sides.side import LAYERS_AHEAD, Side
 from pedigree.weights.anatomy import Part
+from pedigree.weights.packed import stored_tensors
 
 EDGE_ROWS = 4
 
@@ -144,8 +145,10 @@ def compare_bits(a: Side, b: Side, layer_map: list[int | None], whole: bool) -> 
 
 def _compare_rest(a: Side, b: Side, out: BitPass) -> None:
     """Tensors without a role (a classifier, an adapter) decide whether files that agree otherwise are the same."""
-    left = digest_tensors(a.checkpoint, a.anatomy.unmapped, informative_only=False)
-    right = digest_tensors(b.checkpoint, b.anatomy.unmapped, informative_only=False)
+    left, right = (
+        digest_tensors(side.checkpoint, stored_tensors(side.checkpoint, side.anatomy.unmapped), informative_only=False)
+        for side in (a, b)
+    )
     extra, gone = Counter(right.values()) - Counter(left.values()), Counter(left.values()) - Counter(right.values())
     out.unpaired += [name for name, digest in right.items() if digest in extra]
     out.missing += [name for name, digest in left.items() if digest in gone]

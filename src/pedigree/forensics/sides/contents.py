@@ -63,9 +63,17 @@ class Contents:
         return bool(self.shared) and len(self.shared) == self.of_a == self.of_b
 
 
-def compare_contents(a: Checkpoint, b: Checkpoint) -> Contents:
-    """Read every tensor of both and match them by shape and numbers (after a lossless cast to double)."""
-    left, right = digest_tensors(a, a.tensors), digest_tensors(b, b.tensors)
+def compare_contents(
+    a: Checkpoint, b: Checkpoint, of_a: Iterable[str] | None = None, of_b: Iterable[str] | None = None
+) -> Contents:
+    """Read tensors of both and match them by shape and numbers (after a lossless cast to double).
+
+    Args:
+        a, b: the checkpoints.
+        of_a, of_b: names of the tensors; all of them by default.
+    """
+    left = digest_tensors(a, a.tensors if of_a is None else of_a)
+    right = digest_tensors(b, b.tensors if of_b is None else of_b)
     pool = Counter(left.values())
     shared = []
     for name, digest in right.items():
