@@ -4,10 +4,11 @@
 
 Everything he chooses leaves the function of the model as it is (forensics study, section 1): one rotation of the
 residual stream for all layers, and in each layer the order and the signs of units. He may also give up most units and
-make only some of each layer agree. Two ways of climbing are tried from several starts: assignments in turns with
-Procrustes, and with the statistic of the test itself (`forensics/exact/gram_agreement.py`). What is written is the
-share of the test's bound that he used up; the bound has to stay above him. He climbs to the nearest top, which need not
-be the highest: the bound counts every choice, also those that he does not find.
+make only some of each layer agree. Three ways of climbing are tried: assignments in turns with Procrustes, and with the
+statistic of the test itself (`forensics/exact/gram_agreement.py`), from several starts, and frames that are shaken less
+and less, which reach half as much again where units are few for their width. What is written is the share of the test's
+bound that he used up; the bound has to stay above him. The top that he finds need not be the highest: the bound counts
+every choice, also those that he does not find.
 
 Shapes: U = units of a layer, D and E = residual widths, V = projections.
 """
@@ -32,6 +33,10 @@ from pedigree.forensics.sides.linear import symmetric_eigen, thin_qr
 
 ROUNDS = 20
 
+SHAKEN_ROUNDS, HEAT, COOLING = 80, 1.0, 0.95
+"""Rounds of a climb that is shaken, how far at first (deviation of each number of the frame, in eighths), and what is
+left of that after each round."""
+
 
 @dataclass(frozen=True)
 class Framed:
@@ -55,7 +60,13 @@ class Framed:
 
 
 def frame_units(
-    a: Sequence[Tensor], b: Sequence[Tensor], *, kept: int | None = None, starts: int = 3, seed: int = 0
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    *,
+    kept: int | None = None,
+    starts: int = 3,
+    seed: int = 0,
+    shaken: int = 0,
 ) -> Framed:
     """Pair units so that they agree as well as any frame allows.
 
@@ -65,28 +76,42 @@ def frame_units(
         kept: make only so many units of each layer agree; None for all.
         starts: random frames to begin with, beside the plain one and that of the second moments.
         seed: of those.
+        shaken: climbs that are shaken less and less.
     """
-    best: Framed | None = None
+    found: list[Framed] = []
     for name, frame_DE in _frames(a, b, starts, seed):
         for turned in (True, False):
             bent_DE = frame_DE
             for _ in range(ROUNDS):
-                meter, moment_DE, choices = GramMeter(), torch.zeros_like(frame_DE), 0.0
-                for a_UVD, b_UVE in zip(a, b, strict=True):
-                    x_KVD, y_KVE = _pair(a_UVD, b_UVE, bent_DE, kept)
-                    meter.add(x_KVD, y_KVE)
-                    moment_DE += torch.einsum("kvd,kve->de", x_KVD, y_KVE)
-                    choices += log_pairings(len(a_UVD), len(b_UVE), len(x_KVD))
-                reached = Framed(meter.outcome(choices), name, kept)
-                if best is None or reached.used > best.used:
-                    best = reached
+                outcome, moment_DE = _agree(a, b, bent_DE, kept)
+                found.append(Framed(outcome, name, kept))
                 before = bent_DE
                 bent_DE = polar(moment_DE) if turned else moment_DE / moment_DE.norm() * min(moment_DE.shape) ** 0.5
                 if float((bent_DE - before).norm()) < 1e-4 * float(bent_DE.norm()):
                     break
-    if best is None:
-        raise ValueError("no layers to pair")
-    return best
+    for number in range(shaken):
+        generator = torch.Generator().manual_seed(seed + number)
+        bent_DE, heat = _some_frame(a[0].shape[-1], b[0].shape[-1], generator), HEAT / 8.0
+        for _ in range(SHAKEN_ROUNDS):
+            outcome, moment_DE = _agree(a, b, bent_DE, kept)
+            found.append(Framed(outcome, f"shaken {number}", kept))
+            noise_DE = torch.randn(moment_DE.shape, generator=generator)
+            bent_DE = polar(moment_DE / moment_DE.norm() * min(moment_DE.shape) ** 0.5 + heat * noise_DE)
+            heat *= COOLING
+    return max(found, key=lambda framed: framed.used)
+
+
+def _agree(
+    a: Sequence[Tensor], b: Sequence[Tensor], frame_DE: Tensor, kept: int | None
+) -> tuple[TestOutcome, Tensor]:  # fmt: skip
+    """The test over units paired as they agree best in a frame, and the sum of products of these pairs, [D, E]."""
+    meter, moment_DE, choices = GramMeter(), torch.zeros_like(frame_DE), 0.0
+    for a_UVD, b_UVE in zip(a, b, strict=True):
+        x_KVD, y_KVE = _pair(a_UVD, b_UVE, frame_DE, kept)
+        meter.add(x_KVD, y_KVE)
+        moment_DE += torch.einsum("kvd,kve->de", x_KVD, y_KVE)
+        choices += log_pairings(len(a_UVD), len(b_UVE), len(x_KVD))
+    return meter.outcome(choices), moment_DE
 
 
 def _frames(a: Sequence[Tensor], b: Sequence[Tensor], starts: int, seed: int) -> list[tuple[str, Tensor]]:
@@ -98,10 +123,14 @@ def _frames(a: Sequence[Tensor], b: Sequence[Tensor], starts: int, seed: int) ->
         rows = torch.cat([layer.flatten(0, 1) for layer in side])
         axes.append(symmetric_eigen(rows.T.double() @ rows.double())[1].float())
     found.append(("second moments", axes[0][:, -least:] @ axes[1][:, -least:].T))
-    for number in range(starts):
-        turn = thin_qr(torch.randn(max(d_a, d_b), max(d_a, d_b), generator=generator))[0]
-        found.append((f"random {number}", turn[:d_a, :d_b]))
+    found += [(f"random {number}", _some_frame(d_a, d_b, generator)) for number in range(starts)]
     return found
+
+
+def _some_frame(d_a: int, d_b: int, generator: torch.Generator) -> Tensor:
+    """A rotation drawn at random, or the part of one between streams of two widths."""
+    turn = thin_qr(torch.randn(max(d_a, d_b), max(d_a, d_b), generator=generator))[0]
+    return turn[:d_a, :d_b]
 
 
 def _pair(a_UVD: Tensor, b_UVE: Tensor, frame_DE: Tensor, kept: int | None) -> tuple[Tensor, Tensor]:
@@ -202,6 +231,7 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--kept", type=int, nargs="*", default=[5, 10, 25], help="units of each layer; all in any case")
     parser.add_argument("--starts", type=int, default=2)
+    parser.add_argument("--shaken", type=int, default=2, help="climbs that are shaken less and less")
     told = parser.parse_args()
     torch.set_num_threads(1)
     units = {path.name: whitened_units(path) for path in told.models}
@@ -212,7 +242,7 @@ def main() -> int:
             if depth == 0 or a[0].shape[1] != b[0].shape[1]:
                 continue
             for kept in (None, *told.kept):
-                found = frame_units(a[:depth], b[:depth], kept=kept, starts=told.starts)
+                found = frame_units(a[:depth], b[:depth], kept=kept, starts=told.starts, shaken=told.shaken)
                 row = {"a": first, "b": second, "kept": kept, "used": round(found.used, 4), "start": found.start}
                 stream.write(json.dumps(row | found.outcome.extra) + "\n")
                 stream.flush()

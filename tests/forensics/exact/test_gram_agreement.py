@@ -90,6 +90,17 @@ def test_a_framer_of_random_units_stays_below_the_bound(layers: int, units: int,
         assert framed.outcome.log10_p == 0.0
 
 
+@pytest.mark.parametrize(("layers", "units", "width"), [(3, 64, 24), (2, 64, 64)])
+def test_a_framer_who_shakes_his_frame_reaches_further_and_stays_below_the_bound(
+    layers: int, units: int, width: int
+) -> None:
+    a, b = (drawn_at_random(layers, units, width, k) for k in (1, 2))
+    nearest, shaken = (frame_units(a, b, starts=1, shaken=count) for count in (0, 1))
+    assert nearest.used < shaken.used < 0.85
+    assert shaken.start.startswith("shaken")
+    assert shaken.outcome.log10_p == 0.0
+
+
 def test_a_framer_finds_a_reordered_and_negated_copy() -> None:
     """The optimizer is no straw man, though it climbs to the nearest top only: a turned copy it may well miss."""
     a = drawn_at_random(2, 64, 16, 1)

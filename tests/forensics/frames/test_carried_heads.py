@@ -143,6 +143,18 @@ def heads_mixed(tensors: Tensors, seed: int) -> Tensors:
     return out
 
 
+def heads_moved(tensors: Tensors, seed: int) -> Tensors:
+    """Heads in another order: the function stays."""
+    generator, out, size = torch.Generator().manual_seed(seed), dict(tensors), WIDTH // HEADS
+    for layer in range(LAYERS):
+        block, order_H = f"transformer.h.{layer}.attn", torch.randperm(HEADS, generator=generator)
+        reads = tensors[f"{block}.c_attn.weight"].reshape(WIDTH, 3, HEADS, size)
+        writes = tensors[f"{block}.c_proj.weight"].reshape(HEADS, size, WIDTH)
+        out[f"{block}.c_attn.weight"] = reads[:, :, order_H].reshape(WIDTH, 3 * WIDTH)
+        out[f"{block}.c_proj.weight"] = writes[order_H].reshape(WIDTH, WIDTH)
+    return out
+
+
 def test_the_minor_parent_of_a_merge_is_told_and_a_stranger_is_not(side: OpenSide) -> None:
     minor, major, stranger = drawn(0), drawn(1), drawn(2)
     merge = merged(minor, major)
@@ -163,6 +175,14 @@ def test_whoever_turns_the_stream_or_mixes_heads_changes_nothing(side: OpenSide)
         outcome = agree(side(minor), side(other))
         assert outcome.statistic == pytest.approx(plain.statistic, rel=most)
         assert outcome.extra["positions"] == pytest.approx(plain.extra["positions"], rel=1e-3)
+
+
+def test_whoever_moves_heads_and_units_changes_nothing_but_that_position_rows_take_no_part(side: OpenSide) -> None:
+    minor, merge = drawn(0), merged(drawn(0), drawn(1), 0.3)
+    plain, other = (agree(side(minor), side(model), standing=False) for model in (merge, heads_moved(merge, 4)))
+    assert plain.extra["heads"] > 4.0
+    assert other.extra["heads"] == pytest.approx(plain.extra["heads"], rel=1e-3)
+    assert other.log10_p == pytest.approx(plain.log10_p, rel=1e-2)
 
 
 def test_rows_of_positions_that_no_text_reaches_set_to_agree(side: OpenSide) -> None:

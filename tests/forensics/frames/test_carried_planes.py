@@ -124,6 +124,23 @@ def planes_moved(tensors: Tensors, seed: int) -> Tensors:
     return out
 
 
+def heads_moved(tensors: Tensors, seed: int) -> Tensors:
+    """Groups of heads, and query heads inside each, in another order: the function stays."""
+    generator, out = torch.Generator().manual_seed(seed), dict(tensors)
+    queries = HEADS // GROUPS
+    for layer in range(LAYERS):
+        group_G = torch.randperm(GROUPS, generator=generator)
+        query_GQ = torch.stack([torch.randperm(queries, generator=generator) for _ in range(GROUPS)])
+        head_H = (group_G[:, None] * queries + query_GQ).flatten()
+        prefix = f"model.layers.{layer}.self_attn."
+        for name, order in (("q", head_H), ("k", group_G), ("v", group_G)):
+            rows = tensors[f"{prefix}{name}_proj.weight"].unflatten(0, (len(order), HEAD))
+            out[f"{prefix}{name}_proj.weight"] = rows[order].flatten(0, 1)
+        columns = tensors[f"{prefix}o_proj.weight"].unflatten(1, (HEADS, HEAD))
+        out[f"{prefix}o_proj.weight"] = columns[:, head_H].flatten(1, 2)
+    return out
+
+
 def some_turn(seed: int) -> Tensor:
     return thin_qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
 
@@ -150,10 +167,11 @@ def test_the_minor_parent_of_a_merge_is_told_and_a_stranger_is_not(side) -> None
     assert agree(side(minor), side(major)).log10_p == 0.0
 
 
-def test_whoever_turns_the_stream_or_planes_changes_nothing(side) -> None:  # type: ignore[no-untyped-def]
+def test_whoever_turns_the_stream_or_planes_or_moves_heads_changes_nothing(side) -> None:  # type: ignore[no-untyped-def]
     minor, merge = drawn(0), merged(drawn(0), drawn(1))
     plain = agree(side(minor), side(merge))
-    for other in (turned(merge, some_turn(3)), planes_moved(merge, 4), planes_moved(turned(merge, some_turn(5)), 6)):
+    all_of_it = heads_moved(planes_moved(turned(merge, some_turn(5)), 6), 7)
+    for other in (turned(merge, some_turn(3)), planes_moved(merge, 4), heads_moved(merge, 8), all_of_it):
         assert agree(side(minor), side(other)).statistic == pytest.approx(plain.statistic, rel=1e-3)
 
 

@@ -8,6 +8,7 @@ from tests.forensics.tiny_models import Sizes, Tensors, generator, llama, side
 
 from pedigree.forensics.frames.ladder import climb
 from pedigree.forensics.sides.anchors import share_tokens
+from pedigree.forensics.sides.sampling import Sample, choose_sample
 
 LARGE, SMALL = Sizes(d=48, inner=96), Sizes(d=32, inner=96)
 
@@ -33,3 +34,24 @@ def test_the_frame_of_a_model_cut_to_some_channels_is_rounded_once(larger_first:
     assert result.best.gauge.kind == "partial-isometry"
     assert result.best.best_z() > 20
     assert len(result.tried) < 12
+
+
+DEEP = Sizes(d=32, layers=9, inner=256)
+HELD, SAMPLED, WALKED = choose_sample("full", 0), choose_sample("standard", 10**10), choose_sample("full", 10**10)
+
+
+@pytest.mark.parametrize("sample", [HELD, SAMPLED, WALKED], ids=["held", "sampled", "walked"])
+def test_layers_that_judge_a_frame_may_be_just_those_that_the_other_has_not(sample: Sample) -> None:
+    """The outermost layers are kept, the ones between them, by which frames are judged, are a stranger's."""
+    whole, other = llama(1, DEEP), llama(2, DEEP)
+    noise = generator(3)
+    spliced = {
+        name: tensor + 0.02 * torch.randn(tensor.shape, generator=noise)
+        if name.startswith(("model.layers.0.", "model.layers.8."))
+        else other[name]
+        for name, tensor in whole.items()
+    }
+    a, b = (side(tensors, DEEP.config(), sample=sample) for tensors in (spliced, whole))
+    result = climb(a, b, share_tokens(None, None, DEEP.vocab, DEEP.vocab))
+    assert result.best.gauge.is_trivial
+    assert result.best.path() == [0, *[None] * 7, 8]

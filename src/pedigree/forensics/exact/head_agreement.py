@@ -13,7 +13,8 @@ The dimensions of a head may be mixed by any invertible matrix without change of
 residual stream, are the same afterwards. Agreement of two forms is the cosine of their numbers, the multiple of the
 identity that is in them left out: it is the same in every frame, and heads of one layer tend to have it alike in any
 model. Pairs of heads that do not belong together show mean and deviation among independent ones. A form holds the
-parent twice, so of a fifth of it some twenty-fifth is left in each: it takes many heads.
+parent twice, so of a fifth of it some twenty-fifth is left in each: it takes many heads. Every order of heads is paid
+for, so they are taken in the one in which they agree best (`frames/head_order.py`).
 
 Rows that positions name have no order. With M the sum of a b' over rows, their agreement is tr(M), of variance
 |M|^2 / K over rotations of one model against the other, whatever both have in common among themselves.
@@ -31,7 +32,7 @@ from pedigree.forensics.exact.tails import LN10, fisher_log10, normal_log10_sf
 
 CARD = TestCard(
     name="head-agreement",
-    version=1,
+    version=2,
     null="B's heads and position rows are independent of A's and of all vocabulary rows; the order of heads was then "
     "chosen to make them agree",
     assumes="heads that do not belong together show how far independent ones agree",
@@ -61,7 +62,7 @@ def forms_score(a: list[Forms], b: list[Forms]) -> float:
     same, others = [], []
     for number, left in enumerate(a):
         for step in range(min(NEIGHBORS, len(b))):
-            cos_HH = _cosines(left, b[(number + step) % len(b)])
+            cos_HH = cosines(left, b[(number + step) % len(b)])
             if step:
                 others.append(cos_HH.flatten())
                 continue
@@ -74,7 +75,7 @@ def forms_score(a: list[Forms], b: list[Forms]) -> float:
     return float(mine.mean() - rest.mean()) / deviation
 
 
-def _cosines(a: Forms, b: Forms) -> Tensor:
+def cosines(a: Forms, b: Forms) -> Tensor:
     """Cosines of all forms of one layer with those of another; the forms themselves are never made."""
     left, right = (torch.einsum("hck,gdk->hgcd", x.double(), y.double()) for x, y in zip(a, b, strict=True))
     (trace_H, length_H), (trace_G, length_G) = _facts(a), _facts(b)

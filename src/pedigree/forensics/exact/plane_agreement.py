@@ -17,7 +17,8 @@ not belong together agree more than that: they crowd in few directions.
 
 The frame takes part, so it must not be the framer's. It is fitted on vocabulary rows: whoever turns the residual
 stream turns them with it, and tokens name them, so they have no order. With r the mean of z' C^-1 z / 2 over n planes,
-p is the tail of a gamma variable of n degrees beyond n r, times the number of orders of heads.
+p is the tail of a gamma variable of n degrees beyond n r, times the number of orders of heads. Since all of these are
+paid for, the best that can be found is taken (`frames/head_order.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from pedigree.forensics.exact.tails import LN10
 
 CARD = TestCard(
     name="plane-agreement",
-    version=1,
+    version=2,
     null="B's query/key planes are independent of A's and of all vocabulary rows; the order of heads was then chosen "
     "to make them agree",
     assumes="rotary positions; planes that do not belong together show how far independent ones agree",
@@ -56,26 +57,9 @@ class PlaneMeter:
 
     def add(self, a_PV2D: Tensor, b_PV2D: Tensor) -> None:
         """Take in a layer: planes of both models in one frame, plane p of A beside plane p of B."""
-        a_PV2D, b_PV2D = a_PV2D.double(), b_PV2D.double()
-        real_PP = torch.einsum("pvid,qvid->pq", a_PV2D, b_PV2D)
-        cross_PP = torch.einsum("pvd,qvd->pq", a_PV2D[:, :, 0], b_PV2D[:, :, 1])
-        cross_PP = cross_PP - torch.einsum("pvd,qvd->pq", a_PV2D[:, :, 1], b_PV2D[:, :, 0])
-        square_PP = real_PP.square() + cross_PP.square()
-        n = len(square_PP)
-        if n < 2:
-            return
-        real_P, cross_P, mixed_P = _covariance(a_PV2D, b_PV2D)
-        determinant_P = real_P * cross_P - mixed_P.square()
-        whole_P = determinant_P > 1e-9 * (real_P + cross_P).square()
-        if not bool(whole_P.any()):
-            return
-        x_P, y_P = real_PP.diagonal(), cross_PP.diagonal()
-        distance_P = cross_P * x_P.square() - 2.0 * mixed_P * x_P * y_P + real_P * y_P.square()
-        drawn = float((real_P + cross_P).mean())
-        apart = float((square_PP.sum() - square_PP.trace()) / (n * n - n))
-        # A chi-square of two degrees of freedom over its mean; more where planes of the layer crowd in few directions.
-        ratio_P = distance_P[whole_P] / (2.0 * determinant_P[whole_P])
-        self._ratios.append(ratio_P / max(1.0, apart / drawn))
+        ratio_P = plane_ratios(a_PV2D, b_PV2D)
+        if len(ratio_P):
+            self._ratios.append(ratio_P)
 
     @property
     def planes(self) -> int:
@@ -112,6 +96,36 @@ class PlaneMeter:
             log10_p=min(0.0, (log_p + choices) / LN10),
             extra={"by_layer": [float(r.mean()) for r in self._ratios], "log10_choices": choices / LN10},
         )
+
+
+def plane_ratios(a_PV2D: Tensor, b_PV2D: Tensor) -> Tensor:
+    """Squared agreement of each plane of a layer with the one beside it, over what chance gives.
+
+    Args:
+        a_PV2D, b_PV2D: planes of both models in one frame, plane p of A beside plane p of B.
+
+    Returns:
+        ratios, exponential of mean one when planes are independent; none of planes that are no planes, and none at all
+        where the layer has fewer than two.
+    """
+    a_PV2D, b_PV2D = a_PV2D.double(), b_PV2D.double()
+    real_PP = torch.einsum("pvid,qvid->pq", a_PV2D, b_PV2D)
+    cross_PP = torch.einsum("pvd,qvd->pq", a_PV2D[:, :, 0], b_PV2D[:, :, 1])
+    cross_PP = cross_PP - torch.einsum("pvd,qvd->pq", a_PV2D[:, :, 1], b_PV2D[:, :, 0])
+    square_PP = real_PP.square() + cross_PP.square()
+    n = len(square_PP)
+    if n < 2:
+        return real_PP.new_zeros(0)
+    real_P, cross_P, mixed_P = _covariance(a_PV2D, b_PV2D)
+    determinant_P = real_P * cross_P - mixed_P.square()
+    whole_P = determinant_P > 1e-9 * (real_P + cross_P).square()
+    x_P, y_P = real_PP.diagonal(), cross_PP.diagonal()
+    distance_P = cross_P * x_P.square() - 2.0 * mixed_P * x_P * y_P + real_P * y_P.square()
+    drawn = float((real_P + cross_P).mean())
+    apart = float((square_PP.sum() - square_PP.trace()) / (n * n - n))
+    # A chi-square of two degrees of freedom over its mean; more where planes of the layer crowd in few directions.
+    ratio_P: Tensor = distance_P[whole_P] / (2.0 * determinant_P[whole_P])
+    return ratio_P / max(1.0, apart / max(drawn, 1e-300))
 
 
 def _gamma_log_tail(n: int, total: float) -> float:

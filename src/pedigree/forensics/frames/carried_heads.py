@@ -17,14 +17,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pedigree.forensics.exact.card import TestOutcome
-from pedigree.forensics.exact.head_agreement import CARD, LEAST_HEADS, Forms, forms_score, rows_score, together
+from pedigree.forensics.exact.head_agreement import (
+    CARD,
+    LEAST_HEADS,
+    NEIGHBORS,
+    Forms,
+    cosines,
+    forms_score,
+    rows_score,
+    together,
+)
 from pedigree.forensics.exact.tails import LN10, fisher_log10, normal_log10_sf
 from pedigree.forensics.frames.carried_planes import CHEAP_WIDTH, plane_tail
+from pedigree.forensics.frames.head_order import HeadOrder, order_of_forms
 from pedigree.forensics.frames.named_frame import EVEN_TOKENS, Tables, evenness, sure_frame, tables_of, turned
 from pedigree.forensics.sides.anchors import SharedTokens
 from pedigree.forensics.sides.linear import without_damage
@@ -76,15 +87,15 @@ def heads_agree(
         return TestOutcome.not_applicable(CARD, "too few vocabulary rows that both have")
     heads, groups = int(b.anatomy.n_heads or 1), int(b.anatomy.n_kv_heads or 1)
     of_layer = math.lgamma(groups + 1) + groups * math.lgamma(heads // groups + 1)
-    # Two looks, and the planes alone before: three that are paid for.
+    # Two looks, and the planes alone before: three that are paid for, and every order of heads in each.
     choices = paid + len(pairs) * of_layer + math.log(3.0)
     rows = (_positions(a), _positions(b)) if standing else (None, None)
     both = None if rows[0] is None or rows[1] is None or len(rows[0]) != len(rows[1]) else (rows[0], rows[1])
+    of_a, of_b = ([side[kind] for kind in kinds] for side in (left, right))
     looks = [
-        _look([left[kind] for kind in kinds], [right[kind] for kind in kinds], both, tables,
-              plane_tail(a, b, tables, pairs), choices),
-        _look([right[kind] for kind in kinds], [left[kind] for kind in kinds], both and (both[1], both[0]),
-              turned(tables), plane_tail(b, a, turned(tables), [(j, i) for i, j in pairs]), choices),
+        _look(of_a, of_b, both, tables, partial(plane_tail, a, b, tables, pairs), choices, groups),
+        _look(of_b, of_a, both and (both[1], both[0]), turned(tables),
+              partial(plane_tail, b, a, turned(tables), [(j, i) for i, j in pairs]), choices, groups),
     ]  # fmt: skip
     log10_p, said = min(looks, key=lambda look: look[0])
     if log10_p < 0.0:
@@ -100,14 +111,16 @@ def heads_agree(
 
 def _look(
     left: list[list[Forms]], right: list[list[Forms]], positions: tuple[Tensor, Tensor] | None, tables: Tables,
-    planes: float | None, choices: float,
+    planes_in: Callable[[list[HeadOrder]], float | None], choices: float, groups: int,
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
     """log10 p seen from one side, and what it is made of."""
     frame_DK, lens_EK = sure_frame(tables)
-    scores = [
-        forms_score([_seen(forms, frame_DK) for forms in x], [_seen(forms, lens_EK) for forms in y])
-        for x, y in zip(left, right, strict=True)
-    ]
+    seen = [[_seen(forms, frame_DK) for forms in kind] for kind in left]
+    there = [[_seen(forms, lens_EK) for forms in kind] for kind in right]
+    orders = _orders(seen, there, groups, stands=positions is not None)
+    there = [[(o.heads(x), o.heads(y)) for o, (x, y) in zip(orders, kind, strict=True)] for kind in there]
+    scores = [forms_score(x, y) for x, y in zip(seen, there, strict=True)]
+    planes = planes_in(orders)
     heads = sum(scores) / math.sqrt(len(scores))
     other = [] if planes is None else [planes]
     body = fisher_log10([normal_log10_sf(heads), *other])
@@ -123,6 +136,23 @@ def _look(
     )
     said |= {"positions": whole, "early_log10_p": normal_log10_sf(early), "score": (heads + whole) / math.sqrt(2.0)}
     return together([heads, whole], other, choices), said
+
+
+def _orders(left: list[list[Forms]], right: list[list[Forms]], groups: int, *, stands: bool) -> list[HeadOrder]:
+    """For each layer the order of heads in which forms of all kinds together agree best.
+
+    Where position rows count (`stands`) units stand, and heads are taken as they stand, too: they have to agree by
+    themselves there, their order not paid for. So they are in models of few layers: heads that do not belong together
+    are the measure, and where few are of other layers, choosing would move it.
+    """
+    heads, layers = len(left[0][0][0]), len(left[0])
+    if stands or layers < NEIGHBORS:
+        return [HeadOrder.standing(heads, groups)] * layers
+    suit_LHH = torch.zeros(layers, heads, heads, dtype=torch.float64)
+    for kind in zip(left, right, strict=True):
+        cos_LHH = torch.stack([cosines(x, y) for x, y in zip(*kind, strict=True)])
+        suit_LHH += cos_LHH / cos_LHH.std().clamp_min(1e-30)
+    return [order_of_forms(suit_HH, groups) for suit_HH in suit_LHH]
 
 
 def _seen(forms: Forms, frame_DK: Tensor) -> Forms:

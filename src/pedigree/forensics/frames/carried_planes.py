@@ -5,7 +5,7 @@ layer, or its attention. But it is one turn for the whole model. Vocabulary rows
 them: they have no order that could be chosen. So the frame is fitted on them and never on what is compared, and the
 query/key planes of all layers are scored in it (`exact/plane_agreement.py`). Nobody who edits a model without
 changing what it computes has a say in that, but for the order of heads. Agreement of the vocabulary rows themselves
-counts for nothing.
+counts for nothing. Every order of heads is paid for, so the best one is looked for (`head_order.py`).
 
 This sees what order and frame of feed-forward units leave open in narrow models: the minor parent of a merge. And a
 frame that was spent on the attention of some layer does not carry over.
@@ -17,7 +17,7 @@ heads of a group and their key, P = planes of a layer, L = layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import CARD, PlaneMeter
+from pedigree.forensics.frames.head_order import HeadOrder, planes_in_order
 from pedigree.forensics.frames.named_frame import EVEN_TOKENS, Tables, evenness, frame_of, tables_of, turned
 from pedigree.forensics.sides.anchors import SharedTokens
 from pedigree.forensics.sides.linear import without_damage
@@ -71,7 +72,10 @@ def planes_agree(a: Side, b: Side, tokens: SharedTokens, pairs: Sequence[tuple[i
     of_layer = math.lgamma(groups + 1) + groups * math.lgamma(int(b.anatomy.n_heads or groups) // groups + 1)
     # The loud directions that are left out may be B's or A's: two looks, both paid for.
     choices = paid + len(pairs) * of_layer + math.log(2.0)
-    looks = [_look(left, right, tables, choices), _look(right, left, turned(tables), choices)]
+    looks = [
+        _meet(left, right, tables, groups).outcome(choices),
+        _meet(right, left, turned(tables), groups).outcome(choices),
+    ]
     best = min(looks, key=lambda outcome: (outcome.log10_p or 0.0, -outcome.statistic))
     if not best.log10_p:
         return best
@@ -81,19 +85,19 @@ def planes_agree(a: Side, b: Side, tokens: SharedTokens, pairs: Sequence[tuple[i
     return replace(best, log10_p=0.0 if steered else best.log10_p, extra=best.extra | said)
 
 
-def _look(left: Tensor, right: Tensor, tables: Tables, choices: float) -> TestOutcome:
-    return _meet(left, right, tables).outcome(choices)
-
-
-def _meet(left: Tensor, right: Tensor, tables: Tables) -> PlaneMeter:
+def _meet(left: Iterable[Tensor], right: Iterable[Tensor], tables: Tables, groups: int | None = None) -> PlaneMeter:
+    """Planes of all layers in the frame of the tables: heads as they stand, or in the best order of so many groups."""
     frame_DK, lens_EK = frame_of(tables)
     meter = PlaneMeter()
     for x_PV2D, y_PV2E in zip(left, right, strict=True):
-        meter.add(x_PV2D @ frame_DK, y_PV2E @ lens_EK)
+        seen_PV2K, there_PV2K = x_PV2D @ frame_DK, y_PV2E @ lens_EK
+        meter.add(seen_PV2K, there_PV2K if groups is None else planes_in_order(seen_PV2K, there_PV2K, groups))
     return meter
 
 
-def plane_tail(a: Side, b: Side, tables: Tables, pairs: Sequence[tuple[int, int]]) -> float | None:
+def plane_tail(
+    a: Side, b: Side, tables: Tables, pairs: Sequence[tuple[int, int]], orders: Sequence[HeadOrder]
+) -> float | None:
     """log10 p of planes in the frame that tables give, seen from A; neither the order of heads nor a least ratio is
     asked for. None where there are no planes.
 
@@ -101,6 +105,7 @@ def plane_tail(a: Side, b: Side, tables: Tables, pairs: Sequence[tuple[int, int]
         a, b: the two models.
         tables: vocabulary rows as `named_frame.tables_of` gives them.
         pairs: (layer of A, layer of B).
+        orders: of B's heads, for each of the pairs.
     """
     if any(side.anatomy.rope not in ("half", "interleaved") or not side.anatomy.rotary_dim for side in (a, b)):
         return None
@@ -108,7 +113,7 @@ def plane_tail(a: Side, b: Side, tables: Tables, pairs: Sequence[tuple[int, int]
     left, right = (planes_of(side, [pair[k] for pair in pairs], count) for k, side in enumerate((a, b)))
     if left is None or right is None or left.shape[1:4] != right.shape[1:4]:
         return None
-    return _meet(left, right, tables).log10_tail()
+    return _meet(left, [o.planes(y_PV2E) for o, y_PV2E in zip(orders, right, strict=True)], tables).log10_tail()
 
 
 def frame_spent(

@@ -30,6 +30,7 @@ from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.streamed_units import blocks
 from pedigree.forensics.sides.views import UnitKind, is_gated
 from pedigree.forensics.units.evidence import CLEAR_Z, KINDS, Evidence, collect_evidence, look_closer
+from pedigree.forensics.units.layer_path import NOISE_Z
 from pedigree.forensics.units.matching import Table, centered, make_table
 from pedigree.forensics.units.tables import Key, Tables
 
@@ -119,10 +120,15 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
         return result
     if not a.sample.ladder:
         return _finish(a, b, result)
+    plain = result.best
     _climb_rungs(a, b, tokens, probe, frames, result)
     others = [i for i in range(a.n_layers) if i not in probe]
-    if result.best.best_z() < CLEAR_Z and others and a.sample.max_units is None and not a.sample.streamed:
-        _try_elsewhere(a, b, others, first, result)
+    if a.sample.max_units is None and not a.sample.streamed:
+        if result.best.best_z() < CLEAR_Z and others:
+            _try_elsewhere(a, b, others, first, result)
+    elif result.best.best_z() < NOISE_Z:
+        # No frame has shown anything, so none was chosen for a reason: the other layers may stand where they stood.
+        result.best = plain
     return _finish(a, b, result)
 
 
