@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forensics.tiny_models import turned
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -81,31 +82,6 @@ def side(tmp_path: Path) -> Iterator[object]:
 
 def merged(minor: Tensors, major: Tensors, share: float = 0.2) -> Tensors:
     return {name: share * tensor + (1.0 - share) * major[name] for name, tensor in minor.items()}
-
-
-def turned(tensors: Tensors, turn_DD: Tensor) -> Tensors:
-    """The residual stream turned, gains folded into readers first: the function stays."""
-    out = {}
-    for name, tensor in tensors.items():
-        if tensor.ndim == 1:
-            out[name] = torch.ones_like(tensor)
-            continue
-        wide = tensor.double()
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            out[name] = (turn_DD.T @ wide).float()
-            continue
-        gain = _gain_of(name)
-        out[name] = ((wide * tensors[gain].double() if gain else wide) @ turn_DD).float()
-    return out
-
-
-def _gain_of(name: str) -> str | None:
-    if name == TABLES[1]:
-        return "model.norm.weight"
-    if name == TABLES[0]:
-        return None
-    prefix = ".".join(name.split(".")[:3])
-    return f"{prefix}.{'input' if 'self_attn' in name else 'post_attention'}_layernorm.weight"
 
 
 def planes_moved(tensors: Tensors, seed: int) -> Tensors:
