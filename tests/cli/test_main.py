@@ -184,6 +184,23 @@ def test_it_starts_without_anything_heavy(arguments: str) -> None:
     assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
+@pytest.mark.parametrize("library", ["typer", "pedigree.cli.main", "pedigree.forensics.compare"])
+def test_an_interruption_while_libraries_are_loaded_ends_like_any_other(library: str, tmp_path: Path) -> None:
+    done = in_a_process(
+        "-c",
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {library!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from pedigree.cli.start import main\n"
+        f"sys.argv = ['pedigree', 'compare', {str(tmp_path)!r}, {str(tmp_path)!r}]\n"
+        "sys.exit(main())",
+    )
+    said = "interrupted: nothing was written; the same command starts again\n"
+    assert (done.returncode, done.stderr.strip("\n") + "\n") == (130, said)
+
+
 def test_the_module_runs_like_the_program() -> None:
     done = in_a_process("-m", "pedigree", "compare", "a", "b", "--depth", "deep")
     assert done.returncode == 2

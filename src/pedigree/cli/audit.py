@@ -11,6 +11,7 @@ import typer
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import GO_ON, check_free, write_file
 from pedigree.cli.ledger_options import (
+    FAIL_ON_VERDICT,
     STYLES,
     CheckpointOption,
     LedgerOption,
@@ -56,7 +57,7 @@ def audit(
     others: Annotated[
         list[Path] | None,
         typer.Option(
-            "--with", metavar="DIR", help="More models to hold it against; repeatable.", envvar="PEDIGREE_WITH",
+            "--with", metavar="DIR", help="More models to hold it against; may be given again.", envvar="PEDIGREE_WITH",
             rich_help_panel=INPUT, show_default=False,
         ),
     ] = None,
@@ -68,8 +69,8 @@ def audit(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="VERDICT", help="Exit with 1 on this verdict of an edge too; repeatable.",
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            metavar="VERDICT", help=FAIL_ON_VERDICT, envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
     record: Annotated[
@@ -87,7 +88,7 @@ def audit(
 
     [bold]Examples[/bold]
 
-    pedigree audit runs/tiny
+    pedigree audit runs/quickstart
 
     pedigree audit path/to/model --with path/to/base --html audit.html
 

@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 import typer
 
 from pedigree.cli.files import GO_ON, WRITTEN
+from pedigree.cli.start import INTERRUPTED, NOTHING_WRITTEN
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG = 0, 1, 2, 3, 70
 
 # Base of the argument parser's own errors. typer carries the parser inside itself since 0.26 and imported it from
 # elsewhere before, so the class is found through the one name that both have.
@@ -113,7 +114,7 @@ def interrupted_text() -> str:
     if GO_ON:
         return f"interrupted: {GO_ON[-1]}"
     if not WRITTEN:
-        return "interrupted: nothing was written; the same command starts again"
+        return NOTHING_WRITTEN
     written = ", ".join(str(path) for path in WRITTEN)
     return f"interrupted: complete files on disk are {written}; the same command goes on from there with --force"
 

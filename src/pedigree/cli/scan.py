@@ -40,8 +40,8 @@ def scan(
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="LIBRARY", help="The library to search.", envvar="PEDIGREE_LIBRARY", rich_help_panel=INPUT,
-            show_default=False,
+            metavar="LIBRARY", help="The library to search; must be named.", envvar="PEDIGREE_LIBRARY",
+            rich_help_panel=INPUT, show_default=False,
         ),
     ] = None,
     salt: SaltOption = "",
@@ -119,7 +119,7 @@ def answer_lines(record: Scan, width: int) -> list[Line]:
     """Verdict, one line for each relative, how many were tried, what was not checked."""
     result = record.result
     tried = f"   {result.multiplicity.tried} models tried, {result.multiplicity.compared} compared"
-    lines: list[Line] = [[Span(result.verdict.upper(), STYLES[result.verdict]), Span(tried)]]
+    lines: list[Line] = [[Span(result.verdict, STYLES[result.verdict]), Span(tried)]]
     if result.relatives:
         lines.append([Span("")])
         lines += [[Span(_line(relative, width))] for relative in result.relatives]

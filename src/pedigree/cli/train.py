@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
+from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.files import GO_ON
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
 from pedigree.cli.recording import UnrecordedOption
+from pedigree.cli.start import INTERRUPTED
 from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
