@@ -114,6 +114,7 @@ def answer_lines(found: Clearance, out: Output) -> list[Line]:
         bound = f"{result.multiplicity.any_false_upper_95:.2g}"
         told = f"chance that any of so many independent models is called related: at most {bound}"
         lines.append((Span(f"{'error rate':<13}{told}"),))
+    lines += [(Span(f"{'left out':<13}{words}"),) for words in result.left_out]
     lines += [(Span(f"{'not checked':<13}{shorten(words, width - 13)}"),) for words in result.not_checked]
     return lines
 
@@ -121,5 +122,5 @@ def answer_lines(found: Clearance, out: Output) -> list[Line]:
 def _line(one: Cleared, width: int) -> str:
     if not one.compared:
         return shorten(f"  {'not compared':<21} {'':<15} {one.name}: {one.error}", width)
-    limit = f", would see {one.detection_limit:.0%} of units" if one.detection_limit is not None else ""
+    limit = f", would see {one.detection_limit:.1%} of units" if one.detection_limit is not None else ""
     return shorten(f"  {one.verdict or '':<21} on {one.compared:<12} {one.name}{limit}", width)

@@ -16,7 +16,7 @@ from pedigree.errors import MissingInput
 NameOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT", help="What requests call the model; by default as its directory.", envvar="PEDIGREE_NAME",
+        metavar="TEXT", help="What requests call the model; by default its directory or step.", envvar="PEDIGREE_NAME",
         rich_help_panel=OUTPUT, show_default=False,
     ),
 ]  # fmt: skip

@@ -64,6 +64,9 @@ STATE_SENTENCES: Mapping[State, str] = {
 SOURCE_NAMES: Mapping[Source, str] = {
     "ledger": "ledger", "card": "model card", "family": "record of the family"
 }  # fmt: skip
+NOTHING_CLAIMED = (
+    "Nothing is claimed of these models in a ledger, a record of the family or a model card; nothing was compared."
+)
 WHAT_IT_IS_NOT = (
     "This is a finding about files and what is recorded of them. It says nothing about people, intent, lawfulness or "
     "quality. A record shows what was recorded, not that all was."
