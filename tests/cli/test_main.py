@@ -161,6 +161,13 @@ def test_underscores_are_taken_for_hyphens(pedigree: Pedigree) -> None:
     assert "unknown word" in pedigree("compare", "x", "y", "--fail_on", "nothing-known").err
 
 
+@pytest.mark.parametrize("command", ["compare", "bench make", "ledger key add"])
+def test_a_command_typed_alone_says_what_is_missing(pedigree: Pedigree, command: str) -> None:
+    ran = pedigree(*command.split())
+    assert ran.code == 2
+    assert re.search(r"error: (the arguments are missing|missing argument)", ran.err)
+
+
 def test_no_command_at_all_prints_help_and_could_not_run(pedigree: Pedigree) -> None:
     ran = pedigree()
     assert ran.code == 2

@@ -58,6 +58,8 @@ def usage_error(error: Exception) -> UsageError:
     format_message = getattr(error, "format_message", None)
     if callable(format_message) and not getattr(error, "option_name", None):
         message = str(format_message()).strip().rstrip(".")
+    if not message:  # a command that takes arguments was typed alone; its help has been printed
+        message = "the arguments are missing"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pedigree"
     fix = f"{command} --help"
