@@ -182,9 +182,7 @@ def answer_lines(found: Audit, width: int) -> list[Line]:
     if not result.edges:
         nothing = "no ledger, family.json or model card here says what they were made from; nothing was compared"
         lines.append((Span(f"{'no claims':<13}{nothing}"),))
-        lines.append(
-            (Span(f"{'':<13}pedigree compare, or scan and clear against a library, ask the weights alone"),)
-        )
+        lines.append((Span(f"{'':<13}pedigree compare, or scan and clear against a library, ask the weights alone"),))
     for edge in result.edges:
         lines.append((Span(f"{edge.verdict:<13}", STYLES[edge.verdict]), Span(shorten(_edge_words(edge), width - 13))))
         told = f"{', '.join(edge.lies)}: {edge.why}" if edge.lies else edge.why

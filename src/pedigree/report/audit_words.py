@@ -84,7 +84,10 @@ def claim_text(edge: AuditEdge) -> str:
         return f"{edge.child_name} began with random weights"
     if edge.role == "origin":
         return f"{edge.child_name} came from elsewhere ({edge.parent_name or 'not told'})"
-    return f"{edge.child_name} was made from {edge.parent_name or 'an unnamed model'} by {edge.operation}"
+    parent = edge.parent_name or "an unnamed model"
+    if edge.operation == "descends":
+        return f"{edge.child_name} descends from {parent}"
+    return f"{edge.child_name} was made from {parent} by {edge.operation}"
 
 
 def counts_text(audit: Audit) -> str:
