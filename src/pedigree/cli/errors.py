@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from pedigree.cli.files import GO_ON, WRITTEN
-from pedigree.cli.start import INTERRUPTED, NOTHING_WRITTEN
+from pedigree.cli.interruption import INTERRUPTED, NOTHING_WRITTEN
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 

@@ -10,10 +10,10 @@ import typer
 
 from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.files import GO_ON, write_file
+from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
 from pedigree.cli.recording import UnrecordedOption
-from pedigree.cli.start import INTERRUPTED
 from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
 from pedigree.cli.version import producer
 from pedigree.errors import InternalError

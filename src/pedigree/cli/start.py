@@ -1,14 +1,13 @@
 """Where the program starts: the command line is loaded under a guard, since loading takes a moment and Ctrl-C may come.
 
-Only the standard library is imported up here, and little of it.
+Only what is there at once is imported up here.
 """
 
 from __future__ import annotations
 
 import sys
 
-NOTHING_WRITTEN = "interrupted: nothing was written; the same command starts again"
-INTERRUPTED = 130
+from pedigree.cli.interruption import INTERRUPTED, NOTHING_WRITTEN
 
 
 def main() -> int:

@@ -10,10 +10,10 @@ import typer
 
 from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.files import GO_ON
+from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
 from pedigree.cli.recording import UnrecordedOption
-from pedigree.cli.start import INTERRUPTED
 from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
