@@ -183,7 +183,7 @@ def test_what_is_installed_is_this_package_with_its_program(command: Command) ->
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("this environment runs the source without installing it")
     scripts = {script.name: script.value for script in installed.entry_points}
-    assert scripts == {"pedigree": "pedigree.cli.main:main"}
+    assert scripts == {"pedigree": "pedigree.cli.start:main"}
     assert installed.version == project()["version"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # nothing is imported before the program guards its own loading
+    from typing import Any
 
 __all__ = ["record"]
 

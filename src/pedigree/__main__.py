@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pedigree.cli.main import main
+from pedigree.cli.start import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -102,7 +102,7 @@ def test_a_model_is_cleared_against_a_library(
     monkeypatch.setenv("PEDIGREE_HTML", "sheet.html")
     ran = pedigree("clear", str(family.model("left")), "--against", "strangers")
     assert ran.code == 0, ran.err
-    assert ran.out.startswith("UNRELATED   tested against 1 model, no relation found")
+    assert ran.out.startswith("\u25cb unrelated   tested against 1 model, no relation found")
     assert "would see" in ran.out
     sheet = Path("sheet.html").read_text(encoding="utf-8")
     assert re.search(r"Sharing \d+(\.\d)? % of its units or more", sheet)
@@ -142,7 +142,7 @@ def test_fingerprints_alone_clear_nothing(
     assert pedigree("library", "add", "prints", "s.fingerprint", "--quiet").code == 0
     ran = pedigree("clear", str(family.model("left")), "--against", "prints")
     assert ran.code == 3
-    assert ran.out.startswith("INCONCLUSIVE   not cleared: a relation to 1 of 1 models could not be excluded")
+    assert ran.out.startswith("? inconclusive   not cleared: a relation to 1 of 1 models could not be excluded")
     assert "fingerprints see units in place and exclude no relation" in ran.out
     assert pedigree("clear", str(family.model("left"))).code == 2
 

@@ -66,7 +66,7 @@ def test_library_and_scan(pedigree: Pedigree, shop: Shop, tmp_path: Path, monkey
     monkeypatch.setenv("PEDIGREE_CANDIDATES", "2")
     monkeypatch.setenv("PEDIGREE_CONFIRM", "0")
     ran = pedigree("scan", where(shop, "child"))
-    assert ran.out.startswith("RELATIVES-FOUND   2 models tried, 2 compared\n")
+    assert ran.out.startswith("relatives-found   2 models tried, 2 compared\n")
     assert pedigree("scan", where(shop, "child"), "--quiet").out == where(shop, "A") + "\n"
     ran = pedigree("scan", where(shop, "child"), "--json", "--fail-on", "relatives-found")
     assert (ran.code, json.loads(ran.out)["result"]["multiplicity"]["tried"]) == (1, 2)

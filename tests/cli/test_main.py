@@ -161,6 +161,13 @@ def test_underscores_are_taken_for_hyphens(pedigree: Pedigree) -> None:
     assert "unknown word" in pedigree("compare", "x", "y", "--fail_on", "nothing-known").err
 
 
+@pytest.mark.parametrize("command", ["compare", "bench make", "ledger key add"])
+def test_a_command_typed_alone_says_what_is_missing(pedigree: Pedigree, command: str) -> None:
+    ran = pedigree(*command.split())
+    assert ran.code == 2
+    assert re.search(r"error: (the arguments are missing|missing argument)", ran.err)
+
+
 def test_no_command_at_all_prints_help_and_could_not_run(pedigree: Pedigree) -> None:
     ran = pedigree()
     assert ran.code == 2
@@ -182,6 +189,23 @@ def test_it_starts_without_anything_heavy(arguments: str) -> None:
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr); sys.exit(code)",
     )
     assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+@pytest.mark.parametrize("library", ["typer", "pedigree.cli.main", "pedigree.forensics.compare"])
+def test_an_interruption_while_libraries_are_loaded_ends_like_any_other(library: str, tmp_path: Path) -> None:
+    done = in_a_process(
+        "-c",
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {library!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from pedigree.cli.start import main\n"
+        f"sys.argv = ['pedigree', 'compare', {str(tmp_path)!r}, {str(tmp_path)!r}]\n"
+        "sys.exit(main())",
+    )
+    said = "interrupted: nothing was written; the same command starts again\n"
+    assert (done.returncode, done.stderr.strip("\n") + "\n") == (130, said)
 
 
 def test_the_module_runs_like_the_program() -> None:

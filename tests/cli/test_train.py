@@ -127,6 +127,10 @@ def test_a_checkpoint_of_other_settings_is_refused_until_fresh_is_said(pedigree:
         (("--set", "optimizer.rate=1"), "fix: did you mean"),
         (("--set", "tokens"), "expected KEY=VALUE"),
         (("--set", "tokens=-5"), "greater than or equal to 1"),
+        (
+            ("--set", "schedule.warmup_tokens=99999"),
+            "error: these settings cannot be: a warm-up of 99999 tokens is longer",
+        ),
         (("--only", "bsae"), "did you mean --only base?"),
         (("--set", "mesh.dp_shard=2"), "does not fit the number of processes"),
         (("--set", "sequence_length=4096"), "longer than the context"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -37,7 +38,7 @@ def test_verdict_weights_and_what_was_not_checked(pedigree: Pedigree, shop: Shop
     ran = pedigree("unmerge", str(shop.folder / "merge"), "--parents", *paths, "-o", str(recipe))
     assert ran.code == 0
     lines = ran.out.splitlines()
-    assert lines[0] == "MERGE by linear"
+    assert lines[0] == "merge by linear"
     assert lines[2].split()[:2] == ["parent", "0.6000"]
     assert lines[4].split()[:2] == ["parent", "0.0000"]
     assert "parents that were not among the candidates" in ran.out
@@ -46,6 +47,16 @@ def test_verdict_weights_and_what_was_not_checked(pedigree: Pedigree, shop: Shop
     again = pedigree("unmerge", str(shop.folder / "merge"), "--parents", *paths, "-o", str(recipe))
     assert again.code == 2
     assert "is there already" in again.err
+
+
+def test_what_is_odd_about_the_files_is_told(pedigree: Pedigree, shop: Shop, tmp_path: Path) -> None:
+    """A second file of weights beside the one that is read."""
+    folder = tmp_path / "two"
+    shutil.copytree(shop.folder / "merge", folder)
+    shutil.copy(shop.folder / "C" / "model.safetensors", folder / "older.safetensors")
+    ran = pedigree("unmerge", str(folder), "--parents", str(shop.folder / "A"), str(shop.folder / "B"))
+    assert ran.code == 0
+    assert f"warning: {folder}: older.safetensors is there too and was not read" in ran.err
 
 
 def test_json_and_exit_codes(pedigree: Pedigree, shop: Shop) -> None:

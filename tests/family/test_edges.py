@@ -55,6 +55,18 @@ def test_a_verdict_is_held_against_what_was_done(
     assert _finding(Pair("a", "b", standing, kin), verdict) == finding
 
 
+@pytest.mark.parametrize(
+    ("step", "finding"), [("related", "corroborated"), ("inconclusive", "contradicted"), ("unrelated", "contradicted")]
+)
+def test_what_stands_behind_a_named_parent_is_no_parent_that_was_left_out(step: Verdict, finding: str) -> None:
+    """The parent was made in two steps; the comparison over both of them cannot say, those of each step can."""
+    edges = [
+        edge("old", "way", "related", "made"), edge("way", "named", step, "made"), edge("old", "named", "inconclusive"),
+        edge("named", "child", "related", "made", "claimed"), edge("old", "child", "related"),
+    ]  # fmt: skip
+    assert claim_of("child", ["named"], edges)[0] == finding
+
+
 def test_a_model_said_to_be_from_scratch_that_shares_ancestry_is_contradicted_by_name() -> None:
     finding, why = claim_of("grown", [], [edge("old", "grown", "related", "made"), edge("other", "grown", "unrelated")])
     assert finding == "contradicted"

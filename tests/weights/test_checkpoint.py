@@ -82,13 +82,6 @@ def test_opening_reads_headers_only(model: Path) -> None:
         assert ck.meter.read == ck.meter.total - data + (model / "config.json").stat().st_size
 
 
-def test_raw_rows_are_the_bytes_of_the_file(model: Path) -> None:
-    with open_checkpoint(model) as ck:
-        raw = ck.read_raw("layers.0.up.weight", 2, 5)
-        assert raw.shape == (3, 32)
-        assert raw.reshape(-1).view(torch.float32).equal(TENSORS["layers.0.up.weight"][2:5].reshape(-1))
-
-
 def test_nan_and_infinite_values_are_read_as_they_are(tmp_path: Path) -> None:
     tensor = torch.tensor([[float("nan"), 1.0], [float("inf"), -0.0]])
     save_file({"x": tensor}, tmp_path / "model.safetensors")

@@ -75,7 +75,6 @@ def test_rows_of_every_quantization_equal_the_whole_tensor_decoded(tmp_path: Pat
             assert np.array_equal(ck.read("w").numpy(), expected, equal_nan=True)
             assert np.array_equal(ck.read_rows("w", 2, 4).numpy(), expected[2:4], equal_nan=True)
             assert np.array_equal(ck.read_index("w", [5, 0, 0]).numpy(), expected[[5, 0, 0]], equal_nan=True)
-            assert np.array_equal(ck.read_raw("w", 1, 3).numpy(), raw[1:3])
             assert ck.read("w").dtype == torch.float32
 
 
@@ -104,8 +103,6 @@ def test_a_quantized_vector_is_read_whole_and_sliced(tmp_path: Path) -> None:
         assert ck.read("v").shape == (64,)
         assert ck.read_rows("v", 10, 20).equal(ck.read("v")[10:20])
         assert ck.read_index("v", [3, 1]).equal(ck.read("v")[[3, 1]])
-        with pytest.raises(InputError, match="not stored one after the other"):
-            ck.read_raw("v", 0, 1)
 
 
 @pytest.mark.parametrize("shape", [(0, 32), (2, 0), (0,), (3, 0, 32)])

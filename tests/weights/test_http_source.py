@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -316,6 +317,19 @@ def test_many_threads_share_the_connections(server: RangeServer) -> None:
 def test_a_server_that_is_not_there_is_a_source_error() -> None:
     with pytest.raises(SourceError, match="failed 5 times in a row"):
         open_checkpoint("http://127.0.0.1:1/model.safetensors")
+
+
+def test_a_host_of_no_known_name_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        asked.append(1)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    asked: list[int] = []
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(SourceError, match="no host of this name can be found") as caught:
+        open_checkpoint("http://models.invalid/model.safetensors")
+    assert len(asked) == 1
+    assert "check the address and the connection" in str(caught.value.fix)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def _not_checked(against: Sequence[Cleared], limits: Sequence[float]) -> list[st
     if open_ones:
         told.append(f"the comparison with {_listed(open_ones)} cannot say")
     if limits:
-        told.append(f"an overlap below {max(limits):.0%} of the units of every layer would not have been seen")
+        told.append(f"an overlap below {max(limits):.1%} of the units of every layer would not have been seen")
     told.append("models that are not in the library")
     told.append("distillation and training on another model's outputs leave no trace in weights")
     return told

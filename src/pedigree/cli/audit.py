@@ -11,6 +11,7 @@ import typer
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import GO_ON, check_free, write_file
 from pedigree.cli.ledger_options import (
+    FAIL_ON_VERDICT,
     STYLES,
     CheckpointOption,
     LedgerOption,
@@ -56,7 +57,7 @@ def audit(
     others: Annotated[
         list[Path] | None,
         typer.Option(
-            "--with", metavar="DIR", help="More models to hold it against; repeatable.", envvar="PEDIGREE_WITH",
+            "--with", metavar="DIR", help="More models to hold it against; may be given again.", envvar="PEDIGREE_WITH",
             rich_help_panel=INPUT, show_default=False,
         ),
     ] = None,
@@ -68,8 +69,8 @@ def audit(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="VERDICT", help="Exit with 1 on this verdict of an edge too; repeatable.",
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            metavar="VERDICT", help=FAIL_ON_VERDICT, envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
     record: Annotated[
@@ -87,7 +88,7 @@ def audit(
 
     [bold]Examples[/bold]
 
-    pedigree audit runs/tiny
+    pedigree audit runs/quickstart
 
     pedigree audit path/to/model --with path/to/base --html audit.html
 
@@ -171,18 +172,23 @@ def _show(found: Audit, out: Output) -> None:
 def answer_lines(found: Audit, width: int) -> list[Line]:
     """The gravest word and the counts, one line for each edge with its reason below, what was not checked."""
     from pedigree.report.audit_words import counts_text
+    from pedigree.report.numbers import plural
 
     result = found.result
     counts = counts_text(found)
     here = sum(model.state != "missing" for model in result.models)
-    head = f"   {here} models, {len(result.edges)} edges: {counts or 'none'}"
+    head = f"   {plural(here, 'model')}, {plural(len(result.edges), 'edge')}" + (f": {counts}" if counts else "")
     lines: list[Line] = [(Span(result.verdict, STYLES[result.verdict]), Span(head)), (Span(""),)]
+    if not result.edges:
+        nothing = "no ledger, family.json or model card here says what they were made from; nothing was compared"
+        lines.append((Span(f"{'no claims':<13}{nothing}"),))
+        lines.append((Span(f"{'':<13}pedigree compare, or scan and clear against a library, ask the weights alone"),))
     for edge in result.edges:
         lines.append((Span(f"{edge.verdict:<13}", STYLES[edge.verdict]), Span(shorten(_edge_words(edge), width - 13))))
         told = f"{', '.join(edge.lies)}: {edge.why}" if edge.lies else edge.why
         lines.append((Span(" " * 13), Span(shorten(told, width - 13), "dim")))
     before = f", {result.pairs_from_before} of them in an earlier audit" if result.pairs_from_before else ""
-    lines += [(Span(""),), (Span(f"{'compared':<13}{result.pairs} pairs{before}"),)]
+    lines += [(Span(""),), (Span(f"{'compared':<13}{plural(result.pairs, 'pair')}{before}"),)]
     if result.any_false_upper_95 is not None and result.pairs:
         bound = f"chance of any false relation among so many independent pairs: at most {result.any_false_upper_95:.2g}"
         lines.append((Span(f"{'error rate':<13}{bound}"),))

@@ -188,8 +188,8 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="The page: HTML, or Markdown tables where it ends in .md.",
-            envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
+            "--output", "-o", metavar="FILE", envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT,
+            help="The page, must be named: HTML, or Markdown tables where it ends in .md.", show_default=False,
         ),
     ] = None,
     quiet: QuietOption = False, color: ColorOption = None, force: ForceOption = False,

@@ -89,7 +89,7 @@ def chat(
 
     [bold]Examples[/bold]
 
-    pedigree chat runs/quickstart/base/model
+    pedigree chat runs/quickstart/quickstart/model
 
     pedigree chat path/to/model --prompt "The moon" --max-tokens 32 --temperature 0
 

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pedigree.cli.audit import AgainstOption, HtmlOption
 from pedigree.cli.errors import CANNOT_SAY, DONE, SAYS_NO
 from pedigree.cli.files import check_free, write_file
-from pedigree.cli.options import ColorOption, ForceOption, JsonOption, PickleOption, QuietOption, SaltOption
+from pedigree.cli.options import (
+    INPUT,
+    OUTPUT,
+    ColorOption,
+    ForceOption,
+    JsonOption,
+    PickleOption,
+    QuietOption,
+    SaltOption,
+)
 from pedigree.cli.output import Line, Output, Span, shorten
 from pedigree.errors import MissingInput, UsageError
 
@@ -20,15 +28,27 @@ if TYPE_CHECKING:
 
 def clear(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The model to be cleared.", show_default=False)],
-    against: AgainstOption = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIBRARY", help="The library to test it against; must be named.", envvar="PEDIGREE_LIBRARY",
+            rich_help_panel=INPUT, show_default=False,
+        ),
+    ] = None,
     salt: SaltOption = "",
-    html: HtmlOption = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write the answer as one printable sheet: an HTML file.",
+            envvar="PEDIGREE_HTML", rich_help_panel=OUTPUT, show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
     color: ColorOption = None,
     force: ForceOption = False,
     allow_pickle: PickleOption = False,
-) -> int:
+) -> int:  # fmt: skip
     """Test a model against every model of a library: no relation found, and what would have been seen.
 
     [bold]Examples[/bold]
@@ -77,10 +97,12 @@ def answer_lines(found: Clearance, out: Output) -> list[Line]:
     """The word and its sentence, the models that came nearest, how many were tried, what was not checked."""
     from pedigree.cli.answer import VERDICT_STYLES
     from pedigree.report.clearance_page import answer_sentence
+    from pedigree.report.words import VERDICT_MARKS
 
     result, width = found.result, out.width
+    mark = VERDICT_MARKS[result.verdict][0 if out.unicode else 1]
     lines: list[Line] = [
-        (Span(result.verdict.upper(), VERDICT_STYLES[result.verdict]), Span(f"   {answer_sentence(found)}")),
+        (Span(f"{mark} {result.verdict}", VERDICT_STYLES[result.verdict]), Span(f"   {answer_sentence(found)}")),
         (Span(""),),
     ]
     lines += [(Span(_line(one, width)),) for one in result.against[:8]]
@@ -92,6 +114,7 @@ def answer_lines(found: Clearance, out: Output) -> list[Line]:
         bound = f"{result.multiplicity.any_false_upper_95:.2g}"
         told = f"chance that any of so many independent models is called related: at most {bound}"
         lines.append((Span(f"{'error rate':<13}{told}"),))
+    lines += [(Span(f"{'left out':<13}{words}"),) for words in result.left_out]
     lines += [(Span(f"{'not checked':<13}{shorten(words, width - 13)}"),) for words in result.not_checked]
     return lines
 
@@ -99,5 +122,5 @@ def answer_lines(found: Clearance, out: Output) -> list[Line]:
 def _line(one: Cleared, width: int) -> str:
     if not one.compared:
         return shorten(f"  {'not compared':<21} {'':<15} {one.name}: {one.error}", width)
-    limit = f", would see {one.detection_limit:.0%} of units" if one.detection_limit is not None else ""
+    limit = f", would see {one.detection_limit:.1%} of units" if one.detection_limit is not None else ""
     return shorten(f"  {one.verdict or '':<21} on {one.compared:<12} {one.name}{limit}", width)

@@ -23,8 +23,8 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "blake3": ("digests of what was read", False),
     "cryptography": ("signatures of the ledger", False),
     "rfc8785": ("digests of records", False),
-    "safetensors": ("writing demo models", False),
-    "tokenizers": ("training demo tokenizers", False),
+    "safetensors": ("writing models", False),
+    "tokenizers": ("training and reading tokenizers", False),
     "pydantic": ("records", False),
     "pyyaml": ("reading recipes", False),
     "matplotlib": ("pictures in reports", False),
@@ -32,7 +32,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "segno": ("codes on printed sheets", False),
     "huggingface_hub": ("models named hf://", False),
     "gguf": ("quantized GGUF files", True),
-    "transformers": ("pedigree demo", True),
+    "transformers": ("pedigree demo, pedigree bench", True),
     # The extras: web, data, eval, log, library, fleet, team.
     "fastapi": ("pedigree serve", True),
     "starlette": ("pedigree serve", True),
@@ -42,7 +42,7 @@ LIBRARIES: dict[str, tuple[str, bool]] = {
     "lm-eval": ("pedigree eval --tasks", True),
     "tensorboard": ("TensorBoard events of a training run", True),
     "faiss-cpu": ("search in large libraries", True),
-    "ray": ("pedigree library add --fleet", True),
+    "ray": ("--fleet of library add, scan and tree", True),
     "psycopg": ("a ledger on PostgreSQL", True),
 }
 # Libraries that an extra brings, so that the right version comes.
@@ -138,13 +138,13 @@ def _skipped(libraries: list[Library]) -> list[Skipped]:
 
 def show(result: MachineResult, out: Output) -> None:
     """The machine as a short table."""
-    from pedigree.report.numbers import bytes_text
+    from pedigree.report.numbers import bytes_text, plural
 
     accelerator = result.accelerator or "none (not needed)"
-    threads = f", torch uses {result.threads} threads" if result.threads else ", torch does not start"
+    threads = f", torch uses {plural(result.threads, 'thread')}" if result.threads else ", torch does not start"
     facts = [
         ("python", f"{result.python} on {result.platform}"),
-        ("processor", f"{result.cores} cores{threads}"),
+        ("processor", f"{plural(result.cores, 'core')}{threads}"),
         ("memory", bytes_text(result.memory) if result.memory else "unknown"),
         ("disk", f"{bytes_text(result.free_disk)} free for temporary files" if result.free_disk else "unknown"),
         ("accelerator", accelerator),

@@ -19,11 +19,12 @@ from collections.abc import Callable, Sequence
 import typer
 
 from pedigree.cli.files import GO_ON, WRITTEN
+from pedigree.cli.interruption import INTERRUPTED, NOTHING_WRITTEN
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+DONE, SAYS_NO, COULD_NOT_RUN, CANNOT_SAY, OUR_BUG = 0, 1, 2, 3, 70
 
 # Base of the argument parser's own errors. typer carries the parser inside itself since 0.26 and imported it from
 # elsewhere before, so the class is found through the one name that both have.
@@ -57,6 +58,8 @@ def usage_error(error: Exception) -> UsageError:
     format_message = getattr(error, "format_message", None)
     if callable(format_message) and not getattr(error, "option_name", None):
         message = str(format_message()).strip().rstrip(".")
+    if not message:  # a command that takes arguments was typed alone; its help has been printed
+        message = "the arguments are missing"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pedigree"
     fix = f"{command} --help"
@@ -113,7 +116,7 @@ def interrupted_text() -> str:
     if GO_ON:
         return f"interrupted: {GO_ON[-1]}"
     if not WRITTEN:
-        return "interrupted: nothing was written; the same command starts again"
+        return NOTHING_WRITTEN
     written = ", ".join(str(path) for path in WRITTEN)
     return f"interrupted: complete files on disk are {written}; the same command goes on from there with --force"
 

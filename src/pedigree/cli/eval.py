@@ -128,7 +128,7 @@ def eval(
 
     [bold]Examples[/bold]
 
-    pedigree eval runs/quickstart/base/model
+    pedigree eval runs/quickstart/quickstart/model
 
     pedigree eval path/to/model --text news=news.jsonl --text poems/ --json
 

@@ -36,7 +36,12 @@ def log(
     number: Annotated[
         int,
         typer.Option(
-            "--number", "-n", help="How many entries; 0 for all.", envvar="PEDIGREE_NUMBER", rich_help_panel=OUTPUT
+            "--number",
+            "-n",
+            metavar="N",
+            help="How many entries; 0 for all.",
+            envvar="PEDIGREE_NUMBER",
+            rich_help_panel=OUTPUT,
         ),
     ] = 20,
     everything: Annotated[

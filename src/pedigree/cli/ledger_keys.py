@@ -83,7 +83,9 @@ def add(
     ],
     name: Annotated[
         str,
-        typer.Option(help="Whose it is, as policies name it.", envvar="PEDIGREE_KEY_NAME", show_default=False),
+        typer.Option(
+            metavar="TEXT", help="Whose it is, as policies name it.", envvar="PEDIGREE_KEY_NAME", show_default=False
+        ),
     ] = "",
     role: Annotated[str, typer.Option(metavar="ROLE", help="actor, log or root.", envvar="PEDIGREE_ROLE")] = "actor",
     make: Annotated[
@@ -135,7 +137,8 @@ def revoke(
         ),
     ],
     reason: Annotated[
-        str, typer.Option(help="Why, in a few words.", envvar="PEDIGREE_REASON", show_default=False)
+        str,
+        typer.Option(metavar="TEXT", help="Why, in a few words.", envvar="PEDIGREE_REASON", show_default=False),
     ] = "",
     ledger: LedgerOption = None,
     json: JsonOption = False,

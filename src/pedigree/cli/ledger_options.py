@@ -26,7 +26,7 @@ LedgerOption = Annotated[
 CheckpointOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--checkpoint", metavar="FILE", help="Checkpoints kept elsewhere, held against the ledger; repeatable.",
+        "--checkpoint", metavar="FILE", help="Checkpoints kept elsewhere, held against the ledger; again for more.",
         envvar="PEDIGREE_CHECKPOINT", rich_help_panel=INPUT, show_default=False,
     ),
 ]  # fmt: skip
@@ -39,6 +39,10 @@ MaxAgeOption = Annotated[
 ]  # fmt: skip
 # Repeated from pedigree.ledger.verdict in small letters; a test holds them together.
 VERDICT_WORDS = ("verified", "replayed", "corroborated", "declared", "unknown", "stale", "suspect", "contradicted")
+FAIL_ON_VERDICT = (
+    f"Exit with 1 on an edge of this verdict as well: {', '.join(VERDICT_WORDS[:5])}; stale, suspect and contradicted "
+    "always do."
+)
 STYLES = {
     "VERIFIED": "bold green", "REPLAYED": "bold green", "CORROBORATED": "bold green", "DECLARED": "bold blue",
     "UNKNOWN": "bold magenta", "STALE": "bold yellow", "SUSPECT": "bold yellow", "CONTRADICTED": "bold red",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 InputsOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--inputs", metavar="DIR", help="Look for inputs in this directory and below it as well; repeatable.",
+        "--inputs", metavar="DIR", help="Look for inputs here and below as well; may be given again.",
         envvar="PEDIGREE_INPUTS", rich_help_panel=INPUT, show_default=False,
     ),
 ]  # fmt: skip

@@ -34,7 +34,13 @@ def approve(
     folder: FolderArgument,
     note: Annotated[
         str,
-        typer.Option(help="What was looked at.", envvar="PEDIGREE_NOTE", rich_help_panel=INPUT, show_default=False),
+        typer.Option(
+            metavar="TEXT",
+            help="What was looked at.",
+            envvar="PEDIGREE_NOTE",
+            rich_help_panel=INPUT,
+            show_default=False,
+        ),
     ] = "",
     key: KeyOption = None,
     ledger: LedgerOption = None,
@@ -63,8 +69,8 @@ def waive(
     reason: Annotated[
         str,
         typer.Option(
-            help="Why; it is shown with every verdict.", envvar="PEDIGREE_REASON", rich_help_panel=INPUT,
-            show_default=False,
+            metavar="TEXT", help="Why; it is shown with every verdict.", envvar="PEDIGREE_REASON",
+            rich_help_panel=INPUT, show_default=False,
         ),
     ],
     key: KeyOption = None,

@@ -9,6 +9,7 @@ import typer
 
 from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.ledger_options import (
+    FAIL_ON_VERDICT,
     STYLES,
     CheckpointOption,
     LedgerOption,
@@ -49,8 +50,8 @@ def verify(
     fail_on: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="VERDICT", help="Exit with 1 on this verdict as well; STALE, SUSPECT and CONTRADICTED always do.",
-            envvar="PEDIGREE_LEDGER_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            metavar="VERDICT", help=FAIL_ON_VERDICT, envvar="PEDIGREE_LEDGER_FAIL_ON", rich_help_panel=OUTPUT,
+            show_default=False,
         ),
     ] = None,
     forget: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
-from pedigree.cli.files import GO_ON, write_file
+from pedigree.cli.files import GO_ON, check_free, write_file
 from pedigree.cli.options import (
     COMPUTE,
     INPUT,
@@ -36,7 +36,7 @@ def add(
     folder: _Folder,
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="MODEL...", help="Models, or fingerprints of models.", show_default=False),
+        typer.Argument(metavar="MODEL", help="Models, or fingerprints of models.", show_default=False),
     ] = None,
     salt: SaltOption = "",
     list_file: Annotated[
@@ -150,8 +150,8 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Where the fingerprints go.", envvar="PEDIGREE_OUTPUT",
-            rich_help_panel=OUTPUT, show_default=False,
+            "--output", "-o", metavar="FOLDER", help="Where the fingerprints go; must be named.",
+            envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
     salt: SaltOption = "",
@@ -175,6 +175,9 @@ def export(
         raise OutputExists("the output is a file", where=str(output), fix="name a folder")
     if not output.parent.is_dir():
         raise MissingInput("the folder of the output does not exist", where=str(output.parent))
+    listing = output / "list.json"
+    if output.is_dir():
+        check_free(listing, force=force)
     from pedigree.forensics.scanning.library import open_library
 
     with open_library(folder, salt=salt) as library:
@@ -186,7 +189,7 @@ def export(
             if not target.exists() or force:
                 write_file(target, library.fingerprint(entry).to_bytes(), force=force)
     record = _record(entries, folder)
-    out.note(write_file(output / "list.json", record.to_json() + "\n", force=force))
+    out.note(write_file(listing, record.to_json() + "\n", force=force))
     _show(entries, folder, out)
     return DONE
 

@@ -82,28 +82,14 @@ def _pedigree(
 
 
 _COMMANDS: tuple[Callable[..., int], ...] = (
-    audit, chat, clear, compare, demo, doctor, evaluate, explain, fingerprint, plan, run, scan, schema, serve, train,
-    tree, unmerge, why,
+    audit, chat, clear, compare, demo, doctor, evaluate, explain, fingerprint, import_model, plan, run, scan, schema,
+    serve, train, tree, unmerge, why,
 )  # fmt: skip
-_WITH_ARGUMENTS = (
-    audit,
-    chat,
-    clear,
-    compare,
-    evaluate,
-    fingerprint,
-    plan,
-    run,
-    scan,
-    serve,
-    train,
-    tree,
-    unmerge,
-    why,
-)
+_WITHOUT_ARGUMENTS = (demo, doctor, explain, schema)
 for _command in _COMMANDS:
-    app.command(context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_command in _WITH_ARGUMENTS)(_command)
-app.command("import", context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=True)(import_model)
+    _name = "import" if _command is import_model else _command.__name__  # `import` is no name of a function
+    _bare = _command not in _WITHOUT_ARGUMENTS
+    app.command(_name, context_settings=_SETTINGS, epilog=EXIT_CODES, no_args_is_help=_bare)(_command)
 app.add_typer(bench_app(_SETTINGS, EXIT_CODES), name="bench", epilog=EXIT_CODES)
 app.add_typer(ledger_app(_SETTINGS, EXIT_CODES), name="ledger", epilog=EXIT_CODES)
 app.add_typer(surgery_app(_SETTINGS, EXIT_CODES), name="surgery", epilog=EXIT_CODES)

@@ -29,7 +29,8 @@ def import_model(
     note: Annotated[
         str,
         typer.Option(
-            help="What should be known about it.", envvar="PEDIGREE_NOTE", rich_help_panel=INPUT, show_default=False
+            metavar="TEXT", help="What should be known about it.", envvar="PEDIGREE_NOTE", rich_help_panel=INPUT,
+            show_default=False,
         ),
     ] = "",
     license_: Annotated[

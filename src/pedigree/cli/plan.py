@@ -47,7 +47,9 @@ def _compute(metavar: str, words: str, variable: str) -> Any:
     )
 
 
-MeshOption = Annotated[str | None, _compute("AXES", "dp=..,tp=..,ep=..,pp=..; also vpp, zero, noop, micro.", "MESH")]
+MeshOption = Annotated[
+    str | None, _compute("AXES", "Devices along each axis: dp=64,tp=8,ep=2,pp=5; also vpp, zero, noop, micro.", "MESH")
+]
 DeviceOption = Annotated[
     str | None, _compute("NAME", "ascend-910a, ascend-910b, a100-80gb, h100, h200; cpu is measured.", "DEVICE")
 ]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
-from pedigree.cli.files import GO_ON, WRITTEN, write_file
+from pedigree.cli.errors import DONE, SAYS_NO
+from pedigree.cli.files import GO_ON, write_file
+from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
 from pedigree.cli.recording import UnrecordedOption
@@ -261,7 +262,6 @@ def _finish(record: FamilyRun, folder: Path, out: Output) -> None:
     page = folder / PAGE
     write_file(page, render_family(record), force=True)
     write_file(folder / RECORD, record.to_json() + "\n", force=True)
-    WRITTEN.append(page)
     result = record.result
     if out.mode == "json":
         out.result(record.to_json())

@@ -23,7 +23,7 @@ from pedigree.cli.options import (
     WorkersOption,
     check_word,
 )
-from pedigree.cli.output import Line, Output, Span, shorten
+from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def scan(
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="LIBRARY", help="The library to search.", envvar="PEDIGREE_LIBRARY", rich_help_panel=INPUT,
-            show_default=False,
+            metavar="LIBRARY", help="The library to search; must be named.", envvar="PEDIGREE_LIBRARY",
+            rich_help_panel=INPUT, show_default=False,
         ),
     ] = None,
     salt: SaltOption = "",
@@ -119,11 +119,11 @@ def answer_lines(record: Scan, width: int) -> list[Line]:
     """Verdict, one line for each relative, how many were tried, what was not checked."""
     result = record.result
     tried = f"   {result.multiplicity.tried} models tried, {result.multiplicity.compared} compared"
-    lines: list[Line] = [[Span(result.verdict.upper(), STYLES[result.verdict]), Span(tried)]]
+    lines: list[Line] = [[Span(result.verdict, STYLES[result.verdict]), Span(tried)]]
     if result.relatives:
         lines.append([Span("")])
-        lines += [[Span(_line(relative, width))] for relative in result.relatives]
-        lines += [[Span(_rest_line(other, width))] for other in result.others if _is_kin_of_rest(other)]
+        lines += [[Span(_line(relative))] for relative in result.relatives]
+        lines += [[Span(_rest_line(other))] for other in result.others if _is_kin_of_rest(other)]
     lines.append([Span("")])
     lines += [
         [Span(f"  {label:<13}{words}")]
@@ -141,18 +141,18 @@ def _is_kin_of_rest(candidate: Candidate) -> bool:
     return candidate.rest is not None and candidate.rest.verdict in ("related", "partly-related")
 
 
-def _rest_line(candidate: Candidate, width: int) -> str:
+def _rest_line(candidate: Candidate) -> str:
     """A candidate that shows only once the nearest relative's part is taken out."""
     rest = candidate.rest
     share = f"share {rest.share:.2f}" if rest is not None and rest.share is not None else ""
     word = f"{rest.verdict} to the rest" if rest is not None else ""
-    return shorten(f"  {word:<27} {share:<19} on {candidate.compared:<12} {candidate.location}", width)
+    return f"  {word:<27} {share:<19} on {candidate.compared:<12} {candidate.location}"
 
 
-def _line(candidate: Candidate, width: int) -> str:
+def _line(candidate: Candidate) -> str:
+    """Who it is stands at the end and is never cut: the name is the answer."""
     p = candidate.log10_p_corrected
     exact = f"p <= 10^{p:.0f}" if p is not None and p < -1 else ""
     direction = candidate.direction.verdict if candidate.direction is not None else ""
     way = {"a-to-b": "came first", "b-to-a": "came later"}.get(direction, "")
-    text = f"  {candidate.verdict or '':<21} {exact:<13} {way:<11} on {candidate.compared:<12} {candidate.location}"
-    return shorten(text, width)
+    return f"  {candidate.verdict or '':<21} {exact:<13} {way:<11} on {candidate.compared:<12} {candidate.location}"

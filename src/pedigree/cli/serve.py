@@ -16,7 +16,7 @@ from pedigree.errors import MissingInput
 NameOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TEXT", help="What requests call the model; by default as its directory.", envvar="PEDIGREE_NAME",
+        metavar="TEXT", help="What requests call the model; by default its directory or step.", envvar="PEDIGREE_NAME",
         rich_help_panel=OUTPUT, show_default=False,
     ),
 ]  # fmt: skip
@@ -77,7 +77,8 @@ def serve(
 
     pedigree serve path/to/model --port 0 --max-concurrent 2
 
-    It listens on this machine only, asks nobody who they are, and logs nothing that is said. Ctrl-C ends it.
+    Unless --host says otherwise it listens on this machine only. It asks nobody who they are, and logs nothing that is
+    said. Ctrl-C ends it.
     """
     out = Output(json=json, quiet=quiet)
     limit = parse_size(max_body, option="--max-body")
@@ -102,7 +103,10 @@ def serve(
         if not is_loopback(bound):
             out.warn(f"{url} can be reached by other machines, and anyone who reaches it may use it")
         if out.mode == "json":
-            told = {"schema": "pedigree/server", "version": 1, "result": {"url": url, "model": speaker.name}}
+            told = {
+                "schema": "pedigree/server", "version": 1, "command": "serve", "inputs": {"model": str(model)},
+                "result": {"url": url, "model": speaker.name}, "warnings": [],
+            }  # fmt: skip
             out.result(json_text.dumps(told))
         else:
             out.result(url if out.mode == "quiet" else f"serving {speaker.name} at {url}")

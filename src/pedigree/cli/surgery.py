@@ -70,7 +70,7 @@ def plan(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Text to forecast the damage on, with its name as the domain; may be repeated.",
+            help="Text to forecast the damage on, with its name as the domain; may be given again.",
             envvar="PEDIGREE_PROBE",
             rich_help_panel=INPUT,
             show_default=False,
@@ -130,7 +130,7 @@ def run(
     color: ColorOption = None,
     force: ForceOption = False,
 ) -> int:
-    """Do it. An interrupted run goes on with the same command; the target is absent or complete.
+    """Do what a recipe says. The same command goes on after an interruption; the target is absent or complete.
 
     [bold]Examples[/bold]
 
@@ -170,7 +170,7 @@ def run(
 
 
 def verify(
-    target: Annotated[Path, typer.Argument(metavar="DST", help="What `run` has made.", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="What surgery run has made.", show_default=False)],
     source: Annotated[
         str | None,
         typer.Option(
@@ -193,7 +193,8 @@ def verify(
         ),
     ] = 256,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of the random tokens.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE)
+        int,
+        typer.Option(metavar="N", help="Seed of the random tokens.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE),
     ] = 0,
     json: JsonOption = False,
     quiet: QuietOption = False,

@@ -30,7 +30,7 @@ CONFLICTS = "conflicts.json"
 TOKENIZER = "a directory, tokenizer.json, sentencepiece .model, tiktoken file or .gguf"
 
 FilesArgument = Annotated[
-    list[str], typer.Argument(metavar="[NAME=]FILE...", help="Texts: plain text or JSONL.", show_default=False)
+    list[str], typer.Argument(metavar="[NAME=]FILE", help="Texts: plain text or JSONL.", show_default=False)
 ]
 OutOption = Annotated[
     Path,
@@ -144,7 +144,9 @@ def _size_warnings(encoder: Encoder, size: int) -> list[str]:
 
 
 def audit(
-    tokenizer: Annotated[str, typer.Argument(metavar="TOKENIZER", help=f"{TOKENIZER}.", show_default=False)],
+    tokenizer: Annotated[
+        str, typer.Argument(metavar="TOKENIZER", help=f"What is audited: {TOKENIZER}.", show_default=False)
+    ],
     text: TextOption = None,
     ntrex: NtrexOption = None,
     pattern: PatternOption = None,
@@ -190,7 +192,7 @@ def audit(
 
 def compare(
     tokenizers: Annotated[
-        list[str], typer.Argument(metavar="TOKENIZER...", help=f"Two or more: {TOKENIZER}.", show_default=False)
+        list[str], typer.Argument(metavar="TOKENIZER", help=f"Two or more: {TOKENIZER}.", show_default=False)
     ],
     text: TextOption = None,
     ntrex: NtrexOption = None,
@@ -236,11 +238,11 @@ def compare(
 
 
 def extend(
-    base: Annotated[str, typer.Argument(metavar="BASE", help=f"{TOKENIZER}.", show_default=False)],
+    base: Annotated[str, typer.Argument(metavar="BASE", help=f"What is grown: {TOKENIZER}.", show_default=False)],
     out: OutOption,
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[[NAME=]FILE...]", help="Texts to learn from (text, JSONL).", show_default=False),
+        typer.Argument(metavar="[NAME=]FILE", help="Texts to learn from (text, JSONL).", show_default=False),
     ] = None,
     add: Annotated[
         int,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from pedigree.cli.errors import DONE, INTERRUPTED, SAYS_NO
+from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.files import GO_ON
+from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
 from pedigree.cli.recording import UnrecordedOption

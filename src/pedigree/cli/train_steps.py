@@ -81,10 +81,11 @@ def overridden(config: TrainingConfig, overrides: Mapping[str, Any]) -> Training
         return TrainingConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "training"
-        raise UsageError(
-            "this setting cannot be", where=f"--set {where}", got=first["input"], expected=first["msg"]
-        ) from error
+        told = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # each setting is one, together they are none
+            raise UsageError(f"these settings cannot be: {told}", where="--set") from error
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError("this setting cannot be", where=f"--set {where}", got=first["input"], expected=told) from error
 
 
 def tokenizer_of(place: Workplace, step: Step) -> Path:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def tree(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Two or more models.", show_default=False)
+        list[str] | None, typer.Argument(metavar="MODEL", help="Two or more models.", show_default=False)
     ] = None,
     output: Annotated[
         Path | None,

@@ -38,7 +38,7 @@ def unmerge(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to take apart.", show_default=False)],
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PARENT]...", help="Further candidates, after --parents.", hidden=True),
+        typer.Argument(metavar="PARENT", help="Further candidates, after --parents.", hidden=True),
     ] = None,
     parents: Annotated[
         list[str] | None,
@@ -143,7 +143,7 @@ def answer_lines(record: Unmerging) -> list[Line]:
     """Verdict and method, one line for each source, what is explained, and what is not."""
     result = record.result
     method = f" by {result.method}" if result.method else ""
-    lines: list[Line] = [[Span(result.verdict.upper(), STYLES.get(result.verdict, "bold magenta")), Span(method)]]
+    lines: list[Line] = [[Span(result.verdict, STYLES.get(result.verdict, "bold magenta")), Span(method)]]
     if any(source.weight for source in result.sources):
         lines.append([Span("")])
         lines += [[Span(_source_line(source))] for source in result.sources]

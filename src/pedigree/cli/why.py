@@ -29,7 +29,7 @@ def why(
 
     [bold]Examples[/bold]
 
-    pedigree why runs/tiny/base/model
+    pedigree why runs/quickstart/quickstart/model
 
     pedigree why path/to/model --json
     """

@@ -135,6 +135,19 @@ def claim_of(name: str, claims: Sequence[str], edges: Sequence[EdgeResult]) -> t
 
 
 def _linked(other: str, claims: Sequence[str], edges: Sequence[EdgeResult]) -> bool:
-    """Whether the weights tie another model to one of the claimed parents, so that both explain the same kinship."""
+    """Whether the weights tie another model to one of the claimed parents, so that both explain the same kinship: by
+    their comparison, or step by step, where one was made from the other and every step is borne out."""
     ends = [{edge.a, edge.b} for edge in edges if edge.verdict in SHARED]
-    return any({other, claim} in ends for claim in claims)
+    return any({other, claim} in ends or other in _made_from(claim, edges) for claim in claims)
+
+
+def _made_from(model: str, edges: Sequence[EdgeResult]) -> set[str]:
+    """The models behind one, as far back as the weights bear out every step that was made."""
+    steps = [(edge.b, edge.a) for edge in edges if "made" in edge.standing and edge.verdict in SHARED]
+    found, todo = set[str](), [model]
+    while todo:
+        child = todo.pop()
+        new = {parent for one, parent in steps if one == child} - found
+        found |= new
+        todo += new
+    return found

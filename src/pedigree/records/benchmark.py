@@ -205,6 +205,6 @@ class Benchmark(Record):
             first = error.errors(include_url=False, include_context=False)[0]
             path = ".".join(str(part) for part in first["loc"]) or "top level"
             raise MalformedFile(
-                "this is not the record of a benchmark", where=f"{where}: {path}", got=repr(first.get("input"))[:120],
-                expected=first["msg"], fix="pedigree bench score FOLDER -o FILE",
+                f"this is not the record of a benchmark: {first['msg'][0].lower()}{first['msg'][1:]}",
+                where=f"{where}: {path}", got=repr(first.get("input"))[:120], fix="pedigree bench score FOLDER -o FILE",
             ) from error  # fmt: skip

@@ -327,9 +327,8 @@ class Comparison(Record):
             first = error.errors(include_url=False, include_context=False)[0]
             path = ".".join(str(part) for part in first["loc"]) or "top level"
             raise MalformedFile(
-                "this is not a comparison record",
+                f"this is not a comparison record: {first['msg'][0].lower()}{first['msg'][1:]}",
                 where=f"{where}: {path}",
                 got=repr(first.get("input"))[:120],
-                expected=first["msg"],
                 fix="pedigree schema comparison prints the schema",
             ) from error

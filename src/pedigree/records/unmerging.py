@@ -9,7 +9,6 @@ from pydantic import Field
 from pedigree.records.comparison import InputRecord, Producer, ReadRecord, Record
 
 UnmergeVerdict = Literal["merge", "one-parent", "not-explained", "not-in-frame"]
-UNMERGE_VERDICTS: tuple[UnmergeVerdict, ...] = ("merge", "one-parent", "not-explained", "not-in-frame")
 
 
 class MergeSource(Record):

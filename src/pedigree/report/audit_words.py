@@ -64,6 +64,9 @@ STATE_SENTENCES: Mapping[State, str] = {
 SOURCE_NAMES: Mapping[Source, str] = {
     "ledger": "ledger", "card": "model card", "family": "record of the family"
 }  # fmt: skip
+NOTHING_CLAIMED = (
+    "Nothing is claimed of these models in a ledger, a record of the family or a model card; nothing was compared."
+)
 WHAT_IT_IS_NOT = (
     "This is a finding about files and what is recorded of them. It says nothing about people, intent, lawfulness or "
     "quality. A record shows what was recorded, not that all was."
@@ -81,7 +84,10 @@ def claim_text(edge: AuditEdge) -> str:
         return f"{edge.child_name} began with random weights"
     if edge.role == "origin":
         return f"{edge.child_name} came from elsewhere ({edge.parent_name or 'not told'})"
-    return f"{edge.child_name} was made from {edge.parent_name or 'an unnamed model'} by {edge.operation}"
+    parent = edge.parent_name or "an unnamed model"
+    if edge.operation == "descends":
+        return f"{edge.child_name} descends from {parent}"
+    return f"{edge.child_name} was made from {parent} by {edge.operation}"
 
 
 def counts_text(audit: Audit) -> str:

@@ -91,7 +91,8 @@ def render_run(result: StepResult, rows: Sequence[Mapping[str, Any]]) -> str:
     style = _STYLE.read_text(encoding="utf-8")
     parts = [
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta name="color-scheme" content="light dark"><style>{style}</style></head><body>',
+        '<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">'
+        f"<style>{style}</style></head><body>",
         f"<section><h1>{name}</h1>{_table(facts)}",
         *(f'<div class="block">{svg}</div>' for svg in curves if svg),
         _decisions(result.decisions),

@@ -17,9 +17,10 @@ from pedigree.report.lineage_figure import LineageArc, LineageNode, Tint, depth_
 _TINTS: dict[str, Tint] = {"merge": "merge", "between": "merge", "same-weights": "same"}
 _LEGEND = (
     "arrow: ancestor to descendant; dashed, without arrow: which was first is open",
-    "round box: an ancestor that is not among the models; purple: merge (with weights), or between; blue: same weights",
+    "round box: an ancestor that is not among the models",
+    "purple: merge (with weights), or between two others; blue: same weights",
 )
-_FOOT, _LINE, _LEGEND_WIDTH = 18, 14, 560  # room above the legend, height of a line, width of the longest
+_FOOT, _LINE, _LEGEND_WIDTH = 18, 14, 480  # room above the legend, height of a line, width of the longest
 _COLORS = "svg{color:#1b1f24;background:#fff;padding:12px}text{font-family:system-ui,sans-serif}"
 
 

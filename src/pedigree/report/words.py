@@ -32,7 +32,6 @@ from pedigree.report.numbers import (
     p_text,
     percent_text,
     plural,
-    ranges_text,
     seconds_text,
 )
 
@@ -297,8 +296,3 @@ def reproduce_command(comparison: Comparison) -> str:
     if comparison.annex is not None:
         words.append("--annex")
     return shlex.join([*words, "--json"])
-
-
-def component_layers_text(layers: list[int]) -> str:
-    """The layers an answer about a component covers."""
-    return f"{plural(len(layers), 'layer')}: {ranges_text(layers)}" if layers else ""

@@ -36,7 +36,6 @@ from pedigree.training.shards import Vocabulary
 
 NO_EFFECT, CLEAR_EFFECT = 0.01, 0.3  # nats per token
 DEAD = 0.1  # an expert with less than this share of its fair load is dead
-ABLATIONS = ("random experts", "permuted experts", "same experts")
 
 Change = Callable[[Mixture, Choice], Choice]
 

@@ -162,12 +162,17 @@ class Speaker:
             self.template.close()
 
 
+def _called(folder: Path) -> str:
+    """The name of a directory; where training writes a model it is that of the step."""
+    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
+
+
 def open_speaker(folder: Path, *, name: str | None = None, device: str | None = None, domain: int = 0) -> Speaker:
     """The model in a directory, ready to answer.
 
     Args:
         folder: config.json, weights, tokenizer.json; tokenizer_config.json or chat_template.jinja where there is one.
-        name: what to call it; by default as the directory.
+        name: what to call it; by default as the directory, or as the step whose directory `model` it is.
         device: where to compute; by default an accelerator if there is one.
         domain: domain of every token, for models with random routing.
 
@@ -190,7 +195,7 @@ def open_speaker(folder: Path, *, name: str | None = None, device: str | None = 
     roles = role_tokens(folder)
     experts = model.config.experts
     return Speaker(
-        name or folder.resolve().name,
+        name or _called(folder.resolve()),
         model,
         encoder,
         read_chat_template(folder, encoder),

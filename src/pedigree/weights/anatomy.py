@@ -101,6 +101,12 @@ class Anatomy:
         """All parts: those outside the layers first, then layer by layer, roles and experts in order."""
         return iter(self.by_key.values())
 
+    @property
+    def empty_layers(self) -> tuple[int, ...]:
+        """Layer numbers under which the file holds nothing, though it has higher ones."""
+        there = {layer for role, layer, _ in self.by_key if not role.startswith(MTP)}
+        return tuple(layer for layer in range(self.n_layers) if layer not in there)
+
     def experts(self, layer: int) -> int:
         """Routed experts of a layer; 0 where it is dense."""
         return self.expert_counts.get(layer, 0)

@@ -136,21 +136,6 @@ class Checkpoint:
             raw_UB = raw_UB[inverse_N]
         return decode(extent.info, raw_UB, (rows_N.size, *extent.info.shape[1:]), self._where(extent))
 
-    def read_raw(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Bytes of rows `start` to `stop` as the file stores them, uint8 [N, B]: the quantization grid of a GGUF.
-
-        Raises:
-            MissingInput: no tensor of that name.
-            UsageError: the rows are not inside the tensor.
-            InputError: the rows of this tensor are not stored one after the other.
-            BudgetExceeded: the budget does not cover them.
-        """
-        import torch
-
-        extent = self._extent(name)
-        self._check_rows(extent, start, stop)
-        return torch.from_numpy(self._raw_rows(extent, start, stop))
-
     def stored_blocks(self, name: str, block_bytes: int) -> Iterator[memoryview]:
         """The bytes of a tensor in row-major order, as the file stores its numbers, a block at a time.
 

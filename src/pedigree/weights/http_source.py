@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -334,6 +335,11 @@ class HttpSource:
             try:
                 return attempt()
             except (_Broken, OSError, http.client.HTTPException) as error:
+                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME:
+                    raise self._error(
+                        name, "no host of this name can be found", error.strerror, expected="a network that reaches it",
+                        fix="check the address and the connection, or download the file and name the copy",
+                    ) from error  # fmt: skip
                 n_failed = 1 if progress() > last_progress else n_failed + 1
                 last_progress = progress()
                 if n_failed >= MAX_ATTEMPTS:

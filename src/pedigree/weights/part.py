@@ -147,6 +147,11 @@ class Part:
         """Whether a range of canonical rows is one range of stored bytes."""
         return len(self.pieces) == 1 and self.pieces[0].row_contiguous
 
+    @property
+    def turned(self) -> bool:
+        """Whether canonical columns are what stands in a row of the file."""
+        return any(piece.transposed for piece in self.pieces)
+
     def read(self, rows: Selection = None, cols: Selection = None) -> torch.Tensor:
         """The part as float32, canonical orientation.
 

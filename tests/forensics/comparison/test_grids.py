@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.forensics.merge_shop import Shop
+from tests.forensics.merge_shop import SIZES, Shop
+from tests.forensics.tiny_models import side
 
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.comparison.direction import weigh_direction
-from pedigree.forensics.comparison.grids import IN_ORDER, in_order, steps
+from pedigree.forensics.comparison.grids import IN_ORDER, in_order, is_on_grid, steps
+from pedigree.forensics.comparison.measure import measure
+from pedigree.forensics.comparison.number_edits import number_edits
 from pedigree.surgery.operators.quantize import on_grid
 
 
@@ -55,6 +58,39 @@ def test_a_rounded_copy_comes_after_what_it_was_rounded_from(shop: Shop) -> None
     assert back.rounded == "a"
     assert weigh_direction(b, a, back).verdict == "b-to-a"
     assert weigh_direction(b, a, replace(back, rounded=None)).log_odds > weigh_direction(b, a, back).log_odds
+
+
+def turned(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A GPT-2 of the numbers of a Llama: matrices are stored [in, out]."""
+    out = {"wte.weight": tensors["model.embed_tokens.weight"], "ln_f.weight": tensors["model.norm.weight"],
+           "wpe.weight": drawn(8, 32, SIZES.d), "ln_f.bias": torch.zeros(SIZES.d)}  # fmt: skip
+    for layer in range(SIZES.layers):
+        old, new = f"model.layers.{layer}.", f"h.{layer}."
+        for norm, name in (("ln_1", "input"), ("ln_2", "post_attention")):
+            out[f"{new}{norm}.weight"] = tensors[f"{old}{name}_layernorm.weight"]
+            out[f"{new}{norm}.bias"] = torch.zeros(SIZES.d)
+        query = tensors[old + "self_attn.q_proj.weight"]
+        out[new + "attn.c_attn.weight"] = torch.cat([query, query.flip(0), query.roll(1, 0)]).T.contiguous()
+        for name, source in (("attn.c_proj", "self_attn.o"), ("mlp.c_fc", "mlp.up"), ("mlp.c_proj", "mlp.down")):
+            out[f"{new}{name}.weight"] = tensors[f"{old}{source}_proj.weight"].T.contiguous()
+        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+            out[f"{new}{name}.bias"] = torch.zeros(out[f"{new}{name}.weight"].shape[1])
+    return out
+
+
+def test_a_matrix_that_is_stored_turned_is_rounded_by_what_stands_in_a_row_of_the_file(shop: Shop) -> None:
+    """Groups of neighbors in the file are groups of a column there, and steps of none of its rows."""
+    config = {"model_type": "gpt2", "n_embd": SIZES.d, "n_layer": SIZES.layers, "n_head": SIZES.heads,
+              "n_inner": SIZES.inner, "vocab_size": SIZES.vocab}  # fmt: skip
+    base = turned(shop["base"])
+    rounded = {n: on_grid(t, 4, 32) if t.ndim == 2 and n.startswith("h.") else t for n, t in base.items()}
+    a, b = side(base, config), side(rounded, config)
+    found = measure(a, b, whole_bits=True)
+    assert (found.rounded, found.in_order) == ("b", True)
+    assert [one.kind for one in number_edits(found, stored_otherwise=False)] == ["quantized"]
+    assert weigh_direction(a, b, found).verdict == "a-to-b"
+    assert is_on_grid(b)
+    assert not is_on_grid(a)
 
 
 def test_what_was_moved_after_rounding_is_on_no_grid(shop: Shop) -> None:

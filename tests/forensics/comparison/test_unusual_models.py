@@ -128,6 +128,16 @@ def test_numbers_that_are_not_finite_are_counted_by_tensor() -> None:
     assert (found.bits.damaged_a, found.bits.damaged_b) == ([], ["layers.1.mlp.up"])
 
 
+def test_a_layer_number_without_tensors_has_no_layer_in_the_map() -> None:
+    whole = llama(0, Sizes(layers=4))
+    holed = {name: tensor for name, tensor in shaken(whole, 1).items() if ".layers.2." not in name}
+    for a, b in ((whole, holed), (holed, whole)):
+        left, right = side(a, tokens=TOKENS), side(b, tokens=TOKENS)
+        found = measure(left, right, whole_bits=True)
+        assert (found.layer_map, found.filled) == ([0, 1, None, 3], [])
+        assert judge(left, right, found).verdict == "related"
+
+
 def test_a_file_without_gains_says_nothing_of_norms() -> None:
     part = {name: tensor for name, tensor in PARENT.items() if "self_attn" in name}
     left, right = side(PARENT, tokens=TOKENS), side(part, tokens=TOKENS)

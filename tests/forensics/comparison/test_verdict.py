@@ -11,6 +11,7 @@ from forensics.hand_made import TWIN, WHOLE, Path, bits, found, grid, tokens
 from forensics.tiny_models import Sizes, llama, side
 
 from pedigree.forensics.comparison.findings import CLEAR_EFFECT, CLEAR_LOG10_P, CLEAR_Z, HeadScore
+from pedigree.forensics.comparison.record import told_map
 from pedigree.forensics.comparison.verdict import Judgment, judge
 from pedigree.forensics.descent.survival import Survival
 from pedigree.forensics.sides.contents import Contents
@@ -138,10 +139,16 @@ def test_two_that_share_numbers_and_learned_too_little_are_not_accused() -> None
     assert answer.verdict == "inconclusive"
     assert answer.open_origin
     assert "too little was learned" in answer.reasons[0]
+    assert told_map(found(PLAIN, {}), answer) == PLAIN, "which layers agree is known, whatever made them agree"
     learned = Survival(0.5, 0.6, 0.3, 12, own=-0.5, alike=0.6, excess=0.3)
     answer = ask(Case("", PLAIN, more={"survival": (learned, learned)}))
     assert answer.verdict == "inconclusive"
     assert "neither descent nor a shared start is clear" in answer.reasons[0]
+
+
+@pytest.mark.parametrize("word", ["inconclusive", "unrelated"])
+def test_layers_that_chance_or_a_chosen_frame_laid_side_by_side_are_no_finding(word: Any) -> None:
+    assert told_map(found(PLAIN, {}), Judgment(word, {}, ["units agree, but no more than a chosen frame can"])) == NONE
 
 
 def test_a_whole_model_inside_a_larger_one_is_related_though_most_layers_are_new() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pedigree.errors import UsageError
 from pedigree.surgery.merge.linear import Linear, Passthrough
-from pedigree.surgery.merge.methods import METHODS, REQUIRED, Numbers, find_method
+from pedigree.surgery.merge.methods import METHODS, REQUIRED, Numbers
 from pedigree.surgery.merge.model_stock import ModelStock
 from pedigree.surgery.merge.spherical import Spherical, nuslerp_t
 from pedigree.surgery.merge.tensor_merge import TensorMerge, merge_tensor
@@ -40,7 +40,7 @@ def run(
 
 def built(name: str, shape: tuple[int, ...], n: int, **given: object) -> TensorMerge:
     """A method with its defaults."""
-    method = find_method(name)
+    method = METHODS[name]
     chosen = {**DEFAULTS, **given}
 
     def value(key: str, default: object) -> object:

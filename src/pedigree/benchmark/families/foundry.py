@@ -40,11 +40,6 @@ class Made:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def folder_of(folder: Path, name: str) -> Path:
-    """Where a model lies."""
-    return folder / MODELS / name
-
-
 def workshop(folder: Path, members: Sequence[Member], scale: Scale) -> Workshop:
     """The workshop of a folder."""
     return Workshop(folder / MODELS, recipes(members), max_chars=scale.max_chars)

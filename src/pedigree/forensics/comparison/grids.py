@@ -3,7 +3,8 @@
 Rounding to nearest leaves errors that fill the step of the grid evenly: their mean square is a twelfth of the step's.
 A model that was trained on from a rounded one is on no grid any more, and what training moved is no more even than it
 is bounded by half a step; so the model on the grid came from the other one. Grids are found block by block, without
-knowing groups, scales or zero points: all numbers of a block are whole steps apart.
+knowing groups, scales or zero points: all numbers of a block are whole steps apart. Blocks lie along rows; in a matrix
+that is stored turned (GPT-2's) also along columns, which are its rows in the file: whoever rounds a file rounds those.
 
 Shapes  R = rows, C = columns, K = blocks, N = numbers of a block.
 """
@@ -45,18 +46,15 @@ def rounded_side(a: Side, b: Side, layer_map: list[int | None]) -> str | None:
         a, b: the two models.
         layer_map: layer of A for each layer of B.
     """
-    votes = [_rounded(a_RC, b_RC) for a_RC, b_RC in _matrices(a, b, layer_map, ROWS)]
+    votes = [_rounded(ways) for ways in _matrices(a, b, layer_map, ROWS)]
     told = {vote for vote in votes if vote is not None}
     return told.pop() if len(told) == 1 and votes.count(None) <= len(votes) // 2 else None
 
 
 def is_on_grid(a: Side) -> bool:
     """Whether the numbers of a model stand on a grid of few-bit integers: it was rounded, and not trained since."""
-    told = []
-    for one_RC, _ in _matrices(a, a, list(range(a.n_layers)), ROWS):
-        sizes = _sizes(one_RC)
-        if sizes:
-            told.append(any(_is_gridded(_blocks(one_RC, size)) for size in sizes))
+    matrices = [[one_RC for one_RC, _ in ways] for ways in _matrices(a, a, list(range(a.n_layers)), ROWS)]
+    told = [any(map(_on_some_grid, ways)) for ways in matrices if any(map(_sizes, ways))]
     return bool(told) and all(told)
 
 
@@ -90,7 +88,7 @@ def keeps_order(a: Side, b: Side, layer_map: list[int | None]) -> bool:
         a, b: the two models.
         layer_map: layer of A for each layer of B.
     """
-    found = [in_order(a_RC, b_RC) for a_RC, b_RC in _matrices(a, b, layer_map, MANY_ROWS)]
+    found = [in_order(*_under_one_scale(ways)) for ways in _matrices(a, b, layer_map, MANY_ROWS)]
     return bool(found) and float(torch.cat(found).double().mean()) > IN_ORDER
 
 
@@ -105,7 +103,10 @@ def in_order(a_RC: Tensor, b_RC: Tensor) -> Tensor:
     return ~turned_K
 
 
-def _matrices(a: Side, b: Side, layer_map: list[int | None], n_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+_Ways = list[tuple[Tensor, Tensor]]  # some rows of one matrix in both models; then, where it is stored turned, columns
+
+
+def _matrices(a: Side, b: Side, layer_map: list[int | None], n_rows: int) -> Iterator[_Ways]:
     """Some rows of a few matrices of both, in the places where they stand."""
     count = 0
     for j, i in enumerate(layer_map):
@@ -114,15 +115,29 @@ def _matrices(a: Side, b: Side, layer_map: list[int | None], n_rows: int) -> Ite
             two = b.anatomy.part(role, j)
             if one is None or two is None or tuple(one.shape) != tuple(two.shape) or len(one.shape) != 2:
                 continue
-            rows = list(range(0, one.shape[0], max(1, one.shape[0] // n_rows)))[:n_rows]
-            yield one.read(rows=rows).double(), two.read(rows=rows).double()
+            rows, columns = (_spread(size, n_rows) for size in one.shape)
+            ways = [(one.read(rows=rows).double(), two.read(rows=rows).double())]
+            if one.turned or two.turned:
+                ways.append((one.read(cols=columns).T.double(), two.read(cols=columns).T.double()))
+            yield ways
             count += 1
             if count == MATRICES:
                 return
 
 
-def _rounded(a_RC: Tensor, b_RC: Tensor) -> str | None:
-    return next((side for size in _sizes(a_RC) if (side := _rounded_in(a_RC, b_RC, size)) is not None), None)
+def _spread(size: int, count: int) -> list[int]:
+    """So many numbers below `size`, evenly apart."""
+    return list(range(0, size, max(1, size // count)))[:count]
+
+
+def _rounded(ways: _Ways) -> str | None:
+    tries = ((a_RC, b_RC, size) for a_RC, b_RC in ways for size in _sizes(a_RC))
+    return next((side for one in tries if (side := _rounded_in(*one)) is not None), None)
+
+
+def _under_one_scale(ways: _Ways) -> tuple[Tensor, Tensor]:
+    """The way of laying a matrix out in which neighbors share a scale: the one that has a grid; else by rows."""
+    return next((way for way in ways if any(map(_on_some_grid, way))), ways[0])
 
 
 def _rounded_in(a_RC: Tensor, b_RC: Tensor, size: int) -> str | None:
@@ -146,6 +161,11 @@ def _sizes(x_RC: Tensor) -> list[int]:
 def _stand_on_grid(step_K: Tensor) -> bool:
     """Whether so many blocks have a step that the matrix was rounded."""
     return float((step_K > 0).double().mean()) > ON_GRID
+
+
+def _on_some_grid(x_RC: Tensor) -> bool:
+    """Whether blocks of some size stand on grids."""
+    return any(_is_gridded(_blocks(x_RC, size)) for size in _sizes(x_RC))
 
 
 def _blocks(x_RC: Tensor, size: int) -> Tensor:

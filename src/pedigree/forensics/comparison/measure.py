@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -116,14 +116,16 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         result = climb_in_one_form(a, b, tokens)
     b.forget_whole_units()
     evidence = result.best
-    found = Findings(tokens, result, evidence, evidence.path(), reverse_map=evidence.reverse_path())
+    empty = {*a.anatomy.empty_layers, *b.anatomy.empty_layers}
+    layer_map, reverse_map = _between_layers(a, b, evidence.path()), _between_layers(b, a, evidence.reverse_path())
+    found = Findings(tokens, result, evidence, layer_map, reverse_map=reverse_map)
     if a.sample.goes_on and evidence.best_z() < CLEAR_Z:
         return found
     tell("exact", 0.5, "exact tests on units in place")
     _exact_tests(a, b, found)
     _look_for_units(a, b, found)
     _look_for_planes(a, b, found)
-    found.filled = fill_unseen(found)
+    found.filled = fill_unseen(found, empty)
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, f"{evidence_words(found)}; tracing units")
         found.unit_maps = _unit_maps(a, b, found)
@@ -303,8 +305,18 @@ def _layers_of_units(b: Side, kept: KeptUnits) -> list[int | None]:
     return out
 
 
-def fill_unseen(found: Findings) -> list[int]:
+def _between_layers(a: Side, b: Side, path: list[int | None]) -> list[int | None]:
+    """A path without the numbers under which one of the files holds nothing: these are no layers."""
+    gone, nowhere = a.anatomy.empty_layers, b.anatomy.empty_layers
+    return [None if i in gone or j in nowhere else i for j, i in enumerate(path)]
+
+
+def fill_unseen(found: Findings, empty: Container[int] = ()) -> list[int]:
     """Fill in the layer map where layers were not seen but stand between mapped ones in unbroken order.
+
+    Args:
+        found: what was measured; its layer map is filled in.
+        empty: layer numbers under which one of the files holds nothing: there is no layer to fill in.
 
     Returns:
         The layers of B that were filled in; they carry no evidence of their own.
@@ -317,7 +329,7 @@ def fill_unseen(found: Findings) -> list[int]:
     if shifts != {0}:
         return filled
     for j in range(len(found.layer_map)):
-        if found.unseen(j):
+        if found.unseen(j) and j not in empty:
             found.layer_map[j] = j
             filled.append(j)
     return filled

@@ -45,7 +45,8 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
     """The record of one comparison at one depth (options, decoys and depths are added by the caller)."""
     related = judgment.verdict in ("related", "partly-related")
     direction = weigh_direction(a, b, found) if related else None
-    has_map = any(i is not None for i in found.layer_map) and judgment.verdict not in ("unrelated", "inconclusive")
+    layer_map = told_map(found, judgment)
+    has_map = any(i is not None for i in layer_map)
     gauge = found.evidence.gauge
     return Comparison(
         producer=producer(),
@@ -65,7 +66,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
                 scored_on=_scored_on(found),
                 notes=[f"{what}: best z {z:.1f}" for what, z in found.climb.tried] + found.climb.skipped,
             ),
-            layer_map=found.layer_map if has_map else [None] * b.n_layers,
+            layer_map=layer_map,
             layer_map_detail=_detail(b, found) if has_map else [],
             components=judgment.components,
             transformations=list_changes(a, b, found) if related or judgment.verdict == "identical" else [],
@@ -84,6 +85,14 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
         evidence_map=evidence_map(found),
         warnings=[*_oddities(a, b, found), *judgment.reasons_to_doubt],
     )  # fmt: skip
+
+
+def told_map(found: Findings, judgment: Judgment) -> list[int | None]:
+    """The layer map where it is a finding: layers that chance or a frame that somebody chose may have laid side by side
+    are none. Where only start or descent is open they are."""
+    if judgment.open_origin or judgment.verdict not in ("unrelated", "inconclusive"):
+        return found.layer_map
+    return [None] * len(found.layer_map)
 
 
 def _oddities(a: Side, b: Side, found: Findings) -> list[str]:
@@ -235,7 +244,9 @@ def unseen(a: Side, b: Side, found: Findings, depth: Depth) -> list[str]:
     if found.bits is not None and not found.bits.whole:
         out.append("equality of numbers was looked at on some rows of each tensor")
     if found.filled:
-        out.append(f"{len(found.filled)} layers of the map were filled in by order: too few of their units were read")
+        count = len(found.filled)
+        layers = "1 layer of the map was" if count == 1 else f"{count} layers of the map were"
+        out.append(f"{layers} filled in by order: too few units of {'it' if count == 1 else 'them'} were read")
     out += [f"not tried: {words}" for words in found.climb.skipped]
     if found.carried:
         out.append(

@@ -81,20 +81,6 @@ def block_products(a_RC: Tensor, b_RC: Tensor, axis: int) -> Tensor:
     return torch.cat(parts) if axis == 0 else torch.stack(parts).sum(0)
 
 
-def block_cosines(a_RC: Tensor, b_RC: Tensor, axis: int) -> Tensor:
-    """Inner product of each block of A with the same block of B, divided by the lengths of both.
-
-    A length does not change when the block is flipped, so the test is as exact as with `block_products`. It keeps
-    its power where a few blocks are far longer than the rest (outlier coordinates of the residual stream), which
-    would otherwise make up the whole sum and cap z near the square root of their number.
-
-    Returns:
-        float64 tensor with one cosine per block; 0 for a block of zeros. Raises as `block_products` does.
-    """
-    lengths_N = (block_products(a_RC, a_RC, axis) * block_products(b_RC, b_RC, axis)).sqrt()
-    return torch.where(lengths_N > 0, block_products(a_RC, b_RC, axis) / lengths_N, 0.0)
-
-
 def family_flip(products_N: Tensor) -> FamilyFlip | None:
     """The sign-flip test of one family of blocks.
 

@@ -13,6 +13,8 @@ from pedigree.forensics.merges.merge_groups import Group
 from pedigree.forensics.merges.unmerge import unmerge
 from pedigree.records.comparison import ReadRecord
 from pedigree.records.unmerging import MergeGroup, UnmergeResult, Unmerging
+from pedigree.weights.anatomy import Anatomy
+from pedigree.weights.checkpoint import Checkpoint
 
 
 def unmerge_record(
@@ -55,8 +57,13 @@ def unmerge_record(
             read=read,
             not_checked=_not_checked(found, base is not None),
         ),
-        warnings=found.warnings,
+        warnings=[*_reader_notes(opened), *found.warnings],
     )
+
+
+def _reader_notes(opened: Sequence[tuple[Checkpoint, Anatomy]]) -> list[str]:
+    """What is odd about the files, such as weight files that were not read."""
+    return [f"{checkpoint.location}: {note}" for checkpoint, _ in opened for note in checkpoint.notes]
 
 
 def _group(group: Group, n_sources: int) -> MergeGroup:

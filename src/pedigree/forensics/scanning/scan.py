@@ -22,7 +22,7 @@ from pedigree.errors import MalformedFile, PedigreeError
 from pedigree.forensics.compare import compare, compare_rest
 from pedigree.forensics.comparison.bank import error_rate, fingerprint_error_rate
 from pedigree.forensics.comparison.measure import Progress
-from pedigree.forensics.comparison.record import producer
+from pedigree.forensics.comparison.record import ALWAYS_UNCHECKED, producer
 from pedigree.forensics.comparison.remainder import believed
 from pedigree.forensics.fingerprints.fingerprint import Fingerprint, is_fingerprint
 from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints, describe_fingerprint, load
@@ -376,4 +376,4 @@ def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: in
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
         out.append(f"{only} candidates were compared on fingerprints only, which see units in place")
-    return out
+    return [*out, "models that are not in the library", *ALWAYS_UNCHECKED]

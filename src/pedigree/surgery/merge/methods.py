@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pedigree.errors import UsageError
 from pedigree.surgery.merge.draws import draw_key
 from pedigree.surgery.merge.linear import Linear, Passthrough
 from pedigree.surgery.merge.model_stock import ModelStock
@@ -86,17 +85,6 @@ class Method:
     shared: Mapping[str, Any] = field(default_factory=dict)
     each: Mapping[str, Any] = field(default_factory=dict)
     looks: int = 0
-
-
-def find_method(name: str) -> Method:
-    """A method by its name.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in METHODS:
-        raise UsageError("no such merge method", got=name, expected=", ".join(sorted(METHODS)))
-    return METHODS[name]
 
 
 def _linear(numbers: Numbers) -> TensorMerge:
