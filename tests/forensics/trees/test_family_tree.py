@@ -213,6 +213,34 @@ def test_a_child_of_a_merge_inside_a_family_hangs_from_it() -> None:
     assert {e.weight is None for e in result.edges if e.kind == "merge"} == {False}
 
 
+def test_a_sum_of_changes_is_a_merge_where_every_number_says_so_and_a_parent_of_two_is_none() -> None:
+    """5 has the larger half of the changes of 1 and of 2, as merges by their signs have; 3 is near to a mixture of its
+    children 4 and 6, too."""
+    parents: list[int | None] = [None, 0, 0, 0, 3]
+    at = points(parents, 0, [0.0, 0.3, 0.3, 0.4, 0.1])
+    ways = [at[k] - at[0] for k in (1, 2)]
+    at.append(at[0] + sum(np.where(np.abs(way) > np.median(np.abs(way)), way, 0.0) for way in ways))
+    at.append(at[3] + 0.1 * np.random.default_rng(8).standard_normal(DIMENSIONS))
+    lines_up = {1: [0], 2: [0], 3: [0], 4: [0, 3], 5: [0, 1, 2], 6: [0, 3]}
+    pairs = {
+        (i, j): Kinship("related", 4.0 if i in lines_up[j] else 0.0, 0.0, float(((at[i] - at[j]) ** 2).mean()))
+        for j in range(7) for i in range(j)
+    }  # fmt: skip
+    asked = []
+
+    def weigh(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        asked.append(child)
+        is_sum = (child, set(sources), base) == (5, {1, 2}, 0)
+        return Mixed((1.0,) * len(sources), is_sum)
+
+    result = build_tree([str(k) for k in range(7)], pairs, laid_out(at), weigh)
+    truth = {("0", "1"), ("0", "2"), ("0", "3"), ("1", "5"), ("2", "5"), ("3", "4"), ("3", "6")}
+    assert lines(result) == {frozenset(line) for line in truth}
+    assert arrows(result) == truth
+    assert {(e.source, e.weight) for e in result.edges if e.kind == "merge"} == {("m1", 1.0), ("m2", 1.0)}
+    assert {3, 5} <= set(asked)
+
+
 def test_a_model_that_cannot_be_read_is_told_once_and_the_others_are_drawn() -> None:
     pairs = pairs_of([None, 0, 0], 0, [0, 1, 2])
     pairs |= {(k, 3): Kinship("inconclusive", error="no header, in x/bad: got nothing") for k in range(3)}

@@ -36,7 +36,9 @@ from pedigree.forensics.trees.strains import Pairs, kinship, split
 from pedigree.forensics.trees.tree_merges import (
     EXACT,
     Merge,
+    Mixed,
     Weigh,
+    find_joint_merges,
     find_merges,
     first_hand,
     nearest_first,
@@ -207,6 +209,8 @@ class _Drawn:
         exact = exact_odds(heads, self.pairs, ways)
         odds, drift = odds + exact, drift + exact
         merges = find_merges(ways)
+        if self.weigh is not None:
+            merges |= find_joint_merges(ways, odds, merges, _among(heads, self.weigh))
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge)
         rooted = rooted_tree(ways, odds, drift, {x: nearest_first(ways, x, merge) for x, merge in merges.items()})
@@ -266,12 +270,12 @@ class _Drawn:
     def _merge(self, child: int, sources: Sequence[int], merge: Merge) -> None:
         """Lines from the models between which another lies, with arrows and weights where it does so exactly."""
         exact = merge.ratio <= EXACT
-        mixed = self.weigh(child, sources) if exact and self.weigh is not None else None
+        mixed = self.weigh(child, sources) if exact and not merge.told and self.weigh is not None else None
         weights = merge.weights if mixed is None or min(mixed.weights) <= 0 else mixed.weights
         for source, weight in zip(sources, weights, strict=True):
             pair = kinship(self.pairs, source, child)
             if exact:
-                reasons = ["it is a mixture of its two parents, and nothing else"]
+                reasons = ["it is made of its parents, and of nothing else"]
                 self.settled.add((f"m{source}", f"m{child}"))
                 self.edges.append(_merge_edge(source, child, pair, weight, reasons))
             else:
@@ -334,6 +338,15 @@ class _Drawn:
         for u, v, odds in oriented_edges(graph, heads, groups, self.pairs):
             reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
             self.edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
+
+
+def _among(heads: Sequence[int], weigh: Weigh) -> Weigh:
+    """The same of models by their places among those of a family."""
+
+    def weigh_places(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        return weigh(heads[child], [heads[s] for s in sources], None if base is None else heads[base])
+
+    return weigh_places
 
 
 def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
