@@ -58,7 +58,8 @@ def tree(
 
     pedigree tree models/* --workers 8 --keep pairs.jsonl
 
-    Every two models are compared. A pair that cannot be is said in the answer and stops nothing; the exit code is 3 then.
+    Every two models are compared. A pair that cannot be is said in the answer and stops nothing; the exit code is then
+    3.
     """
     out = Output(json=json, quiet=quiet, color=color)
     places = list(dict.fromkeys(models or ()))

@@ -8,6 +8,7 @@ that weights alone give (`tree_figure`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -82,9 +83,14 @@ def lineage_drawing(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], *,
     height = (max(row.values(), default=0) + 1) * _ROW
     place = {node.name: (2 + column[node.name] * (_BOX + _GAP), 4 + row[node.name] * _ROW) for node in nodes}
     taken = {(column[node.name], row[node.name]) for node in nodes}
-    lines = [
-        _arc(arc, place, _lane(arc, column, row, taken)) for arc in arcs if arc.parent in place and arc.child in place
-    ]
+    said: Counter[tuple[str, bool]] = Counter()
+    lines = []
+    for arc in arcs:
+        if arc.parent in place and arc.child in place:
+            lane = _lane(arc, column, row, taken)
+            side = arc.child, _from_below(arc, place, lane)
+            lines.append(_arc(arc, place, lane, said[side]))
+            said[side] += bool(arc.words)
     boxes = [_box(node, *place[node.name]) for node in nodes]
     look = f'fill="none" stroke="{_INK}" font-size="11" font-family="system-ui, sans-serif"'
     return Drawing(f"<g {look}>{''.join(lines)}{''.join(boxes)}</g>", width, height)
@@ -220,7 +226,14 @@ def _way(start: int, end: int, heights: tuple[int, int], lane: int | None, stop:
     return f"M{start} {y0}L{end - 2 * half} {y0}C{end - half} {y0} {end - half} {y1} {stop} {y1}"
 
 
-def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None) -> str:
+def _from_below(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None) -> bool:
+    """Whether an arc comes to its child from below."""
+    y1 = place[arc.child][1]
+    return lane > y1 + _HEIGHT // 2 if lane is not None else place[arc.parent][1] > y1
+
+
+def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None, said: int) -> str:
+    """One arc; `said` is how many words stand at the tip already, on the side from which it comes."""
     (x0, y0), (x1, y1) = place[arc.parent], place[arc.child]
     y0, y1 = y0 + _HEIGHT // 2, y1 + _HEIGHT // 2
     start, end = (x0 + _BOX, x1) if x1 > x0 else (x0, x1 + _BOX)
@@ -228,7 +241,6 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None
     back = end - _TIP if x1 > x0 else end + _TIP
     tip = "" if arc.open else f'<path d="M{back} {y1 - 4}L{end} {y1}L{back} {y1 + 4}z" fill="{ink}" stroke="none"/>'
     line = _way(start, end, (y0, y1), lane, end if arc.open else back)
-    y0 = y0 if lane is None else lane
     title = f"<title>{escape(printable(f'{arc.parent} to {arc.child}: {arc.label or arc.style}'))}</title>"
     if arc.style == "hatched":
         # Short strokes across the line: a wide line of narrow dashes over a thin one.
@@ -240,7 +252,7 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None
         dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
         drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
     # Words stand behind the tip, on the side from which the line comes, where no other line of the child does.
-    aside, away = (10, 12) if y0 > y1 else (3, -4)
+    aside, away = (10, 12 + 10 * said) if _from_below(arc, place, lane) else (3, -4 - 10 * said)
     beside, anchor = (back - aside, "end") if x1 > x0 else (back + aside, "start")
     words = "" if not arc.words else (
         f'<text x="{beside}" y="{y1 + away}" font-size="8.5" fill="{ink}" stroke="none" text-anchor="{anchor}">'

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
+from pedigree.forensics.comparison.direction import ABSTAIN_BELOW, ROUNDED
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import producer
 from pedigree.forensics.trees.family_rows import CommonRows, common_rows
@@ -93,6 +93,11 @@ def grow_tree(
         result=result,
     )
 
+
+CAST = 1e-5
+"""Squared distance up to which a model that stands on the coarser grid is a cast of the other: rounding to eight
+significant bits costs 2.7e-6, and rows hold up to three rounded factors (matrix, gain of the stream, gain of a head).
+Eight bits with a scale for 32 numbers cost 2e-5."""
 
 LEANS = ABSTAIN_BELOW / 2
 """Log-odds of a pair from which its places in the tree may make up the rest of an arrow."""
@@ -431,19 +436,17 @@ def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
 
 def _are_same(pairs: Pairs, i: int, j: int) -> bool:
     """Whether two models are the same but for rounding and disguise; one that was grown or cut is another model."""
-    one, two = kinship(pairs, i, j).shapes
-    return _distance(pairs, i, j) <= SAME and one == two
+    pair = kinship(pairs, i, j)
+    limit = CAST if abs(pair.structural) >= ROUNDED else SAME
+    return _distance(pairs, i, j) <= limit and pair.shapes[0] == pair.shapes[1]
 
 
 def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
-    """The member that stands for equal weights: the one that matches widest with all others, since a disguise that was
-    undone is never undone to the last digit; of those, the one that most directions name as the first."""
-
-    def worth(k: int) -> tuple[int, float]:
-        matched = sum(kinship(pairs, k, other).matched for other in range(n) if other not in group)
-        return matched, sum(kinship(pairs, k, other).log_odds for other in group if other != k)
-
-    return max(group, key=worth)
+    """The member that stands for equal weights: of those that match (nearly) widest with all others, since a disguise
+    that was undone is never undone to the last digit, the one that most directions name as the first."""
+    matched = {k: sum(kinship(pairs, k, other).matched for other in range(n) if other not in group) for k in group}
+    widest = [k for k in group if MORE * matched[k] >= max(matched.values())]
+    return max(widest, key=lambda k: sum(kinship(pairs, k, other).log_odds for other in group if other != k))
 
 
 def oriented_edges(

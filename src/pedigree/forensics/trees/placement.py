@@ -125,6 +125,7 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
         before = dict(out.parents)
         for j in order:
             _put(out, j, ways, odds_NN, known)
+        _turn(out, order, ways, odds_NN, known)
         if out.parents == before:
             break
     for j, parent in out.parents.items():
@@ -167,6 +168,21 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
             break
         at, sure = best[3], best[0]
     out.parents[j], out.sure[j] = at, sure
+
+
+def _turn(out: Placed, order: list[int], ways: Ways, odds_NN: Floats, known: Mapping[int, tuple[int, ...]]) -> None:
+    """Let a model and its parent change places where either continues the other, and the pair and the model above both
+    say together that it came first: who was put in earlier is a question of distances, and a training that undoes a
+    part of the one before it comes back toward the first model."""
+    for j in order:
+        i = out.parents[j]
+        if i == out.root or i in known or j in known:
+            continue
+        above = out.parents[i]
+        there, back = (continues(above, *pair, ways, odds_NN) for pair in ((i, j), (j, i)))
+        if back > 0 and there - back + float(odds_NN[i, j]) < 0:
+            out.parents[j], out.sure[j] = above, out.sure[i]
+            out.parents[i], out.sure[i] = j, back
 
 
 def _merges_ahead(out: Placed, at: int, known: Mapping[int, tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -40,6 +40,12 @@ LEFT_OF_NEAREST, LEAST_PART, MOST_ASKED = 0.8, 0.2, 3
 the way to the nearest one, at weights of two of them of the second part at least; that many triples are tried."""
 
 
+NOTHING_LEFT = 0.9999
+"""Part of the squared way from the nearest source that a mixture explains, on rows that took no part in the fit, from
+which the sources are the parents themselves: one of them rounded to eight bits in its place leaves more than 0.001, and
+angles that a merge took in single precision cost more than storing it does."""
+
+
 @dataclass(frozen=True)
 class Merge:
     """A model between others.
@@ -100,7 +106,7 @@ class Mixed:
 
     Attributes:
         weights: of each, zero of those that took no part.
-        exact: whether rounding explains the rest.
+        exact: whether rounding explains the rest, or next to nothing is left.
     """
 
     weights: tuple[float, ...]
@@ -125,7 +131,8 @@ def unmerged(names: Sequence[str], *, allow_pickle: bool = False) -> Weigh:
         except PedigreeError:
             return None
         weights = tuple(source.weight for source in found.sources[: len(sources)])
-        return Mixed(weights, found.explained.exact) if found.verdict == "merge" else None
+        exact = found.explained.exact or (found.explained.over_best_source or 0.0) >= NOTHING_LEFT
+        return Mixed(weights, exact) if found.verdict == "merge" else None
 
     return weigh
 
@@ -147,16 +154,27 @@ def find_joint_merges(ways: Ways, odds_NN: Floats, known: Collection[int], weigh
     for x in range(len(ways)):
         alike = [k for k in range(len(ways)) if k != x and k not in known and ways.shapes[k] == ways.shapes[x]]
         for triple in _triples_around(ways, x, alike) if x not in known else ():
-            first = max(triple, key=lambda k: min(odds_NN[k, i] for i in triple if i != k))
-            rest = [i for i in triple if i != first]
-            over = first if min(odds_NN[first, i] for i in rest) > 0 else None
-            sources = list(triple) if over is None else rest
-            mixed = weigh(x, sources, over)
-            if mixed is not None and mixed.exact and sum(weight > 0 for weight in mixed.weights) > 1:
-                taken = [(s, w) for s, w in zip(sources, mixed.weights, strict=True) if w > 0]
-                found[x] = Merge(tuple(s for s, _ in taken), 0.0, tuple(w for _, w in taken), told=True)
+            merge = _taken_apart(x, triple, odds_NN, weigh)
+            if merge is not None:
+                found[x] = merge
                 break
     return found
+
+
+def _taken_apart(x: int, triple: Sequence[int], odds_NN: Floats, weigh: Weigh) -> Merge | None:
+    """A model as a merge of some of three others: of all of them (mixtures on a sphere, too), or of the changes of two
+    since the third, if that came before both."""
+    first = max(triple, key=lambda k: min(odds_NN[k, i] for i in triple if i != k))
+    rest = [i for i in triple if i != first]
+    asked: list[tuple[list[int], int | None]] = [(list(triple), None)]
+    if min(odds_NN[first, i] for i in rest) > 0:
+        asked.append((rest, first))
+    for sources, over in asked:
+        mixed = weigh(x, sources, over)
+        if mixed is not None and mixed.exact and sum(weight > 0 for weight in mixed.weights) > 1:
+            taken = [(s, w) for s, w in zip(sources, mixed.weights, strict=True) if w > 0]
+            return Merge(tuple(s for s, _ in taken), 0.0, tuple(w for _, w in taken), told=True)
+    return None
 
 
 def _triples_around(ways: Ways, x: int, others: Sequence[int]) -> list[tuple[int, ...]]:
