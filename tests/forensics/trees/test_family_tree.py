@@ -18,6 +18,7 @@ from pedigree.forensics.trees.family_tree import LayOut, build_tree, grow_tree
 from pedigree.forensics.trees.joining import neighbor_joining
 from pedigree.forensics.trees.kinship import Kinship
 from pedigree.forensics.trees.tree_merges import Mixed
+from pedigree.forensics.trees.tree_odds import drift_odds
 from pedigree.records.family_tree import FamilyTree, TreeResult
 
 DIMENSIONS, ROW = 100_000, 100
@@ -239,6 +240,36 @@ def test_a_sum_of_changes_is_a_merge_where_every_number_says_so_and_a_parent_of_
     assert arrows(result) == truth
     assert {(e.source, e.weight) for e in result.edges if e.kind == "merge"} == {("m1", 1.0), ("m2", 1.0)}
     assert {3, 5} <= set(asked)
+
+
+def test_a_child_that_came_back_toward_the_first_model_stays_below_its_parent() -> None:
+    """2 lies nearer to 0 than 1 does and has nine tenths of its way; either continues the other: the pair decides."""
+    at = points([None, 0, 0], 0, [1.0, 0.4, 0.15])
+    way, own = (at[k] - at[0] for k in (1, 2))
+    at[2] = at[0] + 0.9 * way + own
+    assert np.linalg.norm(at[2] - at[0]) < np.linalg.norm(way)
+    for first, odds in ((1, 2.0), (2, -2.0)):
+        value = {(0, 1): 4.0, (0, 2): 4.0, (1, 2): odds}
+        pairs = {(i, j): Kinship("related", value[i, j], 0.0, float(((at[i] - at[j]) ** 2).mean())) for i, j in value}
+        result = build_tree(["0", "1", "2"], pairs, laid_out(at))
+        assert lines(result) == {frozenset(("0", str(first))), frozenset(("1", "2"))}
+
+
+def test_a_cast_shares_the_place_of_its_original_which_stands_for_both() -> None:
+    rounded = Kinship("related", -12.0, -6.0, 4.5e-6, matched=1000)
+    pairs = {(0, 1): rounded, (0, 2): Kinship("related", 4.0, 0.0, 0.1, matched=1000),
+             (1, 2): Kinship("related", 4.0, 0.0, 0.1, matched=999)}  # fmt: skip
+    result = build_tree(["cast", "model", "child"], pairs)
+    assert [(e.source, e.target, e.kind, e.directed) for e in result.edges] == [
+        ("m1", "m0", "same-weights", True), ("m1", "m2", "descent", True),
+    ]  # fmt: skip
+
+
+def test_who_has_copies_is_no_ancestor_of_a_smaller_model_whosever_the_difference_is() -> None:
+    for layers, expected in ((4, (-5.0, -6.0)), (6, (1.0, -6.0))):
+        shapes = ((6, 128, 64, 32, 0), (layers, 128, 64, 32, 0))
+        drift = drift_odds([0, 1], {(0, 1): Kinship("related", 1.0, -5.0, 0.1, shapes=shapes)})
+        assert (drift[0, 1], drift[1, 0]) == expected
 
 
 def test_a_model_that_cannot_be_read_is_told_once_and_the_others_are_drawn() -> None:
