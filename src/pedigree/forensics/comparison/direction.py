@@ -402,9 +402,9 @@ def _repeats(path: list[int | None]) -> int:
 
 
 def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
-    """Nor does it repeat a unit; silent units (written nowhere) were added to a finished model. Of two with equally many
-    units both have them: a training parts the copies and wakes the silent ones, so that the one before it would seem to
-    be made from the other."""
+    """Nor does it repeat a unit; silent units (written nowhere) were added to a finished model. Of two with equally
+    many units both have them: a training parts the copies and wakes the silent ones, so that the one before it would
+    seem to be made from the other."""
     same_sizes = all(u.total_a == u.total_b for u in found.unit_maps.values())
     if same_sizes and len(found.layer_map) == len(found.reverse_map):
         return
