@@ -255,6 +255,33 @@ def test_a_child_that_came_back_toward_the_first_model_stays_below_its_parent() 
         assert lines(result) == {frozenset(("0", str(first))), frozenset(("1", "2"))}
 
 
+def test_what_a_cut_model_lost_does_not_come_back_in_its_sibling() -> None:
+    """2 was trained for longer on the text that 1, which lost a third of its rows, was trained on."""
+    base = points([None], 0)[0]
+    step, own = 0.1 * points([None], 1)[0], 0.25 * points([None], 2)[0]
+    at = {"base": base, "cut": base + step, "whole": base + 0.95 * step + own}
+    names, count = list(at), DIMENSIONS // ROW
+
+    def lay_out(hub: int, members: Sequence[int]) -> CommonRows:
+        rows = laid_out([at[names[k]] for k in range(3)])(hub, members)
+        assert rows is not None
+        rows.there_RN[: count // 3, members.index(names.index("cut"))] = False
+        return rows
+
+    for cut in (96, 128):
+        shapes = {"base": (4, 128, 64, 32, 0), "cut": (4, cut, 64, 32, 0), "whole": (4, 128, 64, 32, 0)}
+        pairs = {
+            (i, j): Kinship(
+                "related", 2.0 if i else 4.0, 0.0, float(((at[names[i]] - at[names[j]]) ** 2).mean()),
+                shapes=(shapes[names[i]], shapes[names[j]]),
+            )
+            for j in range(3) for i in range(j)
+        }  # fmt: skip
+        drawn = lines(build_tree(names, pairs, lay_out))
+        assert (frozenset(("base", "whole")) in drawn) == (cut < 128)
+        assert (frozenset(("cut", "whole")) in drawn) == (cut == 128)
+
+
 def test_a_cast_shares_the_place_of_its_original_which_stands_for_both() -> None:
     rounded = Kinship("related", -12.0, -6.0, 4.5e-6, matched=1000)
     pairs = {(0, 1): rounded, (0, 2): Kinship("related", 4.0, 0.0, 0.1, matched=1000),

@@ -202,6 +202,8 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
     if ways.reshaped(parent, i):
         return MOST_ODDS if _has_the_shape(parent, i, j, ways) else -MOST_ODDS
+    if ways.came_back(parent, i, j):
+        return -MOST_ODDS
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
     gain = float(d[0, 2] - d[1, 2]) / way_i

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.errors import PedigreeError
-from pedigree.forensics.merges.unmerge import unmerge
+from pedigree.forensics.merges.decomposition import Decomposition
+from pedigree.forensics.merges.unmerge import CHANGED, unmerge
 from pedigree.forensics.trees.strains import WHOLE, Pairs, kinship
 from pedigree.forensics.trees.tree_odds import before_most
 from pedigree.forensics.trees.ways import Ways
@@ -131,8 +132,7 @@ def unmerged(names: Sequence[str], *, allow_pickle: bool = False) -> Weigh:
         except PedigreeError:
             return None
         weights = tuple(source.weight for source in found.sources[: len(sources)])
-        exact = found.explained.exact or (found.explained.over_best_source or 0.0) >= NOTHING_LEFT
-        return Mixed(weights, exact) if found.verdict == "merge" else None
+        return Mixed(weights, _is_whole(found)) if found.verdict == "merge" else None
 
     return weigh
 
@@ -193,6 +193,15 @@ def _triples_around(ways: Ways, x: int, others: Sequence[int]) -> list[tuple[int
     good_T = (left_T <= LEFT_OF_NEAREST * d[0, near].min()) & ((weights_T3 >= LEAST_PART).sum(1) > 1)
     best = [int(t) for t in np.argsort(left_T, kind="stable") if good_T[t]]
     return [tuple(others[k - 1] for k in at_T3[t]) for t in best[:MOST_ASKED]]
+
+
+def _is_whole(found: Decomposition) -> bool:
+    """Whether the sources are all that a merge was made of, and nothing came after it. Of masked changes most numbers
+    are explained one by one, which strangers to them explain none of; the others lie between two values."""
+    told = found.explained
+    if told.exact or (told.over_best_source or 0.0) >= NOTHING_LEFT:
+        return True
+    return told.numbers_explained is not None and not any(words.startswith(CHANGED) for words in found.reasons)
 
 
 def nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
