@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,10 @@ def test_a_tree_in_words_and_as_a_picture(pedigree: Pedigree, shop: Shop, tmp_pa
     root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
     assert {element.text for element in root.iter() if element.tag.endswith("}text")} >= {"A", "base", "child"}
     assert pedigree("tree", models[0]).code == 2
+    for run, place in zip(("first", "second"), models, strict=False):
+        shutil.copytree(place, tmp_path / run / "model")
+    ran = pedigree("tree", *(str(tmp_path / run / "model") for run in ("first", "second")))
+    assert "second -> first " in ran.out  # named by the step where every folder has one name
 
 
 def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
@@ -138,7 +143,7 @@ def test_a_tree_goes_on_from_kept_pairs_and_past_a_bad_model(
     monkeypatch.setenv("PEDIGREE_KEEP", str(kept))
     models = [where(shop, "base"), where(shop, "A"), str(bad)]
     first = pedigree("tree", *models, "--workers", "1")
-    assert (first.code, "base -> A " in first.out) == (0, True)
+    assert (first.code, "base -> A " in first.out) == (3, True)  # a model that cannot be read is not a "no"
     assert first.err.count("not compared: ") == 1
     assert "bad.safetensors   could not be compared" in first.out
     assert len(kept.read_text().splitlines()) == 1

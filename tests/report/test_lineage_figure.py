@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import random
+import re
 import xml.etree.ElementTree as ElementTree
 
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
-from pedigree.report.lineage_figure import LineageArc, LineageNode, lineage_figure, parents_first
+from pedigree.report.lineage_figure import (
+    LineageArc,
+    LineageNode,
+    depth_first,
+    lineage_drawing,
+    lineage_figure,
+    parents_first,
+)
 from pedigree.report.tree_figure import tree_svg
 
 
@@ -59,3 +68,44 @@ def test_parents_stand_before_children_and_circles_end() -> None:
     arcs = [LineageArc("a", "b", "solid"), LineageArc("b", "c", "solid")]
     assert [node.name for node in parents_first(nodes, arcs)] == ["a", "b", "c"]
     assert len(parents_first(nodes, [*arcs, LineageArc("c", "a", "solid")])) == 3
+
+
+def points_of(path: str) -> list[tuple[float, float]]:
+    """Points along a line of M, L and C with absolute places."""
+    out: list[tuple[float, float]] = []
+    for letter, told in re.findall(r"([MLC])([^MLC]*)", path):
+        numbers = [float(n) for n in told.split()]
+        ends = list(zip(numbers[::2], numbers[1::2], strict=True))
+        start = out[-1] if out else ends[0]
+        corners = [start, *ends] if letter == "C" else [start, start, ends[0], ends[0]]
+        for step in range(1, 41):
+            t = step / 40
+            parts = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
+            out.append(tuple(sum(p * c[k] for p, c in zip(parts, corners, strict=True)) for k in (0, 1)))  # type: ignore[arg-type]
+    return out
+
+
+def test_no_line_runs_under_a_box_in_trees_of_forty_models_with_merges() -> None:
+    g = random.Random(3)
+    for _ in range(5):
+        nodes = [LineageNode(f"n{k}") for k in range(40)]
+        arcs = [LineageArc(f"n{g.randrange(k)}", f"n{k}", "solid") for k in range(3, 40)]
+        arcs += [LineageArc(f"n{g.randrange(k)}", f"n{k}", "solid", tint="merge") for k in range(6, 40, 4)]
+        root = ElementTree.fromstring(lineage_drawing(depth_first(nodes, arcs), arcs, apart=True).content)
+        boxes = [[float(box.get(key, "")) for key in ("x", "y", "width", "height")] for box in root.iter("rect")]
+        lines = [path.get("d", "") for path in root.iter("path") if path.get("stroke-width") == "1.3"]
+        assert (len(boxes), len(lines)) == (40, len(arcs))
+        under = [
+            (line, box) for line in lines for box in boxes for x, y in points_of(line)
+            if 1 < x - box[0] < box[2] - 1 and 1 < y - box[1] < box[3] - 1
+        ]  # fmt: skip
+        assert under == []
+
+
+def test_long_names_of_one_family_are_told_apart_and_strangers_stand_last() -> None:
+    long = [f"qwen3-of-a-long-name-trained-on-english-{step}" for step in ("100", "200")]
+    picture = tree_svg(measured(line("m1", "m2", directed=True), names=("alone", *long)))
+    texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.tag.endswith("text")]
+    texts = [text for text in texts if text]
+    assert [text[-3:] for text in texts[:3]] == ["100", "200", "one"]
+    assert all(text.startswith("qwen3") and "\u2026" in text for text in texts[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,8 @@ def tree(
 
     pedigree tree models/* --workers 8 --keep pairs.jsonl
 
-    Every two models are compared. A pair that cannot be is said in the answer and stops nothing.
+    Every two models are compared. A pair that cannot be is said in the answer and stops nothing; the exit code is then
+    3.
     """
     out = Output(json=json, quiet=quiet, color=color)
     places = list(dict.fromkeys(models or ()))
@@ -85,18 +87,26 @@ def tree(
         from pedigree.report.tree_figure import tree_svg
 
         out.note(write_file(output, tree_svg(record), force=force))
-    return DONE if record.result.pairs_compared else CANNOT_SAY
+    return CANNOT_SAY if record.result.not_compared else DONE
 
 
 def answer_lines(record: FamilyTree) -> list[Line]:
     """One line for each edge, then siblings, models without relatives, and what was not checked."""
-    result = record.result
-    names = {node.id: _name(node.locations) for node in result.nodes}
-    lines: list[Line] = [[Span(_edge_line(edge, names))] for edge in result.edges]
-    lines += [[Span(f"{names[node.id]}   {_without_kin(node.locations, record)}")] for node in _unlinked(record)]
-    lines += [[Span(f"siblings: {', '.join(_name([place]) for place in group)}")] for group in result.siblings]
-    lines += [[Span(f"same random start, trained apart: {_names(pair)}")] for pair in result.shared_starts]
-    lines += [[Span(f"a shared start or descent, not told: {_names(pair)}")] for pair in result.open_pairs]
+    from pedigree.report.tree_figure import node_names
+
+    result, ids = record.result, node_names(record.result.nodes)
+    hidden = {node.id for node in result.nodes if node.kind == "hidden"}
+    ends = {k: f"{name} (an ancestor that is not among them)" if k in hidden else name for k, name in ids.items()}
+    names = {place: ids[node.id] for node in result.nodes for place in node.locations}
+
+    def told(places: Sequence[str]) -> str:
+        return ", ".join(names[place] for place in places)
+
+    lines: list[Line] = [[Span(_edge_line(edge, ends))] for edge in result.edges]
+    lines += [[Span(f"{ids[node.id]}   {_without_kin(node.locations, record, told)}")] for node in _unlinked(record)]
+    lines += [[Span(f"siblings: {told(group)}")] for group in result.siblings]
+    lines += [[Span(f"same random start, trained apart: {told(pair)}")] for pair in result.shared_starts]
+    lines += [[Span(f"a shared start or descent, not told: {told(pair)}")] for pair in result.open_pairs]
     lines.append([Span("")])
     lines += [[Span(f"  {'not checked':<13}{words}")] for words in result.not_checked]
     return lines
@@ -114,7 +124,7 @@ def _open_with(locations: list[str], record: FamilyTree) -> list[str]:
     return list(dict.fromkeys(place for pair in pairs for place in pair if place not in locations))
 
 
-def _without_kin(locations: list[str], record: FamilyTree) -> str:
+def _without_kin(locations: list[str], record: FamilyTree, told: Callable[[Sequence[str]], str]) -> str:
     """What is known of a model that no line reaches, in words."""
     if locations[0] in record.result.unread:
         return "could not be compared"
@@ -124,18 +134,10 @@ def _without_kin(locations: list[str], record: FamilyTree) -> str:
         return "no relative among them"
     if set(unsure) == others:
         return "not told: no comparison with the others gives an answer"
-    return f"no relative found; not told of {_names(unsure)}"
+    return f"no relative found; not told of {told(unsure)}"
 
 
-def _names(places: list[str]) -> str:
-    return ", ".join(_name([place]) for place in places)
-
-
-def _name(locations: list[str]) -> str:
-    return locations[0].rstrip("/").rsplit("/", maxsplit=1)[-1] if locations else "(an ancestor that is not among them)"
-
-
-def _edge_line(edge: TreeEdge, names: dict[str, str]) -> str:
+def _edge_line(edge: TreeEdge, names: Mapping[str, str]) -> str:
     arrow = "->" if edge.directed else "--"
     weight = "" if edge.weight is None else f", weight {edge.weight:.3f}"
     what = {"merge": f"  (merge{weight})", "between": "  (between)", "same-weights": "  (same weights)"}.get(

@@ -8,6 +8,7 @@ that weights alone give (`tree_figure`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -81,7 +82,15 @@ def lineage_drawing(nodes: Sequence[LineageNode], arcs: Sequence[LineageArc], *,
     width = (max(column.values(), default=0) + 1) * (_BOX + _GAP) - _GAP + 4
     height = (max(row.values(), default=0) + 1) * _ROW
     place = {node.name: (2 + column[node.name] * (_BOX + _GAP), 4 + row[node.name] * _ROW) for node in nodes}
-    lines = [_arc(arc, place) for arc in arcs if arc.parent in place and arc.child in place]
+    taken = {(column[node.name], row[node.name]) for node in nodes}
+    said: Counter[tuple[str, bool]] = Counter()
+    lines = []
+    for arc in arcs:
+        if arc.parent in place and arc.child in place:
+            lane = _lane(arc, column, row, taken)
+            side = arc.child, _from_below(arc, place, lane)
+            lines.append(_arc(arc, place, lane, said[side]))
+            said[side] += bool(arc.words)
     boxes = [_box(node, *place[node.name]) for node in nodes]
     look = f'fill="none" stroke="{_INK}" font-size="11" font-family="system-ui, sans-serif"'
     return Drawing(f"<g {look}>{''.join(lines)}{''.join(boxes)}</g>", width, height)
@@ -166,7 +175,8 @@ def _box(node: LineageNode, x: int, y: int) -> str:
             f'<text x="{x + _BOX // 2}" y="{y + 21}" font-size="9.5" text-anchor="middle" fill="{_INK}" '
             f'stroke="none">{escape(_cut(below, _SMALL_LETTERS))}</text></g>'
         )
-    shown, told = escape(_cut(name, _LETTERS)), escape(_cut(below, _SMALL_LETTERS))
+    # Names of one family often begin alike and end apart.
+    shown, told = escape(_cut(name, _LETTERS, _LETTERS // 2)), escape(_cut(below, _SMALL_LETTERS))
     return (
         f'<g><title>{escape(printable(node.title) or name)}</title><rect x="{x}" y="{y}" width="{_BOX}" '
         f'height="{_HEIGHT}" rx="3" fill="var(--panel, #f5f6f8)" stroke-width="0.9"/>'
@@ -176,21 +186,61 @@ def _box(node: LineageNode, x: int, y: int) -> str:
     )
 
 
-def _cut(text: str, letters: int) -> str:
-    return text if len(text) <= letters else text[: letters - 1] + "\u2026"
+def _cut(text: str, letters: int, end: int = 0) -> str:
+    """As much of a text as fits, of which the last `end` letters."""
+    if len(text) <= letters:
+        return text
+    return text[: letters - 1 - end] + "\u2026" + text[len(text) - end :]
 
 
-def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
+def _lane(
+    arc: LineageArc, column: Mapping[str, int], row: Mapping[str, int], taken: set[tuple[int, int]]
+) -> int | None:
+    """The height at which an arc runs between the rows of boxes, where a box stands in its way; None elsewhere. Arcs
+    from other columns run beside each other."""
+    if arc.parent not in column or arc.child not in column:
+        return None
+    (x0, y0), (x1, y1) = (column[arc.parent], row[arc.parent]), (column[arc.child], row[arc.child])
+    between = range(min(x0, x1) + 1, max(x0, x1))
+    if not any((x, y0) in taken for x in between):
+        return None
+    below = 4 + (y0 + (y1 >= y0)) * _ROW - (_ROW - _HEIGHT) // 2
+    return below + (x0 % 3 - 1) * 3
+
+
+def _way(start: int, end: int, heights: tuple[int, int], lane: int | None, stop: int) -> str:
+    """The line of an arc that ends at `stop`, before `end`."""
+    y0, y1 = heights
+    if lane is not None:
+        half = _GAP // 2 if end > start else -_GAP // 2
+        out, back = start + half, end - half
+        return (
+            f"M{start} {y0}C{out} {y0} {out} {lane} {out + half} {lane}L{back - half} {lane}"
+            f"C{back} {lane} {back} {y1} {stop} {y1}"
+        )
+    # A long arc leaves on its own height and crosses in the last gap, so that it passes between the boxes.
+    if abs(end - start) <= 2 * _GAP:
+        turn = start + (end - start) // 2
+        return f"M{start} {y0}C{turn} {y0} {turn} {y1} {stop} {y1}"
+    half = _GAP // 2 if end > start else -_GAP // 2
+    return f"M{start} {y0}L{end - 2 * half} {y0}C{end - half} {y0} {end - half} {y1} {stop} {y1}"
+
+
+def _from_below(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None) -> bool:
+    """Whether an arc comes to its child from below."""
+    y1 = place[arc.child][1]
+    return lane > y1 + _HEIGHT // 2 if lane is not None else place[arc.parent][1] > y1
+
+
+def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]], lane: int | None, said: int) -> str:
+    """One arc; `said` is how many words stand at the tip already, on the side from which it comes."""
     (x0, y0), (x1, y1) = place[arc.parent], place[arc.child]
     y0, y1 = y0 + _HEIGHT // 2, y1 + _HEIGHT // 2
     start, end = (x0 + _BOX, x1) if x1 > x0 else (x0, x1 + _BOX)
-    bend = (end - start) // 2
-    # A long arc leaves on its own height and crosses in the last gap, so that it passes between the boxes.
-    turn = end - _GAP // 2 if abs(end - start) > _GAP * 2 else start + bend
     ink = _MARK if arc.style == "hatched" else _TINTS[arc.tint]
     back = end - _TIP if x1 > x0 else end + _TIP
     tip = "" if arc.open else f'<path d="M{back} {y1 - 4}L{end} {y1}L{back} {y1 + 4}z" fill="{ink}" stroke="none"/>'
-    line = f"M{start} {y0}C{turn} {y0} {turn} {y1} {end if arc.open else back} {y1}"
+    line = _way(start, end, (y0, y1), lane, end if arc.open else back)
     title = f"<title>{escape(printable(f'{arc.parent} to {arc.child}: {arc.label or arc.style}'))}</title>"
     if arc.style == "hatched":
         # Short strokes across the line: a wide line of narrow dashes over a thin one.
@@ -202,7 +252,7 @@ def _arc(arc: LineageArc, place: Mapping[str, tuple[int, int]]) -> str:
         dash = ' stroke-dasharray="5 4"' if arc.style == "dashed" else ""
         drawn = f'<path d="{line}" stroke="{ink}" stroke-width="1.3"{dash}/>'
     # Words stand behind the tip, on the side from which the line comes, where no other line of the child does.
-    aside, away = (10, 12) if y0 > y1 else (3, -4)
+    aside, away = (10, 12 + 10 * said) if _from_below(arc, place, lane) else (3, -4 - 10 * said)
     beside, anchor = (back - aside, "end") if x1 > x0 else (back + aside, "start")
     words = "" if not arc.words else (
         f'<text x="{beside}" y="{y1 + away}" font-size="8.5" fill="{ink}" stroke="none" text-anchor="{anchor}">'

@@ -26,8 +26,10 @@ _COLORS = "svg{color:#1b1f24;background:#fff;padding:12px}text{font-family:syste
 
 def tree_svg(tree: FamilyTree) -> str:
     """The picture of a tree, complete as a file."""
-    names = _names(tree.result.nodes)
-    nodes = [_node(node, names[node.id], tree.result.unread) for node in tree.result.nodes]
+    names = node_names(tree.result.nodes)
+    linked = {end for edge in tree.result.edges for end in (edge.source, edge.target)}
+    shown = sorted(tree.result.nodes, key=lambda node: node.id not in linked)  # families first, then who stands alone
+    nodes = [_node(node, names[node.id], tree.result.unread) for node in shown]
     arcs = [_arc(edge, names) for edge in tree.result.edges]
     order = sorted(range(len(arcs)), key=lambda i: _weight(tree.result.edges[i]))
     ordered = [arcs[i] for i in order]
@@ -43,7 +45,7 @@ def tree_svg(tree: FamilyTree) -> str:
     )
 
 
-def _names(nodes: list[TreeNode]) -> dict[str, str]:
+def node_names(nodes: Sequence[TreeNode]) -> dict[str, str]:
     """What each node is called: its folder, with its id where two have one name."""
     short = {node.id: _folder(node.locations[0]) if node.locations else node.id for node in nodes}
     twice = Counter(short.values())

@@ -50,6 +50,12 @@ def test_each_piece_of_structure_decides_and_turns_with_the_pair(there: dict[str
     assert backward.reasons
 
 
+def test_copies_that_parted_by_training_do_not_turn_the_order_of_two_equally_large_models() -> None:
+    """Each pair of copies in A (a mixture just made, say) lies nearest to one of the two units they became in B."""
+    parted = {"unit_maps": {0: unit_map(range(40), 40)}, "reverse_units": {0: unit_map([*range(20), *range(20)], 40)}}
+    assert weigh_direction(FOUR, FOUR, findings(**parted)).log_odds == 0.0
+
+
 def test_repeated_layers_were_made_from_single_ones() -> None:
     stacked = findings(path=[0, 1, 2, 1, 2, 3], reverse_map=[0, 1, 2, 5])
     assert weigh_direction(FOUR, SIX, stacked).verdict == "a-to-b"

@@ -18,6 +18,7 @@ from pedigree.forensics.trees.family_tree import LayOut, build_tree, grow_tree
 from pedigree.forensics.trees.joining import neighbor_joining
 from pedigree.forensics.trees.kinship import Kinship
 from pedigree.forensics.trees.tree_merges import Mixed
+from pedigree.forensics.trees.tree_odds import drift_odds
 from pedigree.records.family_tree import FamilyTree, TreeResult
 
 DIMENSIONS, ROW = 100_000, 100
@@ -211,6 +212,91 @@ def test_a_child_of_a_merge_inside_a_family_hangs_from_it() -> None:
     truth = {("0", "1"), ("0", "2"), ("0", "3"), ("1", "4"), ("2", "4"), ("4", "5"), ("1", "6")}
     assert lines(result) == {frozenset(line) for line in truth}
     assert {e.weight is None for e in result.edges if e.kind == "merge"} == {False}
+
+
+def test_a_sum_of_changes_is_a_merge_where_every_number_says_so_and_a_parent_of_two_is_none() -> None:
+    """5 has the larger half of the changes of 1 and of 2, as merges by their signs have; 3 is near to a mixture of its
+    children 4 and 6, too."""
+    parents: list[int | None] = [None, 0, 0, 0, 3]
+    at = points(parents, 0, [0.0, 0.3, 0.3, 0.4, 0.1])
+    ways = [at[k] - at[0] for k in (1, 2)]
+    at.append(at[0] + sum(np.where(np.abs(way) > np.median(np.abs(way)), way, 0.0) for way in ways))
+    at.append(at[3] + 0.1 * np.random.default_rng(8).standard_normal(DIMENSIONS))
+    lines_up = {1: [0], 2: [0], 3: [0], 4: [0, 3], 5: [0, 1, 2], 6: [0, 3]}
+    pairs = {
+        (i, j): Kinship("related", 4.0 if i in lines_up[j] else 0.0, 0.0, float(((at[i] - at[j]) ** 2).mean()))
+        for j in range(7) for i in range(j)
+    }  # fmt: skip
+    asked = []
+
+    def weigh(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        asked.append(child)
+        is_sum = (child, set(sources), base) == (5, {1, 2}, 0)
+        return Mixed((1.0,) * len(sources), is_sum)
+
+    result = build_tree([str(k) for k in range(7)], pairs, laid_out(at), weigh)
+    truth = {("0", "1"), ("0", "2"), ("0", "3"), ("1", "5"), ("2", "5"), ("3", "4"), ("3", "6")}
+    assert lines(result) == {frozenset(line) for line in truth}
+    assert arrows(result) == truth
+    assert {(e.source, e.weight) for e in result.edges if e.kind == "merge"} == {("m1", 1.0), ("m2", 1.0)}
+    assert {3, 5} <= set(asked)
+
+
+def test_a_child_that_came_back_toward_the_first_model_stays_below_its_parent() -> None:
+    """2 lies nearer to 0 than 1 does and has nine tenths of its way; either continues the other: the pair decides."""
+    at = points([None, 0, 0], 0, [1.0, 0.4, 0.15])
+    way, own = (at[k] - at[0] for k in (1, 2))
+    at[2] = at[0] + 0.9 * way + own
+    assert np.linalg.norm(at[2] - at[0]) < np.linalg.norm(way)
+    for first, odds in ((1, 2.0), (2, -2.0)):
+        value = {(0, 1): 4.0, (0, 2): 4.0, (1, 2): odds}
+        pairs = {(i, j): Kinship("related", value[i, j], 0.0, float(((at[i] - at[j]) ** 2).mean())) for i, j in value}
+        result = build_tree(["0", "1", "2"], pairs, laid_out(at))
+        assert lines(result) == {frozenset(("0", str(first))), frozenset(("1", "2"))}
+
+
+def test_what_a_cut_model_lost_does_not_come_back_in_its_sibling() -> None:
+    """2 was trained for longer on the text that 1, which lost a third of its rows, was trained on."""
+    base = points([None], 0)[0]
+    step, own = 0.1 * points([None], 1)[0], 0.25 * points([None], 2)[0]
+    at = {"base": base, "cut": base + step, "whole": base + 0.95 * step + own}
+    names, count = list(at), DIMENSIONS // ROW
+
+    def lay_out(hub: int, members: Sequence[int]) -> CommonRows:
+        rows = laid_out([at[names[k]] for k in range(3)])(hub, members)
+        assert rows is not None
+        rows.there_RN[: count // 3, members.index(names.index("cut"))] = False
+        return rows
+
+    for cut in (96, 128):
+        shapes = {"base": (4, 128, 64, 32, 0), "cut": (4, cut, 64, 32, 0), "whole": (4, 128, 64, 32, 0)}
+        pairs = {
+            (i, j): Kinship(
+                "related", 2.0 if i else 4.0, 0.0, float(((at[names[i]] - at[names[j]]) ** 2).mean()),
+                shapes=(shapes[names[i]], shapes[names[j]]),
+            )
+            for j in range(3) for i in range(j)
+        }  # fmt: skip
+        drawn = lines(build_tree(names, pairs, lay_out))
+        assert (frozenset(("base", "whole")) in drawn) == (cut < 128)
+        assert (frozenset(("cut", "whole")) in drawn) == (cut == 128)
+
+
+def test_a_cast_shares_the_place_of_its_original_which_stands_for_both() -> None:
+    rounded = Kinship("related", -12.0, -6.0, 4.5e-6, matched=1000)
+    pairs = {(0, 1): rounded, (0, 2): Kinship("related", 4.0, 0.0, 0.1, matched=1000),
+             (1, 2): Kinship("related", 4.0, 0.0, 0.1, matched=999)}  # fmt: skip
+    result = build_tree(["cast", "model", "child"], pairs)
+    assert [(e.source, e.target, e.kind, e.directed) for e in result.edges] == [
+        ("m1", "m0", "same-weights", True), ("m1", "m2", "descent", True),
+    ]  # fmt: skip
+
+
+def test_who_has_copies_is_no_ancestor_of_a_smaller_model_whosever_the_difference_is() -> None:
+    for layers, expected in ((4, (-5.0, -6.0)), (6, (1.0, -6.0))):
+        shapes = ((6, 128, 64, 32, 0), (layers, 128, 64, 32, 0))
+        drift = drift_odds([0, 1], {(0, 1): Kinship("related", 1.0, -5.0, 0.1, shapes=shapes)})
+        assert (drift[0, 1], drift[1, 0]) == expected
 
 
 def test_a_model_that_cannot_be_read_is_told_once_and_the_others_are_drawn() -> None:

@@ -402,10 +402,15 @@ def _repeats(path: list[int | None]) -> int:
 
 
 def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
-    """Nor does it repeat a unit; silent units (written nowhere) were added to a finished model."""
+    """Nor does it repeat a unit; silent units (written nowhere) were added to a finished model. Of two with equally
+    many units both have them: a training parts the copies and wakes the silent ones, so that the one before it would
+    seem to be made from the other."""
+    same_sizes = all(u.total_a == u.total_b for u in found.unit_maps.values())
+    if same_sizes and len(found.layer_map) == len(found.reverse_map):
+        return
+    total = sum(int(u.index_b_N.shape[0]) for u in found.unit_maps.values())
     here = sum(u.copies for u in found.unit_maps.values())
     there = sum(u.copies for u in found.reverse_units.values())
-    total = sum(int(u.index_b_N.shape[0]) for u in found.unit_maps.values())
     many = max(8, 0.02 * total)
     if here >= many > there and here > 4 * there:
         out.add(5.0, f"{here} units of B are copies of units that A has once")
@@ -413,10 +418,6 @@ def _unit_copies(found: Findings, out: DirectionEvidence) -> None:
         out.add(-5.0, f"{there} units of A are copies of units that B has once")
     silent_b = sum(int(u.silent_N.sum()) for u in found.unit_maps.values())
     silent_a = sum(int(u.silent_N.sum()) for u in found.reverse_units.values())
-    if len(found.layer_map) == len(found.reverse_map) and total == sum(
-        int(u.index_b_N.shape[0]) for u in found.reverse_units.values()
-    ):
-        return  # both have them, and a training only woke them up
     if silent_b > 4 * silent_a and silent_b >= 8:
         out.add(SILENT_LOG_ODDS, f"{silent_b} units of B write nothing, as added units do before training")
     elif silent_a > 4 * silent_b and silent_a >= 8:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
+from pedigree.forensics.comparison.direction import ABSTAIN_BELOW, ROUNDED
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import producer
 from pedigree.forensics.trees.family_rows import CommonRows, common_rows
@@ -36,7 +36,9 @@ from pedigree.forensics.trees.strains import Pairs, kinship, split
 from pedigree.forensics.trees.tree_merges import (
     EXACT,
     Merge,
+    Mixed,
     Weigh,
+    find_joint_merges,
     find_merges,
     first_hand,
     nearest_first,
@@ -91,6 +93,11 @@ def grow_tree(
         result=result,
     )
 
+
+CAST = 1e-5
+"""Squared distance up to which a model that stands on the coarser grid is a cast of the other: rounding to eight
+significant bits costs 2.7e-6, and rows hold up to three rounded factors (matrix, gain of the stream, gain of a head).
+Eight bits with a scale for 32 numbers cost 2e-5."""
 
 LEANS = ABSTAIN_BELOW / 2
 """Log-odds of a pair from which its places in the tree may make up the rest of an arrow."""
@@ -207,6 +214,8 @@ class _Drawn:
         exact = exact_odds(heads, self.pairs, ways)
         odds, drift = odds + exact, drift + exact
         merges = find_merges(ways)
+        if self.weigh is not None:
+            merges |= find_joint_merges(ways, odds, merges, _among(heads, self.weigh))
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge)
         rooted = rooted_tree(ways, odds, drift, {x: nearest_first(ways, x, merge) for x, merge in merges.items()})
@@ -266,12 +275,12 @@ class _Drawn:
     def _merge(self, child: int, sources: Sequence[int], merge: Merge) -> None:
         """Lines from the models between which another lies, with arrows and weights where it does so exactly."""
         exact = merge.ratio <= EXACT
-        mixed = self.weigh(child, sources) if exact and self.weigh is not None else None
+        mixed = self.weigh(child, sources) if exact and not merge.told and self.weigh is not None else None
         weights = merge.weights if mixed is None or min(mixed.weights) <= 0 else mixed.weights
         for source, weight in zip(sources, weights, strict=True):
             pair = kinship(self.pairs, source, child)
             if exact:
-                reasons = ["it is a mixture of its two parents, and nothing else"]
+                reasons = ["it is made of its parents, and of nothing else"]
                 self.settled.add((f"m{source}", f"m{child}"))
                 self.edges.append(_merge_edge(source, child, pair, weight, reasons))
             else:
@@ -334,6 +343,15 @@ class _Drawn:
         for u, v, odds in oriented_edges(graph, heads, groups, self.pairs):
             reasons = kinship(self.pairs, heads[u], heads[v]).reasons if max(u, v) < graph.n else ()
             self.edges.append(_edge(ids[u], ids[v], odds, graph.edges[u][v], "descent", reasons))
+
+
+def _among(heads: Sequence[int], weigh: Weigh) -> Weigh:
+    """The same of models by their places among those of a family."""
+
+    def weigh_places(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        return weigh(heads[child], [heads[s] for s in sources], None if base is None else heads[base])
+
+    return weigh_places
 
 
 def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
@@ -418,19 +436,17 @@ def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
 
 def _are_same(pairs: Pairs, i: int, j: int) -> bool:
     """Whether two models are the same but for rounding and disguise; one that was grown or cut is another model."""
-    one, two = kinship(pairs, i, j).shapes
-    return _distance(pairs, i, j) <= SAME and one == two
+    pair = kinship(pairs, i, j)
+    limit = CAST if abs(pair.structural) >= ROUNDED else SAME
+    return _distance(pairs, i, j) <= limit and pair.shapes[0] == pair.shapes[1]
 
 
 def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
-    """The member that stands for equal weights: the one that matches widest with all others, since a disguise that was
-    undone is never undone to the last digit; of those, the one that most directions name as the first."""
-
-    def worth(k: int) -> tuple[int, float]:
-        matched = sum(kinship(pairs, k, other).matched for other in range(n) if other not in group)
-        return matched, sum(kinship(pairs, k, other).log_odds for other in group if other != k)
-
-    return max(group, key=worth)
+    """The member that stands for equal weights: of those that match (nearly) widest with all others, since a disguise
+    that was undone is never undone to the last digit, the one that most directions name as the first."""
+    matched = {k: sum(kinship(pairs, k, other).matched for other in range(n) if other not in group) for k in group}
+    widest = [k for k in group if MORE * matched[k] >= max(matched.values())]
+    return max(widest, key=lambda k: sum(kinship(pairs, k, other).log_odds for other in group if other != k))
 
 
 def oriented_edges(

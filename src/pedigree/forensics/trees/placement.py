@@ -125,6 +125,7 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
         before = dict(out.parents)
         for j in order:
             _put(out, j, ways, odds_NN, known)
+        _turn(out, order, ways, odds_NN, known)
         if out.parents == before:
             break
     for j, parent in out.parents.items():
@@ -169,6 +170,21 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
     out.parents[j], out.sure[j] = at, sure
 
 
+def _turn(out: Placed, order: list[int], ways: Ways, odds_NN: Floats, known: Mapping[int, tuple[int, ...]]) -> None:
+    """Let a model and its parent change places where either continues the other, and the pair and the model above both
+    say together that it came first: who was put in earlier is a question of distances, and a training that undoes a
+    part of the one before it comes back toward the first model."""
+    for j in order:
+        i = out.parents[j]
+        if i == out.root or i in known or j in known:
+            continue
+        above = out.parents[i]
+        there, back = (continues(above, *pair, ways, odds_NN) for pair in ((i, j), (j, i)))
+        if back > 0 and there - back + float(odds_NN[i, j]) < 0:
+            out.parents[j], out.sure[j] = above, out.sure[i]
+            out.parents[i], out.sure[i] = j, back
+
+
 def _merges_ahead(out: Placed, at: int, known: Mapping[int, tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Merges of models that part at `at`, with the models from which they are seen. A merge has a part only of what
     either source learned, so that no way over a source leads to what continues it. That has the whole way to the merge,
@@ -186,6 +202,8 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
     if ways.reshaped(parent, i):
         return MOST_ODDS if _has_the_shape(parent, i, j, ways) else -MOST_ODDS
+    if ways.came_back(parent, i, j):
+        return -MOST_ODDS
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
     gain = float(d[0, 2] - d[1, 2]) / way_i

@@ -1,20 +1,22 @@
 """Merges in a family tree: models between others, the merges of strangers that came first, their parents and weights.
 
-Shapes  N = models.
+Shapes  N = models, T = triples of models.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pedigree.errors import PedigreeError
-from pedigree.forensics.merges.unmerge import unmerge
+from pedigree.forensics.merges.decomposition import Decomposition
+from pedigree.forensics.merges.unmerge import CHANGED, unmerge
 from pedigree.forensics.trees.strains import WHOLE, Pairs, kinship
 from pedigree.forensics.trees.tree_odds import before_most
 from pedigree.forensics.trees.ways import Ways
@@ -34,19 +36,32 @@ TRIANGLE = 0.95
 """Squared way over a third model, against the direct one, below which three distances do not belong together."""
 
 
+LEFT_OF_NEAREST, LEAST_PART, MOST_ASKED = 0.8, 0.2, 3
+"""A model is taken apart number by number beside three others where a mixture of these leaves at most the first part of
+the way to the nearest one, at weights of two of them of the second part at least; that many triples are tried."""
+
+
+NOTHING_LEFT = 0.9999
+"""Part of the squared way from the nearest source that a mixture explains, on rows that took no part in the fit, from
+which the sources are the parents themselves: one of them rounded to eight bits in its place leaves more than 0.001, and
+angles that a merge took in single precision cost more than storing it does."""
+
+
 @dataclass(frozen=True)
 class Merge:
-    """A model between two others.
+    """A model between others.
 
     Attributes:
-        sources: the two.
-        ratio: what is left of the way to the line between them, over what descent would leave.
-        weights: of the two, by where the model lies between them.
+        sources: two, or more where it was taken apart number by number.
+        ratio: what is left of the way to the line between two, over what descent would leave.
+        weights: of the sources, by where the model lies between them.
+        told: whether the weights are those of its numbers, to the last digit.
     """
 
-    sources: tuple[int, int]
+    sources: tuple[int, ...]
     ratio: float
-    weights: tuple[float, float]
+    weights: tuple[float, ...]
+    told: bool = False
 
 
 def find_merges(ways: Ways) -> dict[int, Merge]:
@@ -92,29 +107,101 @@ class Mixed:
 
     Attributes:
         weights: of each, zero of those that took no part.
-        exact: whether rounding explains the rest.
+        exact: whether rounding explains the rest, or next to nothing is left.
     """
 
     weights: tuple[float, ...]
     exact: bool
 
 
-Weigh = Callable[[int, Sequence[int]], Mixed | None]
-"""(merge, candidates) -> what it is made of; None where they do not explain it number by number."""
+class Weigh(Protocol):
+    """(merge, candidates, the model that their changes are counted from) -> what it is made of; None where they do not
+    explain it number by number."""
+
+    def __call__(self, child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        """See the class."""
 
 
 def unmerged(names: Sequence[str], *, allow_pickle: bool = False) -> Weigh:
     """Weights as `unmerge` finds them, of models by their places."""
 
-    def weigh(child: int, sources: Sequence[int]) -> Mixed | None:
+    def weigh(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
+        over = None if base is None else names[base]
         try:
-            found, _, _ = unmerge(names[child], [names[s] for s in sources], allow_pickle=allow_pickle)
+            found, _, _ = unmerge(names[child], [names[s] for s in sources], base=over, allow_pickle=allow_pickle)
         except PedigreeError:
             return None
-        weights = tuple(source.weight for source in found.sources)
-        return Mixed(weights, found.explained.exact) if found.verdict == "merge" else None
+        weights = tuple(source.weight for source in found.sources[: len(sources)])
+        return Mixed(weights, _is_whole(found)) if found.verdict == "merge" else None
 
     return weigh
+
+
+def find_joint_merges(ways: Ways, odds_NN: Floats, known: Collection[int], weigh: Weigh) -> dict[int, Merge]:
+    """Models made of two or more others that do not lie on a line between two: sums of changes (task arithmetic), sums
+    of a part of them (TIES, DARE), averages of three.
+
+    Distances name candidates and decide nothing, since a model lies near to a mixture of its own children, too; what
+    decides is that every number is explained, to the last digit (`unmerge`).
+
+    Args:
+        ways: of the family.
+        odds_NN: log-odds that the first came before the second.
+        known: merges that are known.
+        weigh: takes a model apart.
+    """
+    found: dict[int, Merge] = {}
+    for x in range(len(ways)):
+        alike = [k for k in range(len(ways)) if k != x and k not in known and ways.shapes[k] == ways.shapes[x]]
+        for triple in _triples_around(ways, x, alike) if x not in known else ():
+            merge = _taken_apart(x, triple, odds_NN, weigh)
+            if merge is not None:
+                found[x] = merge
+                break
+    return found
+
+
+def _taken_apart(x: int, triple: Sequence[int], odds_NN: Floats, weigh: Weigh) -> Merge | None:
+    """A model as a merge of some of three others: of all of them (mixtures on a sphere, too), or of the changes of two
+    since the third, if that came before both."""
+    first = max(triple, key=lambda k: min(odds_NN[k, i] for i in triple if i != k))
+    rest = [i for i in triple if i != first]
+    asked: list[tuple[list[int], int | None]] = [(list(triple), None)]
+    if min(odds_NN[first, i] for i in rest) > 0:
+        asked.append((rest, first))
+    for sources, over in asked:
+        mixed = weigh(x, sources, over)
+        if mixed is not None and mixed.exact and sum(weight > 0 for weight in mixed.weights) > 1:
+            taken = [(s, w) for s, w in zip(sources, mixed.weights, strict=True) if w > 0]
+            return Merge(tuple(s for s, _ in taken), 0.0, tuple(w for _, w in taken), told=True)
+    return None
+
+
+def _triples_around(ways: Ways, x: int, others: Sequence[int]) -> list[tuple[int, ...]]:
+    """Triples of which a mixture lies nearer to x than any of them, the nearest mixture first."""
+    d = ways.between(x, *others)
+    near = np.array([k for k in range(1, len(d)) if d[0, k] > 0], dtype=np.int64)
+    if len(near) < 3:
+        return []
+    gram = (d[0][:, None] + d[0][None, :] - d) / 2  # inner products of the ways from x
+    at_T3 = np.array(list(itertools.combinations(near, 3)))
+    gram_T33 = gram[at_T3[:, :, None], at_T3[:, None, :]]
+    touch_T11 = (1e-9 * np.trace(gram_T33, axis1=1, axis2=2) + 1e-300)[:, None, None]
+    solved_T3 = np.linalg.solve(gram_T33 + touch_T11 * np.eye(3), np.ones((len(at_T3), 3, 1)))[:, :, 0]
+    total_T = solved_T3.sum(1)
+    weights_T3, left_T = solved_T3 / total_T[:, None], 1.0 / total_T
+    good_T = (left_T <= LEFT_OF_NEAREST * d[0, near].min()) & ((weights_T3 >= LEAST_PART).sum(1) > 1)
+    best = [int(t) for t in np.argsort(left_T, kind="stable") if good_T[t]]
+    return [tuple(others[k - 1] for k in at_T3[t]) for t in best[:MOST_ASKED]]
+
+
+def _is_whole(found: Decomposition) -> bool:
+    """Whether the sources are all that a merge was made of, and nothing came after it. Of masked changes most numbers
+    are explained one by one, which strangers to them explain none of; the others lie between two values."""
+    told = found.explained
+    if told.exact or (told.over_best_source or 0.0) >= NOTHING_LEFT:
+        return True
+    return told.numbers_explained is not None and not any(words.startswith(CHANGED) for words in found.reasons)
 
 
 def nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:

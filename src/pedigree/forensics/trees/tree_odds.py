@@ -41,13 +41,20 @@ def before_most(odds: Floats, k: int) -> float:
 
 
 def drift_odds(heads: Sequence[int], pairs: Pairs) -> Floats:
-    """The same of single models, without structural evidence in favor, which a sibling would have as well."""
+    """The same of single models, without structural evidence in favor, which a sibling would have as well.
+
+    Structural evidence against a model that is larger (it has copies, for which the other has no place) stands alone:
+    whose the difference is says who came first if one descends from the other, and nothing of two siblings. Of two of
+    one size the copies of the other may have parted by training.
+    """
     out = np.zeros((len(heads), len(heads)))
     for x, i in enumerate(heads):
         for y, j in enumerate(heads):
             if x != y:
                 pair = kinship(pairs, i, j)
-                out[x, y] = pair.log_odds - max(0.0, pair.structural)
+                drift = pair.log_odds - max(0.0, pair.structural)
+                larger = any(one > two for one, two in zip(*pair.shapes, strict=False))
+                out[x, y] = min(drift, pair.structural) if larger and pair.structural <= -ABSTAIN_BELOW else drift
     return out
 
 

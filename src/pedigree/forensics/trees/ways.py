@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pedigree.forensics.comparison.direction import ROUNDED
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.trees.family_bulk import Shared
-from pedigree.forensics.trees.family_rows import CommonRows, Fit
+from pedigree.forensics.trees.family_rows import MIN_ROWS, CommonRows, Fit
 from pedigree.forensics.trees.kinship import Shape
 from pedigree.forensics.trees.strains import Pairs, kinship
 
@@ -117,6 +117,16 @@ class Ways:
             return 1.0
         there_RN = self.rows.there_RN[:, [self.numbers[k] for k in models]]
         return float(there_RN.all(1).sum()) / max(1, int(there_RN[:, 0].sum()))
+
+    def came_back(self, parent: int, i: int, j: int) -> bool:
+        """Whether j has most of what its smaller relative i lost of the parent: what was cut away does not come back,
+        and what is put in its place later are other rows."""
+        sizes = zip(self.shapes[parent], self.shapes[i], self.shapes[j], strict=False)
+        if self.rows is None or not any(less < whole <= again for whole, less, again in sizes):
+            return False
+        whole_R, less_R, again_R = (self.rows.there_RN[:, self.numbers[k]] for k in (parent, i, j))
+        lost_R = whole_R & ~less_R
+        return int(lost_R.sum()) >= MIN_ROWS and int((lost_R & again_R).sum()) >= HALF * int(lost_R.sum())
 
     def handed_down(self, parent: int, j: int, k: int) -> int:
         """As `CommonRows.handed_down`; zero of models that were rounded to a grid of few numbers, on which rows may
