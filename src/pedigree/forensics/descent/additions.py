@@ -53,7 +53,6 @@ class Additions:
         least, most: the same of the matrix that moved least, and most.
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
         both_untrained: whether neither side was ever trained, as far as their gains tell.
-        gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
     """
 
     moved: float
@@ -64,7 +63,6 @@ class Additions:
     most: float = 0.5
     rank: int = 0
     both_untrained: bool = False
-    gains_unread: bool = False
 
     @property
     def moves(self) -> bool:
@@ -94,8 +92,7 @@ class Additions:
         """
         if self.moved < STILL:
             return True
-        unasked = self.gains_unread and gains is None
-        return self.is_white and (self.both_untrained or unasked or _same_gains(gains))
+        return self.is_white and (self.both_untrained or _same_gains(gains))
 
 
 def _same_gains(gains: LearnedGains | None) -> bool:
@@ -135,9 +132,8 @@ class AdditionsMeter:
         structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
         never = (is_untrained(a), is_untrained(b))
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
-        unread = not (a.sample.ladder and b.sample.ladder)
         least, most = min(self._moved), max(self._moved)
-        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never), unread)
+        return Additions(sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never))
 
 
 def few_directions(strength_R: Tensor) -> int:
