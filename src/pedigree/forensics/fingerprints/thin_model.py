@@ -108,13 +108,16 @@ def _inner_widths(anatomy: Anatomy) -> list[tuple[int, int]]:
 def _heads(anatomy: Anatomy) -> tuple[int, int]:
     """(key/value heads, their dimension), zeros where attention has no common form.
 
-    Of latent attention as many dimensions of a head are taken as have both values and keys without position.
+    Of latent attention as many dimensions of a head are taken as have both values and keys without position. Where the
+    latent is narrower than what would be held, nothing is: rounded to bfloat16, rows of a low rank have directions on
+    all sides, and the few that they began with would look learned.
     """
     first = next((p for p in anatomy.parts() if p.role == "attn.k"), None)
     heads = anatomy.n_kv_heads
     latent = None if first is not None else _first_latent(anatomy)
     if latent is not None:
-        return (latent.heads, 2 * (min(latent.nope, latent.value) // 2))
+        common = (latent.heads, 2 * (min(latent.nope, latent.value) // 2))
+        return common if latent.rank >= len(place("", 0, 0, [], common).dims) else (0, 0)
     if first is None or not heads or first.shape[0] % heads or (first.shape[0] // heads) % 2:
         return (0, 0)
     return (heads, first.shape[0] // heads)
