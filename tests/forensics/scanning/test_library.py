@@ -58,10 +58,14 @@ def test_entries_of_an_older_version_are_made_again_where_the_model_can_be_read(
         library._connection.execute("DELETE FROM versions")
         before = library.entries()
         assert [library.fingerprint(entry).model.norms for entry in before] == [None, None]
+        told = scan(places[0], library, confirm=0).result.not_checked
+        assert any("for 2 candidates: fingerprints of version 1 hold none" in words for words in told)
         (Path(places[1]) / "model.safetensors").unlink()
         made, kept = library.add(places)
         assert made.digest == new[0].digest
         assert kept == before[1], "what cannot be made again stays"
+        told = scan(places[0], library, confirm=0).result.not_checked
+        assert any("for 1 candidates: fingerprints of version 1 hold none" in words for words in told)
 
 
 def test_a_model_that_changed_is_read_again(tmp_path: Path) -> None:
