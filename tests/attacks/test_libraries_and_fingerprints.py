@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.forensics.merge_shop import Shop
+from tests.forensics.fingerprints.test_held_norms import Prints, with_gains
+from tests.forensics.merge_shop import SIZES, Shop, write
+from tests.forensics.tiny_models import llama
 
+from pedigree.errors import MalformedFile
 from pedigree.forensics.compare import compare
-from pedigree.forensics.fingerprints.fingerprint import Fingerprint, make_fingerprint, read_fingerprint
+from pedigree.forensics.fingerprints.fingerprint import Fingerprint, from_bytes, make_fingerprint, read_fingerprint
+from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints
 from pedigree.forensics.scanning.library import open_library
 from pedigree.forensics.scanning.scan import scan
 from pedigree.forensics.scanning.sketch import sketch
@@ -109,6 +113,37 @@ def test_the_victims_numbers_under_the_name_of_a_stranger(shop: Shop, tmp_path: 
     assert any("whether a fingerprint was made from the model that it names" in w for w in result.not_checked)
     assert compare(framed, shop.path("stranger")).result.verdict == "inconclusive"
     assert read_fingerprint(framed).digest() != other.digest()
+
+
+@pytest.fixture(scope="module")
+def prints(tmp_path_factory: pytest.TempPathFactory) -> Prints:
+    return Prints(tmp_path_factory.mktemp("prints"))
+
+
+@pytest.mark.parametrize("old", [("twin",), ("twin", "other")])
+def test_gains_taken_out_of_the_fingerprint_of_a_twin(prints: Prints, old: tuple[str, ...]) -> None:
+    """What is left of it looks like a noisy copy."""
+    assert prints.compare("twin", "other", *old).result.verdict == "inconclusive"
+
+
+def test_gains_of_the_victim_in_the_salted_fingerprint_of_its_twin(prints: Prints) -> None:
+    """By somebody who has both files and not the salt."""
+    twin, victim = (make_fingerprint(prints.paths[name], salt="words") for name in ("twin", "other"))
+    crafted = replace(twin, sealed=victim.sealed)
+    with pytest.raises(MalformedFile, match="does not know its salt"):
+        from_bytes(crafted.to_bytes(), "x", salt="words")
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-30, 1e9])
+def test_tiny_and_huge_gains_in_the_fingerprint_of_a_stranger(prints: Prints, factor: float, tmp_path: Path) -> None:
+    """Matrices carry gains already, so what is compared in place does not move."""
+    place = write(tmp_path / "stranger", with_gains(llama(9, SIZES), 9, 0.03), torch.float32)
+    stranger, held = make_fingerprint(place), prints.made["twin"].model.norms
+    assert held is not None
+    norms = replace(held, gains={at: gain_C * factor for at, gain_C in held.gains.items()})
+    crafted = replace(stranger, model=replace(stranger.model, norms=norms))
+    found = compare_fingerprints(from_bytes(crafted.to_bytes(), "x"), prints.made["twin"])
+    assert found.result.verdict in ("inconclusive", "not-testable")
 
 
 def test_gains_and_noise_make_no_entry_everybodys_neighbor(shop: Shop) -> None:

@@ -73,7 +73,8 @@ def fingerprint(
         out.note(told)
         out.note(
             f"{result.layers} layers: {result.units} units and {result.attention_dimensions} attention dimensions "
-            f"of each, {result.tokens} tokens, at {result.coordinates} of {result.width} coordinates"
+            f"of each, {result.tokens} tokens, gains of {result.norms} norms, at {result.coordinates} of "
+            f"{result.width} coordinates"
         )
     for words in record.result.left_out:
         out.warn(f"not in the fingerprint: {words}")
@@ -100,6 +101,7 @@ def _record(made: Fingerprint, size: int, output: Path, *, salted: bool, seconds
             units=len(model.units),
             attention_dimensions=len(model.dims),
             tokens=len(model.tokens),
+            norms=len(model.norms.gains) if model.norms is not None else 0,
             salted=salted,
             left_out=model.left_out,
             read=ReadRecord(bytes=made.bytes_read, of=int(made.facts["bytes"]), seconds=round(seconds, 3)),

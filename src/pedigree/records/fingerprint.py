@@ -22,6 +22,7 @@ class FingerprintResult(Record):
     units: int = 0
     attention_dimensions: int = 0
     tokens: int = 0
+    norms: int = 0
     salted: bool = False
     left_out: list[str] = Field(default_factory=list)
     read: ReadRecord = Field(default_factory=ReadRecord)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.forensics.merge_shop import SIZES, Shop, tuned
-from tests.forensics.tiny_models import Sizes, llama
+from tests.forensics.tiny_models import EVERYTHING, Sizes, llama
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import InputError, MalformedFile, UsageError
@@ -25,7 +25,9 @@ from pedigree.forensics.fingerprints.fingerprint import (
 )
 from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints
 from pedigree.forensics.fingerprints.positions import choose
-from pedigree.forensics.fingerprints.thin_model import place
+from pedigree.forensics.fingerprints.thin_model import place, thin
+from pedigree.forensics.sides.views import read_layer
+from pedigree.weights.anatomy import read_anatomy
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +102,6 @@ def test_p_values_on_fingerprints_are_uniform_or_larger_under_the_null() -> None
     from tests.memory_checkpoint import MemoryCheckpoint
 
     from pedigree.forensics.exact.sign_flip import family_flip
-    from pedigree.forensics.fingerprints.thin_model import thin
-    from pedigree.weights.anatomy import read_anatomy
 
     sizes = Sizes(d=48, layers=2, inner=64, vocab=80)
     p_values = []
@@ -148,7 +148,9 @@ def with_facts(data: bytes, **changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": 2},
+        {"version": 3},
+        {"version": 1},
+        {"version": True},
         {"format": "other"},
         {"layers": 10**9},
         {"layers": 1},
@@ -173,6 +175,23 @@ def test_a_file_that_contradicts_itself_is_refused(shop: Shop, changes: dict[str
 def test_a_file_that_was_cut_is_refused(shop: Shop, cut: int) -> None:
     with pytest.raises(InputError, match=r"."):
         from_bytes(make_fingerprint(shop.path("A")).to_bytes()[:cut], "x")
+
+
+def test_latent_attention_is_held_as_plain_heads() -> None:
+    """Two heads of five value dimensions and six keys without position: four dimensions of each, multiplied out."""
+    from tests.forensics.sides.test_views import latent_model
+    from tests.memory_checkpoint import MemoryCheckpoint
+
+    anatomy = read_anatomy(MemoryCheckpoint(*latent_model()))  # type: ignore[arg-type]
+    held, whole = thin(anatomy, None), read_layer(anatomy, 1, EVERYTHING).units
+    assert held.heads == (2, 4)
+    assert held.left_out == []
+    assert sorted(held.dims) == [(head, dim) for head in range(2) for dim in range(4)]
+    for name, kind, size in (("v", "vo", 5), ("o", "vo", 5), ("k", "qk", 6), ("q", "qk", 6)):
+        places = [head * size + dim for head, dim in held.dims]
+        rows_UC = whole[kind].rows(name)[places][:, held.coordinates].bfloat16()  # type: ignore[index]
+        stored = held.tensors[f"model.layers.1.self_attn.{name}_proj.weight"]
+        torch.testing.assert_close(stored.T if name == "o" else stored, rows_UC, rtol=1e-2, atol=1e-2)
 
 
 def test_other_widths_share_positions() -> None:

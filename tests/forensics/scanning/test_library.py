@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mini_zoo import Derive
+from tests.forensics.fingerprints.test_held_norms import first_version
 from tests.forensics.merge_shop import Shop, tuned
 
 from pedigree.benchmark.zoo import Zoo
@@ -45,6 +46,28 @@ def test_what_is_there_is_not_read_again(shop: Shop, tmp_path: Path, monkeypatch
         assert library.add(paths(shop, "A B")) == first
     with open_library(tmp_path / "lib") as library:
         assert [Path(e.location).name for e in library.entries()] == ["A", "B"]
+
+
+def test_entries_of_an_older_version_are_made_again_where_the_model_can_be_read(tmp_path: Path) -> None:
+    """A library of before versions: files without gains, and no table that says so."""
+    shop = Shop(tmp_path / "own")
+    places = [str(shop.path(name)) for name in "AB"]
+    prints = [first_version(load(place)) for place in places]
+    with open_library(tmp_path / "lib", create=True) as library:
+        new = library.add(places)
+        for entry, old in zip(new, prints, strict=True):
+            library._keep(Outcome(entry.location, Made(old.to_bytes(), old.digest(), old.facts, sketch(old).tobytes())))
+        library._connection.execute("DELETE FROM versions")
+        before = library.entries()
+        assert [library.fingerprint(entry).model.norms for entry in before] == [None, None]
+        told = scan(places[0], library, confirm=0).result.not_checked
+        assert any("for 2 candidates: fingerprints of version 1 hold none" in words for words in told)
+        (Path(places[1]) / "model.safetensors").unlink()
+        made, kept = library.add(places)
+        assert made.digest == new[0].digest
+        assert kept == before[1], "what cannot be made again stays"
+        told = scan(places[0], library, confirm=0).result.not_checked
+        assert any("for 1 candidates: fingerprints of version 1 hold none" in words for words in told)
 
 
 def test_a_model_that_changed_is_read_again(tmp_path: Path) -> None:

@@ -67,7 +67,6 @@ class Additions:
             zero where all directions are equally long.
         unevenness_error: deviation of that by chance.
         folded_alike: whether one side has no gains left and its matrices hold the other's.
-        gains_unread: whether the look was one at units in place alone; fingerprints hold no gains that could speak.
     """
 
     moved: float
@@ -81,7 +80,6 @@ class Additions:
     unevenness: float = 1.0
     unevenness_error: float = 0.0
     folded_alike: bool = False
-    gains_unread: bool = False
 
     @property
     def moves(self) -> bool:
@@ -118,11 +116,8 @@ class Additions:
         """
         if self.moved < STILL:
             return True
-        unasked = self.gains_unread and gains is None
         return (
-            self.is_white
-            and not self.is_too_even
-            and (self.both_untrained or self.folded_alike or unasked or _same_gains(gains))
+            self.is_white and not self.is_too_even and (self.both_untrained or self.folded_alike or _same_gains(gains))
         )
 
 
@@ -165,7 +160,6 @@ class AdditionsMeter:
         structure = sum(self._structure) / len(self._structure) if self._structure else 0.0
         never = (is_untrained(a), is_untrained(b))
         rank = max(self._ranks) if self._ranks and min(self._ranks) > 0 else 0
-        unread = not (a.sample.ladder and b.sample.ladder)
         least, most = min(self._moved), max(self._moved)
         even, error = 1.0, 0.0
         if self._uneven:
@@ -173,7 +167,7 @@ class AdditionsMeter:
             error = math.hypot(*(one for _, one in self._uneven)) / len(self._uneven)
         return Additions(
             sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never),
-            even, error, gains_unread=unread,
+            even, error,
         )  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """A fingerprint: a few megabytes of a model, enough to compare it later without its weights.
 
 The file is a safetensors file that holds a thin model, with one metadata entry of JSON. The same model and salt give
-the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md); a file is untrusted: sizes are capped,
-and everything is checked against what the metadata says before it is used.
+the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md, docs/adr/0029-gains-in-fingerprints.md);
+version 1, without gains, is read and not written. A file is untrusted: sizes are capped, and everything is checked
+against what the metadata says before it is used.
+
+Shapes: N = norms, C = coordinates.
 """
 
 from __future__ import annotations
@@ -14,13 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pedigree.errors import MalformedFile, MissingInput, UsageError
 from pedigree.forensics.comparison.measure import single_thread
+from pedigree.forensics.fingerprints.held_norms import Norms, is_described, norms_from, read_norms
 from pedigree.forensics.fingerprints.positions import TOKEN_BYTES, salt_check
+from pedigree.forensics.fingerprints.seal import TAG_BYTES, content_digest, opened, sealed
 from pedigree.forensics.fingerprints.thin_model import ThinModel, place, thin
+from pedigree.forensics.sides.linear import is_damaged
 from pedigree.tokenizers.vocabulary import read_vocabulary
 from pedigree.weights.anatomy import read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
@@ -31,7 +38,7 @@ from pedigree.weights.safetensors_files import open_safetensors
 from pedigree.weights.weight_files import Choice
 
 FORMAT = "pedigree/fingerprint"
-VERSION = 1
+FORMAT_VERSION, WITHOUT_GAINS = 2, 1
 MAX_BYTES = 128_000_000
 FILE = "fingerprint.safetensors"
 
@@ -51,6 +58,7 @@ class Fingerprint:
         location: where it was read from, or the model it was made from.
         bytes_read: bytes of the model (or of the file) that were read for it.
         stamp: `Checkpoint.stamp` of the model it was made from; empty for a file. It is not stored in the file.
+        sealed: gains as they stand in a file with a salt; empty without one.
     """
 
     model: ThinModel
@@ -58,21 +66,35 @@ class Fingerprint:
     location: str
     bytes_read: int = 0
     stamp: str = ""
+    sealed: bytes = b""
 
     def to_bytes(self) -> bytes:
         """The file's content."""
         from safetensors.torch import save
 
-        tensors = dict(self.model.tensors)
-        if self.model.tokens:
-            tensors["tokens"] = torch.frombuffer(bytearray(b"".join(self.model.tokens)), dtype=torch.uint8).reshape(
-                -1, TOKEN_BYTES
-            )
-        return save(tensors, metadata={"pedigree": json.dumps(self.facts, sort_keys=True, separators=(",", ":"))})
+        tensors = _beside_gains(self.model)
+        if self.sealed:
+            tensors["gains"] = torch.frombuffer(bytearray(self.sealed), dtype=torch.uint8)
+        elif self.model.norms is not None and self.model.norms.gains:
+            tensors["gains"] = self.model.norms.stacked()
+        return save(tensors, metadata={"pedigree": _text(self.facts)})
 
     def digest(self) -> str:
         """SHA-256 of the file."""
         return "sha256:" + hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _text(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"))
+
+
+def _beside_gains(model: ThinModel) -> dict[str, Tensor]:
+    """All tensors of a file but the gains."""
+    tensors = dict(model.tensors)
+    if model.tokens:
+        hashes = torch.frombuffer(bytearray(b"".join(model.tokens)), dtype=torch.uint8)
+        tensors["tokens"] = hashes.reshape(-1, TOKEN_BYTES)
+    return tensors
 
 
 def make_fingerprint(
@@ -98,9 +120,11 @@ def make_fingerprint(
         if not anatomy.n_layers or not anatomy.d_model:
             raise UsageError("no layer of the model could be read", where=str(location), fix="pedigree doctor")
         model = thin(anatomy, read_vocabulary(checkpoint), salt)
+        norms = read_norms(anatomy, model.coordinates)
+        model.norms = norms
         facts = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": FORMAT_VERSION,
             "salt": salt_check(salt),
             "architecture": anatomy.architecture,
             "parameters": anatomy.parameters,
@@ -111,8 +135,19 @@ def make_fingerprint(
             "inner": [list(pair) for pair in model.inner],
             "heads": list(model.heads),
             "left_out": model.left_out,
+            "norms": norms.facts(),
         }
-        return Fingerprint(model, facts, str(location), checkpoint.meter.read, checkpoint.stamp())
+        return Fingerprint(
+            model, facts, str(location), checkpoint.meter.read, checkpoint.stamp(), _seal(model, norms, facts, salt)
+        )
+
+
+def _seal(model: ThinModel, norms: Norms, facts: dict[str, Any], salt: str) -> bytes:
+    """Gains as a salted file holds them; empty without a salt, or without gains."""
+    if not salt or not norms.gains:
+        return b""
+    text = norms.stacked().numpy().astype("<f4").tobytes()
+    return sealed(salt, text, content_digest(_text(facts), _beside_gains(model)))
 
 
 def is_fingerprint(location: str | Path) -> bool:
@@ -162,7 +197,35 @@ def from_bytes(data: bytes, where: str, *, salt: str = "") -> Fingerprint:
         )
     checkpoint = Checkpoint(where, source, meter, contents, None)
     tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
-    return Fingerprint(_model(tensors, facts, salt, where), facts, where, len(data))
+    gains = tensors.pop("gains", None)
+    model = _model(tensors, facts, salt, where)
+    if facts["version"] == WITHOUT_GAINS and gains is not None:
+        raise _wrong(f"{where}: gains", tuple(gains.shape), "no gains in a file of version 1")
+    if facts["version"] != WITHOUT_GAINS:
+        model.norms = norms_from(facts["norms"], _gains(gains, model, facts, salt, where))
+    kept = gains.numpy().tobytes() if gains is not None and salt else b""
+    return Fingerprint(model, facts, where, len(data), sealed=kept)
+
+
+def _gains(gains: Tensor | None, model: ThinModel, facts: dict[str, Any], salt: str, where: str) -> Tensor | None:
+    """Gains [N, C] out of their tensor, whose form is held against the metadata."""
+    n, c = len(facts["norms"]["held"]), len(model.coordinates)
+    wanted = (torch.uint8, (4 * n * c + TAG_BYTES,)) if salt else (torch.float32, (n, c))
+    if not n and gains is None:
+        return None
+    if gains is None or (gains.dtype, tuple(gains.shape)) != wanted:
+        raise _wrong(f"{where}: gains", gains if gains is None else tuple(gains.shape), f"{wanted[1]} of {wanted[0]}")
+    if salt:
+        text = opened(salt, gains.numpy().tobytes(), content_digest(_text(facts), _beside_gains(model)))
+        if text is None:
+            raise MalformedFile(
+                "the fingerprint was changed by somebody who does not know its salt", where=where,
+                fix="make it again: pedigree fingerprint MODEL --salt WORDS -o FILE",
+            )  # fmt: skip
+        gains = torch.from_numpy(np.frombuffer(text, "<f4").astype(np.float32)).reshape(n, c)
+    if is_damaged(gains):
+        raise _wrong(f"{where}: gains", "numbers that are not finite, or too large", "gains of norms")
+    return gains
 
 
 def _wrong(where: str, got: object, expected: str) -> MalformedFile:
@@ -179,9 +242,9 @@ def _facts(contents: Contents, where: str) -> dict[str, Any]:
         raise _wrong(where, contents.metadata.get("pedigree"), "JSON under the metadata key pedigree") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise _wrong(where, facts, f"format {FORMAT}")
-    if facts.get("version") != VERSION:
+    if type(facts.get("version")) is not int or facts["version"] not in (FORMAT_VERSION, WITHOUT_GAINS):
         raise MalformedFile(
-            "the fingerprint is of another version", where=where, got=facts.get("version"), expected=VERSION,
+            "the fingerprint is of another version", where=where, got=facts.get("version"), expected=FORMAT_VERSION,
             fix="a newer pedigree, or make the fingerprint again",
         )  # fmt: skip
     for key, kind in (("salt", str), ("architecture", str), ("layers", int), ("width", int), ("parameters", int)):
@@ -198,6 +261,8 @@ def _facts(contents: Contents, where: str) -> dict[str, Any]:
     left_out = facts.get("left_out")
     if not isinstance(left_out, list) or not all(isinstance(words, str) and len(words) < 200 for words in left_out):
         raise _wrong(f"{where}: left_out", left_out, "a list of sentences")
+    if facts["version"] != WITHOUT_GAINS and not is_described(facts.get("norms"), facts["layers"]):
+        raise _wrong(f"{where}: norms", facts.get("norms"), "kind, placement, residual and the norms that are held")
     return facts
 
 

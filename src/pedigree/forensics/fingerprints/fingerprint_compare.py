@@ -8,14 +8,9 @@ fingerprint cannot exclude one: relatives whose units were reordered or rotated 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from pedigree.forensics.comparison.bank import fingerprint_error_rate
 from pedigree.forensics.comparison.measure import measure, single_thread
@@ -23,23 +18,8 @@ from pedigree.forensics.comparison.operating_points import smallest_of_all
 from pedigree.forensics.comparison.record import ALWAYS_UNCHECKED, build_record
 from pedigree.forensics.comparison.verdict import judge
 from pedigree.forensics.fingerprints.fingerprint import Fingerprint, is_fingerprint, make_fingerprint, read_fingerprint
-from pedigree.forensics.fingerprints.thin_model import ThinModel
-from pedigree.forensics.sides.sampling import Sample
-from pedigree.forensics.sides.side import Side
+from pedigree.forensics.fingerprints.thin_side import sides
 from pedigree.records.comparison import Comparison, Decoy, InputRecord
-from pedigree.tokenizers.vocabulary import Vocabulary
-from pedigree.weights.anatomy import read_anatomy
-from pedigree.weights.checkpoint import Checkpoint
-from pedigree.weights.memory_source import MemorySource
-from pedigree.weights.meter import ByteMeter
-from pedigree.weights.safetensors_files import open_safetensors
-from pedigree.weights.weight_files import Choice
-
-IN_PLACE = Sample(None, None, True, False, 1 << 30, ladder=False)
-"""Everything that a thin model holds, in the frame it stands in."""
-
-FEWEST = 32
-"""Fewer common coordinates than this cannot tell anything."""
 
 NOT_CHECKED = (
     "fingerprints hold units in place: reordered, rotated or re-tokenized relatives are not seen on them",
@@ -47,6 +27,14 @@ NOT_CHECKED = (
     "whether a fingerprint was made from the model that it names: made again from that model it has the same bytes",
     "equality of whole tensors; copies, splits and origins of units that the fingerprint does not hold",
 )
+
+
+GAINS_NOT_HELD = (
+    "learned gains of norms: {who} of version 1, which holds none, so models of one random start that look like noisy "
+    "copies are not told from them; made again from the model it has gains"
+)
+
+NO_GAINS = "learned gains of norms: {who} none"
 
 
 def compare_with_fingerprint(
@@ -110,7 +98,7 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
         judgment = judge(a, b, found)
         record = build_record(a, b, found, judgment, "glance", time.monotonic() - start)
     exact = [t.log10_p for t in record.result.tests if t.log10_p is not None]
-    not_checked = [*dropped, *NOT_CHECKED, *ALWAYS_UNCHECKED]
+    not_checked = [*dropped, *_without_gains(left, right), *NOT_CHECKED, *ALWAYS_UNCHECKED]
     not_checked += [f"{name}: {words}" for name, side in (("A", left), ("B", right)) for words in side.model.left_out]
     result = record.result.model_copy(
         update={
@@ -131,6 +119,18 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
     return record.model_copy(update={"result": result, "inputs": inputs})
 
 
+def _without_gains(left: Fingerprint, right: Fingerprint) -> list[str]:
+    """That gains could not speak, and why."""
+    norms = {"A": left.model.norms, "B": right.model.norms}
+    old = [name for name, held in norms.items() if held is None]
+    if old:
+        return [
+            GAINS_NOT_HELD.format(who="both fingerprints are" if len(old) == 2 else f"the fingerprint of {old[0]} is")
+        ]
+    bare = [name for name, held in norms.items() if held is not None and not held.gains]
+    return [NO_GAINS.format(who="neither model has" if len(bare) == 2 else f"{bare[0]} has")] if bare else []
+
+
 def describe_fingerprint(fingerprint: Fingerprint) -> InputRecord:
     """What a record says of one side."""
     facts = fingerprint.facts
@@ -144,76 +144,3 @@ def describe_fingerprint(fingerprint: Fingerprint) -> InputRecord:
         parameters=facts["parameters"],
         notes=list(fingerprint.model.left_out),
     )
-
-
-def sides(left: Fingerprint, right: Fingerprint) -> tuple[Side, Side, list[str]]:
-    """Both thin models cut to the positions that both hold, ready to be measured, and what that left out."""
-    a, b = left.model, right.model
-    coordinates = _common(a.coordinates, b.coordinates)
-    units, dims = _common(a.units, b.units), _common(a.dims, b.dims)
-    dropped = []
-    if len(coordinates) < FEWEST:
-        coordinates = []
-        dropped.append("everything: the two hold too few common coordinates")
-    elif a.width != b.width:
-        dropped.append(f"coordinates that only one holds: {len(coordinates)} are common")
-    if len(units) < 16:
-        units = []
-        dropped.append("feed-forward units: the two hold too few common ones")
-    if not dims:
-        dropped.append("attention: heads differ in shape")
-    cut = [_cut(model, coordinates, units, dims) for model in (a, b)]
-    return _side(left, cut[0], len(dims)), _side(right, cut[1], len(dims)), dropped
-
-
-def _common(first: list[Any], second: list[Any]) -> list[Any]:
-    there = set(second)
-    return [item for item in first if item in there]
-
-
-def _cut(model: ThinModel, coordinates: list[int], units: list[Any], dims: list[Any]) -> dict[str, Tensor]:
-    at = {position: k for k, position in enumerate(model.coordinates)}
-    columns = torch.tensor([at[c] for c in coordinates], dtype=torch.long)
-    unit_rows, dim_rows = _places(model.units, units), _places(model.dims, dims)
-    out = {}
-    for name, tensor in model.tensors.items():
-        if name == "forms" or not len(columns):
-            continue
-        rows = unit_rows if ".mlp." in name else dim_rows if ".self_attn." in name else None
-        turned = name.endswith(("down_proj.weight", "o_proj.weight"))
-        rows_UC = tensor.T if turned else tensor
-        if rows is not None and not len(rows):
-            continue
-        rows_UC = rows_UC[:, columns] if rows is None else rows_UC[rows][:, columns]
-        out[name] = (rows_UC.T if turned else rows_UC).contiguous()
-    return out
-
-
-def _places(held: list[Any], wanted: list[Any]) -> Tensor:
-    at = {item: k for k, item in enumerate(held)}
-    return torch.tensor([at[item] for item in wanted], dtype=torch.long)
-
-
-def _side(fingerprint: Fingerprint, tensors: Mapping[str, Tensor], n_dims: int) -> Side:
-    """A thin model opened as the small plain Llama it reads like."""
-    from safetensors.torch import save
-
-    name, meter = "thin.safetensors", ByteMeter()
-    source = MemorySource(fingerprint.location, {name: save(dict(tensors))}, meter)
-    contents = open_safetensors(source, Choice("safetensors", (name,)))
-    heads = max(1, len({head for head, _ in fingerprint.model.dims})) if n_dims else 1
-    config = {
-        "model_type": "llama",
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-        "tie_word_embeddings": "lm_head.weight" not in tensors,
-    }
-    checkpoint = Checkpoint(fingerprint.location, source, meter, contents, config)
-    anatomy = read_anatomy(checkpoint)
-    tokens = {token: row for row, token in enumerate(fingerprint.model.tokens)}
-    vocabulary = (
-        Vocabulary(MappingProxyType(tokens), len(tokens), "plain", MappingProxyType({}), "fingerprint")
-        if tokens
-        else None
-    )
-    return Side(checkpoint, IN_PLACE, anatomy, vocabulary)

@@ -1,8 +1,8 @@
 """A thin model: some units, heads and vocabulary rows of a model at some residual coordinates, in canonical form.
 
-It is what a fingerprint holds. Gains are folded, rotary rows are half-split, query heads of a group are summed, so that
-it reads like a small plain Llama whatever the model was; its units and coordinates stand for fixed positions of the
-model (`positions`), so everything that compares units in place works on it.
+It is what a fingerprint holds. Gains are folded, rotary rows are half-split, query heads of a group are summed, latent
+attention is multiplied out, so that it reads like a small plain Llama whatever the model was; its units and coordinates
+stand for fixed positions of the model (`positions`), so everything that compares units in place works on it.
 
 Shapes: D = residual width, C = coordinates kept, U = units, T = tokens, L = layers.
 """
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from pedigree.errors import InternalError
+from pedigree.forensics.fingerprints.held_norms import Norms
 from pedigree.forensics.fingerprints.positions import choose, choose_tokens
 from pedigree.forensics.sides.anchors import read_table
+from pedigree.forensics.sides.latent_attention import LatentAttention, Which, read_latent_attention
 from pedigree.forensics.sides.linear import without_damage
 from pedigree.forensics.sides.views import SHARED_EXPERT, ffn_groups, fold_reader, read_gain
 from pedigree.tokenizers.vocabulary import Vocabulary
@@ -40,6 +42,7 @@ class ThinModel:
         inner: (expert, feed-forward width) of the groups that units are taken from.
         heads: (key/value heads, their dimension) of the model.
         left_out: what could not be taken, in words.
+        norms: kind and gains of the norms; None where they are not known, as in files of version 1.
     """
 
     tensors: dict[str, Tensor]
@@ -52,6 +55,7 @@ class ThinModel:
     inner: list[tuple[int, int]] = field(default_factory=list)
     heads: tuple[int, int] = (0, 0)
     left_out: list[str] = field(default_factory=list)
+    norms: Norms | None = None
 
 
 def thin(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str = "") -> ThinModel:
@@ -102,12 +106,26 @@ def _inner_widths(anatomy: Anatomy) -> list[tuple[int, int]]:
 
 
 def _heads(anatomy: Anatomy) -> tuple[int, int]:
-    """(key/value heads, their dimension), zeros where attention has no common form."""
+    """(key/value heads, their dimension), zeros where attention has no common form.
+
+    Of latent attention as many dimensions of a head are taken as have both values and keys without position. Where the
+    latent is narrower than what would be held, nothing is: rounded to bfloat16, rows of a low rank have directions on
+    all sides, and the few that they began with would look learned.
+    """
     first = next((p for p in anatomy.parts() if p.role == "attn.k"), None)
     heads = anatomy.n_kv_heads
+    latent = None if first is not None else _first_latent(anatomy)
+    if latent is not None:
+        common = (latent.heads, 2 * (min(latent.nope, latent.value) // 2))
+        return common if latent.rank >= len(place("", 0, 0, [], common).dims) else (0, 0)
     if first is None or not heads or first.shape[0] % heads or (first.shape[0] // heads) % 2:
         return (0, 0)
     return (heads, first.shape[0] // heads)
+
+
+def _first_latent(anatomy: Anatomy) -> LatentAttention | None:
+    found = (read_latent_attention(anatomy, layer) for layer in range(anatomy.n_layers))
+    return next((latent for latent in found if latent is not None), None)
 
 
 def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel) -> dict[int, Tensor]:
@@ -150,12 +168,15 @@ def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]
 
 
 def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Tensor | None) -> dict[str, Tensor]:
+    latent = read_latent_attention(anatomy, layer) if anatomy.part("attn.k", layer) is None else None
+    if latent is not None:
+        return _read_latent(anatomy, layer, out, latent, written_CQ)
     parts = {name: anatomy.part(f"attn.{name}", layer) for name in "qkvo"}
     key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
     if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
         return {}
     head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
-    if not repeat or max(h for h, _ in out.dims) >= heads or max(c for _, c in out.dims) >= head_dim:
+    if not repeat or not _holds(out.dims, heads, head_dim):
         return {}
     rows = [head * head_dim + dim for head, dim in out.dims]
     wide = [[(head * repeat + g) * head_dim + dim for head, dim in out.dims] for g in range(repeat)]
@@ -169,6 +190,36 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
     o_UC = o_CQ.reshape(len(out.coordinates), repeat, -1).sum(1).T
     found["o"] = _fold_writer(anatomy, o_UC, "norm.attn.post", layer, out.coordinates)
     return found
+
+
+def _read_latent(
+    anatomy: Anatomy, layer: int, out: ThinModel, latent: LatentAttention, written_CQ: Tensor | None
+) -> dict[str, Tensor]:
+    """The same of latent attention, what its heads read of the stream multiplied out."""
+    output = anatomy.part("attn.o", layer)
+    if output is None or not _holds(out.dims, latent.heads, min(latent.nope, latent.value)):
+        return {}
+
+    def keep(w_UD: Tensor) -> Tensor:
+        return fold_reader(anatomy, w_UD, "norm.attn", layer)[:, out.coordinates]
+
+    sizes: dict[str, tuple[Which, int]] = {
+        "k": ("key", latent.nope), "q": ("query", latent.nope), "v": ("value", latent.value)
+    }  # fmt: skip
+    found = {
+        name: latent.rows(which, torch.tensor([head * size + dim for head, dim in out.dims]), keep)
+        for name, (which, size) in sizes.items()
+        if which in latent.stacks
+    }
+    columns = [head * latent.value + dim for head, dim in out.dims]
+    o_CU = output.read(rows=out.coordinates, cols=columns) if written_CQ is None else written_CQ[:, columns]
+    found["o"] = _fold_writer(anatomy, o_CU.T, "norm.attn.post", layer, out.coordinates)
+    return found
+
+
+def _holds(dims: list[tuple[int, int]], heads: int, head_dim: int) -> bool:
+    """Whether a layer has all the dimensions that are taken."""
+    return bool(dims) and max(h for h, _ in dims) < heads and max(c for _, c in dims) < head_dim
 
 
 def _part(parts: dict[str, Part | None], name: str) -> Part:
@@ -201,16 +252,28 @@ def value_forms(anatomy: Anatomy, rows_T: Tensor, coordinates: list[int], writte
     x_TD = table_TD - table_TD.mean(0)
     forms = []
     for layer in range(anatomy.n_layers):
-        value, output = anatomy.part("attn.v", layer), anatomy.part("attn.o", layer)
-        if value is None or output is None or output.shape[1] % value.shape[0] or not anatomy.n_kv_heads:
+        read_TU, output = _values_read(anatomy, layer, x_TD), anatomy.part("attn.o", layer)
+        if read_TU is None or output is None or output.shape[1] % read_TU.shape[1] or not anatomy.n_kv_heads:
             return None
-        repeat, head_dim = output.shape[1] // value.shape[0], value.shape[0] // anatomy.n_kv_heads
-        read_TU = x_TD @ fold_reader(anatomy, value.read(), "norm.attn", layer).T
+        repeat, heads = output.shape[1] // read_TU.shape[1], anatomy.n_kv_heads
         output_DQ = output.read()
         written[layer] = output_DQ[coordinates]
-        written_TQ = x_TD @ output_DQ
-        written_TU = written_TQ.reshape(-1, anatomy.n_kv_heads, repeat, head_dim).sum(2).flatten(1)
+        written_TU = x_TD @ output_DQ
+        if repeat > 1:
+            written_TU = written_TU.reshape(len(x_TD), heads, repeat, -1).sum(2).flatten(1)
         form_TT = read_TU @ written_TU.T
         form_TT = form_TT - form_TT.mean(0, keepdim=True) - form_TT.mean(1, keepdim=True) + form_TT.mean()
         forms.append(form_TT / form_TT.norm().clamp_min(1e-30))
     return torch.stack(forms) if forms else None
+
+
+def _values_read(anatomy: Anatomy, layer: int, x_TD: Tensor) -> Tensor | None:
+    """What all values of a layer read from rows of the stream, [T, U]; None where it has none."""
+    value, latent = anatomy.part("attn.v", layer), read_latent_attention(anatomy, layer)
+
+    def read(w_UD: Tensor) -> Tensor:
+        return fold_reader(anatomy, w_UD, "norm.attn", layer) @ x_TD.T
+
+    if value is not None:
+        return read(value.read()).T
+    return None if latent is None else latent.rows("value", torch.arange(latent.heads * latent.value), read).T

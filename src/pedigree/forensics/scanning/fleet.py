@@ -28,6 +28,7 @@ class Task:
         salt: of the fingerprint.
         allow_pickle: read torch files (weights only).
         header_digest, stamp: of what is there already, "" where nothing is; equal ones are not read again.
+        renews: whether a fingerprint of an older version is there, which stays where the model cannot be read.
     """
 
     location: str
@@ -35,6 +36,7 @@ class Task:
     allow_pickle: bool = False
     header_digest: str = ""
     stamp: str = ""
+    renews: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,13 @@ def carry_out(task: Task) -> Outcome:
             return Outcome(task.location)
         return Outcome(task.location, _make(task))
     except PedigreeError as error:
-        return Outcome(task.location, error=error.sentence())
+        return _failed(task, error.sentence())
     except ANY_FAULT as error:
-        return Outcome(task.location, error=f"could not be read: {type(error).__name__}: {error}"[:500])
+        return _failed(task, f"could not be read: {type(error).__name__}: {error}"[:500])
+
+
+def _failed(task: Task, why: str | None) -> Outcome:
+    return Outcome(task.location, error=None if task.renews else why)
 
 
 def _make(task: Task) -> Made:
@@ -112,5 +118,5 @@ def carry_out_all(tasks: Sequence[Task], *, workers: int = 1, address: str | Non
         UsageError: Ray is not installed, or the cluster does not answer.
     """
     for done in spread_out(carry_out, tasks, workers=workers, address=address):
-        outcome = done.result if done.result is not None else Outcome(done.task.location, error=done.lost)
+        outcome = done.result if done.result is not None else _failed(done.task, done.lost)
         yield replace(outcome, node=done.node)

@@ -4,7 +4,8 @@ Layout: `library.db` (SQLite) holds one row for each model; `fingerprints/` hold
 `library.index`, in large libraries only, serves the search and can be made again from the rows. A row is written after
 its file is on disk, so a stop at any moment leaves a library that can be gone on with: what is there is not made again.
 What is there is known by its headers and by the stamps of its files (size and time of a local file, the server's tag of
-a remote one). A model that cannot be read is a row with an error, and never stops the rest.
+a remote one); what is there in an older version of the format is made again where the model can still be read. A model
+that cannot be read is a row with an error, and never stops the rest.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from pedigree.errors import MalformedFile, MissingInput, UsageError
-from pedigree.forensics.fingerprints.fingerprint import Fingerprint, read_fingerprint
+from pedigree.forensics.fingerprints.fingerprint import FORMAT_VERSION, Fingerprint, read_fingerprint
 from pedigree.forensics.fingerprints.positions import salt_check
 from pedigree.forensics.scanning.fleet import Outcome, Task, carry_out_all
 from pedigree.forensics.scanning.neighbors import (
@@ -52,6 +53,7 @@ CREATE TABLE IF NOT EXISTS models (
     error TEXT
 );
 CREATE TABLE IF NOT EXISTS stamps (location TEXT PRIMARY KEY, stamp TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS versions (location TEXT PRIMARY KEY, version INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS models_failed ON models (id) WHERE error IS NOT NULL;
 CREATE TABLE IF NOT EXISTS unindexed (id INTEGER PRIMARY KEY);
 """
@@ -105,7 +107,7 @@ class Library:
             raise MalformedFile(
                 "the fingerprint was changed", where=str(self._file(entry.digest)), expected=entry.digest
             )
-        return Fingerprint(found.model, found.facts, entry.location, found.bytes_read)
+        return replace(found, location=entry.location)
 
     def counts(self) -> tuple[int, int]:
         """Models with a fingerprint, and models that could not be read."""
@@ -113,6 +115,16 @@ class Library:
         total = self._connection.execute("SELECT COUNT(*) FROM models").fetchone()[0]
         failed = self._connection.execute("SELECT COUNT(*) FROM models WHERE error IS NOT NULL").fetchone()[0]
         return int(total - failed), int(failed)
+
+    def outdated(self, locations: Sequence[str]) -> int:
+        """How many of these models have a fingerprint of an older version of the format."""
+        marks = ",".join("?" * len(locations))
+        told = self._connection.execute(
+            "SELECT COUNT(*) FROM models LEFT JOIN versions USING (location) WHERE digest IS NOT NULL "
+            f"AND COALESCE(version, 1) < ? AND location IN ({marks})",
+            (FORMAT_VERSION, *locations),
+        )
+        return int(told.fetchone()[0])
 
     def nearest(self, query_E: Floats, wanted: int) -> list[tuple[Entry, float]]:
         """The models most similar to a search vector and their similarities, best first.
@@ -220,8 +232,8 @@ class Library:
     def _task(self, location: str, allow_pickle: bool, retry: bool) -> Task | None:
         """What is to be done for a location; None where that is nothing."""
         row = self._connection.execute(
-            "SELECT header_digest, digest, error, stamp FROM models LEFT JOIN stamps USING (location) "
-            "WHERE location = ?",
+            "SELECT header_digest, digest, error, stamp, version FROM models LEFT JOIN stamps USING (location) "
+            "LEFT JOIN versions USING (location) WHERE location = ?",
             (location,),
         ).fetchone()
         fresh = Task(location, self.salt, allow_pickle)
@@ -231,6 +243,8 @@ class Library:
             return None
         if not self._file(row[1]).is_file():
             return fresh
+        if (row[4] or 1) < FORMAT_VERSION:  # libraries did not keep versions while there was but one
+            return replace(fresh, renews=True)
         return Task(location, self.salt, allow_pickle, row[0] or "", row[3] or "")
 
     def _keep(self, outcome: Outcome) -> None:
@@ -263,6 +277,8 @@ class Library:
             self._connection.execute("DELETE FROM stamps WHERE location = ?", (outcome.location,))
             if made is not None and made.stamp:
                 self._connection.execute("INSERT INTO stamps VALUES (?, ?)", (outcome.location, made.stamp))
+            version = facts.get("version", 0)
+            self._connection.execute("INSERT OR REPLACE INTO versions VALUES (?, ?)", (outcome.location, version))
 
     def _file(self, digest: str) -> Path:
         name = digest.removeprefix("sha256:")

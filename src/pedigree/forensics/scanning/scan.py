@@ -120,7 +120,12 @@ def scan(
             relatives=relatives,
             others=[c for c in found if c.verdict not in RELATIVES],
             multiplicity=_multiplicity(tried, found),
-            not_checked=_not_checked(failed, tried, found, copies),
+            not_checked=[
+                *_not_checked(failed, tried, found, copies),
+                *_without_gains(mine, found, library),
+                "models that are not in the library",
+                *ALWAYS_UNCHECKED,
+            ],
             seconds=round(time.monotonic() - start, 3),
         ),
     )
@@ -376,4 +381,16 @@ def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: in
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
         out.append(f"{only} candidates were compared on fingerprints only, which see units in place")
-    return [*out, "models that are not in the library", *ALWAYS_UNCHECKED]
+    return out
+
+
+def _without_gains(mine: Fingerprint, found: Sequence[Candidate], library: Library) -> list[str]:
+    """That gains could not speak where fingerprints of the first version were compared."""
+    on_prints = [candidate.location for candidate in found if candidate.compared == "fingerprint"]
+    old = len(on_prints) if mine.model.norms is None else library.outdated(on_prints)
+    if not old:
+        return []
+    return [
+        f"learned gains of norms, for {old} candidates: fingerprints of version 1 hold none, so models of one random "
+        "start that look like noisy copies are not told from them; library add makes them again"
+    ]

@@ -66,6 +66,12 @@ class LatentAttention:
     value: int
     stacks: dict[Which, _Stack]
 
+    @property
+    def rank(self) -> int:
+        """Dimensions of the narrowest latent that rows are read through; rows of more heads than that have no more
+        directions."""
+        return min(stack.rank for stack in self.stacks.values() if stack.down is not None)
+
     def rows(self, which: Which, places_U: Tensor, keep: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows that read the stream, [U, D].
 
