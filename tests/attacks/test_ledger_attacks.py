@@ -364,6 +364,18 @@ def test_21_a_dataset_that_changed_under_its_name(project: Project) -> None:
     assert (problem.verdict, problem.word) == ("UNKNOWN", "dataset-changed")
 
 
+def test_a_dataset_cut_by_two_tokenizers_has_not_changed(project: Project) -> None:
+    """What a training names is the text as its tokenizer cut it."""
+    project.make("first", "1" * 64, role="dataset")
+    for number, (digest, cut) in enumerate((("1", "a"), ("2", "b"), ("1", "a"), ("2", "b"))):
+        used = (Parent(digest * 64, "dataset", "texts"), Parent(cut * 64, "tokenizer", "tokenizer"))
+        project.ledger.append(Draft("run.start", {"step": 0}, f"{number + 1:036x}", parents=used))
+    assert not [problem for problem in project.verify().problems if problem.word == "dataset-changed"]
+    used = (Parent("3" * 64, "dataset", "texts"), Parent("a" * 64, "tokenizer", "tokenizer"))
+    project.ledger.append(Draft("run.start", {"step": 0}, f"{9:036x}", parents=used))
+    assert [problem.word for problem in project.verify().problems] == ["dataset-changed"]
+
+
 def test_22_a_contributor_dropped_at_release(project: Project) -> None:
     project.make("base")
     project.actors = ({"id": "person:two", "role": "operator"},)

@@ -82,17 +82,23 @@ def _order_problems(run: Sequence[Entry]) -> list[Problem]:
 
 
 def _dataset_problems(entries: Sequence[Entry]) -> list[Problem]:
-    """A name that stood for other bytes before: nothing wrong by itself, and worth knowing."""
-    known: dict[str, str] = {}
+    """A name that stood for other bytes before: nothing wrong by itself, and worth knowing.
+
+    What a training names is a text as its tokenizer cut it, so only uses with one tokenizer can be held against each
+    other.
+    """
+    known: dict[tuple[str, str], str] = {}
     problems = []
     for entry in entries:
-        for parent in entry.said.parents if entry.said else ():
+        parents = entry.said.parents if entry.said else ()
+        tokenizer = next((parent.digest for parent in parents if parent.role == "tokenizer"), "")
+        for parent in parents:
             if parent.role == "dataset" and parent.name:
-                before = known.setdefault(parent.name, parent.digest)
+                before = known.setdefault((parent.name, tokenizer), parent.digest)
                 if before != parent.digest:
                     sentence = f"the dataset {parent.name!r} holds other bytes than when it was used before"
                     problems.append(Problem("UNKNOWN", "dataset-changed", sentence, entry.index))
-                    known[parent.name] = parent.digest
+                    known[parent.name, tokenizer] = parent.digest
     return problems
 
 
