@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from forensics.hand_made import TWIN, WHOLE, Path, bits, found, grid, tokens
 from forensics.tiny_models import Sizes, llama, side
 
 from pedigree.forensics.comparison.findings import CLEAR_EFFECT, CLEAR_LOG10_P, CLEAR_Z, HeadScore
-from pedigree.forensics.comparison.record import told_map
+from pedigree.forensics.comparison.record import layer_matches, told_map
 from pedigree.forensics.comparison.verdict import Judgment, judge
 from pedigree.forensics.descent.survival import Survival
 from pedigree.forensics.sides.contents import Contents
@@ -149,6 +149,15 @@ def test_two_that_share_numbers_and_learned_too_little_are_not_accused() -> None
 @pytest.mark.parametrize("word", ["inconclusive", "unrelated"])
 def test_layers_that_chance_or_a_chosen_frame_laid_side_by_side_are_no_finding(word: Any) -> None:
     assert told_map(found(PLAIN, {}), Judgment(word, {}, ["units agree, but no more than a chosen frame can"])) == NONE
+
+
+def test_a_part_of_which_too_little_was_read_is_left_open_and_not_said_to_be_new() -> None:
+    few, whole = grid(PLAIN, 4, on=(2, 3)), grid(PLAIN, 4)
+    for coverage, open_layers in ((1.0, []), (0.02, [0, 1])):
+        units = replace(few, coverage_J=np.full(4, coverage))
+        rows = layer_matches(FOUR, found(PLAIN, {"ffn": units, "vo": whole}))
+        assert [row.layer for row in rows if row.ffn_score is None] == open_layers
+        assert [row.attn for row in rows] == PLAIN
 
 
 def test_a_whole_model_inside_a_larger_one_is_related_though_most_layers_are_new() -> None:

@@ -67,7 +67,7 @@ def build_record(a: Side, b: Side, found: Findings, judgment: Judgment, depth: D
                 notes=[f"{what}: best z {z:.1f}" for what, z in found.climb.tried] + found.climb.skipped,
             ),
             layer_map=layer_map,
-            layer_map_detail=_detail(b, found) if has_map else [],
+            layer_map_detail=layer_matches(b, found) if has_map else [],
             components=judgment.components,
             transformations=list_changes(a, b, found) if related or judgment.verdict == "identical" else [],
             tests=list_tests(a, b, found),
@@ -165,8 +165,11 @@ def _scored_on(found: Findings) -> list[str]:
     return [words[kind] for kind in found.evidence.grids]
 
 
-def _detail(b: Side, found: Findings) -> list[LayerMatch]:
+def layer_matches(b: Side, found: Findings) -> list[LayerMatch]:
+    """Where the feed-forward part and the attention of each layer of B come from, and how well they agree; without a
+    score where too few of its units were read for finding none of A's to mean anything."""
     ffn_path, attn_path = found.evidence.path(("ffn",)), found.evidence.path(("vo", "qk"))
+    kind = "vo" if "vo" in found.evidence.grids else "qk"
     rows = []
     for j in range(b.n_layers):
         i = found.layer_map[j]
@@ -177,11 +180,17 @@ def _detail(b: Side, found: Findings) -> list[LayerMatch]:
                 layer=j,
                 ffn=ffn_path[j] if j < len(ffn_path) and ffn else None,
                 attn=attn_path[j] if j < len(attn_path) and attn else None,
-                ffn_score=_effect(found, "ffn", i, j),
-                attn_score=_effect(found, "vo", i, j) if "vo" in found.evidence.grids else _effect(found, "qk", i, j),
+                ffn_score=_effect(found, "ffn", i, j) if ffn or _sees(found, "ffn", j) else None,
+                attn_score=_effect(found, kind, i, j) if attn or _sees(found, kind, j) else None,
             )
         )
     return rows
+
+
+def _sees(found: Findings, kind: str, j: int) -> bool:
+    """Whether enough was read of a layer that finding nothing means something; else its score stays open."""
+    grid = found.evidence.grids.get(kind)  # type: ignore[call-overload]
+    return grid is not None and bool(grid.sees(j))
 
 
 def _effect(found: Findings, kind: str, i: int | None, j: int) -> float | None:
