@@ -198,3 +198,18 @@ def test_a_layer_of_few_units_is_not_called_foreign() -> None:
     judgment = answer(PARENT, small)
     assert judgment.verdict == "related"
     assert judgment.components["mlp"].verdict == "inconclusive"
+
+
+def test_layers_that_wrote_nothing_before_they_were_trained_are_not_new() -> None:
+    """A model grown by silent layers and its child: units that write nothing can be confirmed by nothing."""
+    sizes = Sizes(layers=4, d=64, heads=8, kv_heads=8, head_dim=8, inner=96)
+    grown = llama(0, sizes)
+    for layer in (1, 3):
+        for name in ("mlp.up_proj", "mlp.down_proj", "self_attn.o_proj"):
+            grown[f"model.layers.{layer}.{name}.weight"] *= 0.0
+    woken = {name: tensor + 0.02 * llama(5, sizes)[name] for name, tensor in shaken(grown, 1).items()}
+    left, right = (side(model, sizes.config(), tokens=TOKENS) for model in (grown, woken))
+    found = measure(left, right, whole_bits=True)
+    assert judge(left, right, found).verdict == "related"
+    assert found.layer_map == [0, 1, 2, 3]
+    assert not {"component-reinitialized", "layers-replaced"} & {one.kind for one in list_changes(left, right, found)}

@@ -6,6 +6,7 @@ returns the transformations it sees; nothing here changes a verdict.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
@@ -350,10 +351,12 @@ gets far beyond it, however much its units agree."""
 
 
 def _shows_nothing(found: Findings, j: int, *kinds: UnitKind) -> bool:
-    """Whether no unit of these kinds agrees, in layer `j` of B, with the layer of A that the map gives."""
+    """Whether units of these kinds were compared, in layer `j` of B with the layer of A that the map gives, and none
+    agrees. Units that write nothing are not compared."""
     i = found.layer_map[j]
-    scores = [float(found.evidence.grids[kind].z_IJ[i, j]) for kind in kinds if kind in found.evidence.grids]
-    return not any(score >= FAINT_Z for score in scores)
+    grids = [found.evidence.grids[kind] for kind in kinds if kind in found.evidence.grids]
+    scores = [score for grid in grids if math.isfinite(score := float(grid.z_IJ[i, j]))]
+    return bool(scores) and not any(score >= FAINT_Z for score in scores)
 
 
 def _attention_is_foreign(found: Findings) -> bool:

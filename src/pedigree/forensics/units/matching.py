@@ -69,6 +69,12 @@ class Table:
     total: int
 
     @cached_property
+    def is_silent(self) -> bool:
+        """Whether no unit has a held-out direction, as in blocks that were added without a function: such a table
+        confirms nothing, and excludes nothing."""
+        return not any(bool(x.any()) for x in self.confirm_UD.values())
+
+    @cached_property
     def is_plain(self) -> bool:
         """Whether the table is of a sample in which no unit is a copy of another and no row is empty."""
         if len(self.match_UD) > PLAIN_UNITS:
