@@ -255,3 +255,12 @@ def test_a_pipe_or_a_directory_in_place_of_a_file_does_not_hang(tmp_path: Path) 
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(MissingInput, match="no weight files"):
         open_checkpoint(tmp_path)
+
+
+def test_a_training_directory_points_to_the_folder_that_holds_the_weights(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(MissingInput, match="no weight files") as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.fix == f"name {tmp_path / 'model'}"

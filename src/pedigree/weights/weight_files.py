@@ -8,9 +8,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pedigree.errors import MalformedFile, MissingInput, UnsafeFile, UsageError
@@ -23,6 +26,9 @@ _AGAIN = "get the file again: it is damaged; weights are read without it where i
 SUFFIXES = {".safetensors": "safetensors", ".gguf": "gguf", ".bin": "torch", ".pt": "torch", ".pth": "torch"}
 MOST_BESIDE = 4
 """Files beside the chosen ones that are named."""
+
+MOST_LOOKED_AT = 1000
+"""Entries of a directory without weights among which a folder that has some is looked for."""
 
 _USUAL_NAMES = (
     "model.safetensors",
@@ -120,8 +126,21 @@ def choose(source: Source) -> Choice:
         where=source.location,
         got=", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "an empty directory",
         expected="*.safetensors, *.gguf, or pytorch_model*.bin",
-        fix="name the directory that holds the weights, or a weight file itself",
+        fix=f"name {below}"
+        if (below := _folder_below(source.location))
+        else "name the directory that holds the weights, or a weight file itself",
     )
+
+
+def _folder_below(location: str) -> Path | None:
+    """The one folder in a local directory that holds weights, as a training's directory has one; else None."""
+    folder = Path(location)
+    if not folder.is_dir():
+        return None
+    with os.scandir(folder) as entries:
+        folders = [entry.path for entry in islice(entries, MOST_LOOKED_AT) if entry.is_dir(follow_symlinks=False)]
+    found = [path for path in folders if any((Path(path) / name).is_file() for name in _USUAL_NAMES)]
+    return Path(found[0]) if len(found) == 1 else None
 
 
 def _beside(names: Sequence[str], first: str, choice: Choice) -> tuple[str, ...]:
