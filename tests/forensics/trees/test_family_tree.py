@@ -17,8 +17,10 @@ from pedigree.forensics.trees.family_rows import CommonRows
 from pedigree.forensics.trees.family_tree import LayOut, build_tree, grow_tree
 from pedigree.forensics.trees.joining import neighbor_joining
 from pedigree.forensics.trees.kinship import Kinship
+from pedigree.forensics.trees.placement import MOST_ODDS, continues
 from pedigree.forensics.trees.tree_merges import Mixed
 from pedigree.forensics.trees.tree_odds import drift_odds
+from pedigree.forensics.trees.ways import Ways
 from pedigree.records.family_tree import FamilyTree, TreeResult
 
 DIMENSIONS, ROW = 100_000, 100
@@ -253,6 +255,15 @@ def test_a_child_that_came_back_toward_the_first_model_stays_below_its_parent() 
         pairs = {(i, j): Kinship("related", value[i, j], 0.0, float(((at[i] - at[j]) ** 2).mean())) for i, j in value}
         result = build_tree(["0", "1", "2"], pairs, laid_out(at))
         assert lines(result) == {frozenset(("0", str(first))), frozenset(("1", "2"))}
+
+
+def test_what_lacks_the_layers_of_a_grown_model_stands_beside_it() -> None:
+    """2 has most of the way to 1; where 1 was given a layer on it and 2 has none, it cannot have come from there."""
+    ways = Ways.of(np.array([[0.0, 0.1, 0.15], [0.1, 0.0, 0.06], [0.15, 0.06, 0.0]]))
+    odds = np.zeros((3, 3))
+    for layers, beside in ((4, False), (5, True)):
+        shapes = tuple((deep, 128, 64, 32, 0) for deep in (4, layers, 4))
+        assert (continues(0, 1, 2, replace(ways, shapes=shapes), odds) == -MOST_ODDS) == beside
 
 
 def test_what_a_cut_model_lost_does_not_come_back_in_its_sibling() -> None:

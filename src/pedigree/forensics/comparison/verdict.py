@@ -85,7 +85,7 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         return Judgment("identical", {k: _same(c) for k, c in components.items()}, ["every number is equal"])
     readable = min(a.n_layers, b.n_layers, a.width, b.width) > 0
     if not found.evidence.grids and (b.sample.ladder or not readable):
-        return _without_layers(found, components)
+        return _without_numbers(found, components) if found.blank else _without_layers(found, components)
     if found.keeps_units:
         return _with_units(found, components)
     if not found.layers_hit("ffn", "vo", "qk") and not found.copied:

@@ -202,7 +202,7 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
     if ways.reshaped(parent, i):
         return MOST_ODDS if _has_the_shape(parent, i, j, ways) else -MOST_ODDS
-    if ways.came_back(parent, i, j):
+    if _lacks_layers(parent, i, j, ways) or ways.came_back(parent, i, j):
         return -MOST_ODDS
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
@@ -269,6 +269,13 @@ def _has_the_shape(parent: int, i: int, j: int, ways: Ways) -> bool:
         return both > MORE * alone
     near, far = float(ways.all_NN[i, j]), float(ways.all_NN[parent, j])
     return MORE * both >= alone and near <= MORE * far
+
+
+def _lacks_layers(parent: int, i: int, j: int, ways: Ways) -> bool:
+    """Whether j has just as many layers as the parent, and i more: layers that were put in and trained are not taken
+    out again one for one. (Units are: a wider block may be pruned to a size that it had.)"""
+    before, grown, there = (ways.shapes[k][:1] for k in (parent, i, j))
+    return grown > before == there
 
 
 def common(parent: int, j: int, k: int, ways: Ways) -> float:
