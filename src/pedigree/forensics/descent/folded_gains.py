@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pedigree.forensics.descent.additions import SAME_SLOPE
 from pedigree.forensics.sides.gauge import Gauge
 from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
@@ -54,9 +55,7 @@ def folded_side(
         layer_map: for each layer of B its layer in A.
         unit_maps: origin of the feed-forward units of each layer of B.
     """
-    pairs = [(i, j) for j, i in enumerate(layer_map) if i is not None]
-    if a.sample.max_units is not None:
-        pairs = [pairs[k] for k in spread_evenly(len(pairs), SOME_LAYERS).tolist()]
+    pairs = _some_pairs(layer_map, None if a.sample.max_units is None else SOME_LAYERS)
     scales = [scale for i, j in pairs for scale in _scales(a, b, i, j, unit_maps.get(j))]
     if not scales:
         return None
@@ -64,10 +63,9 @@ def folded_side(
     return "b" if _stand_there(of_a_C, there_C) else "a" if _stand_there(of_b_C, back_C) else None
 
 
-SAME_COSINE, SAME_SLOPE = 0.8, (0.8, 1.25)
-"""Cosine of gains with those that the other model's columns hold, noise of the columns taken out, and how much of a
-gain is there, where both models learned the same gains. Twins of an optimizer that leaves no strong directions have
-cosines of 0.4 and less."""
+SAME_COSINE = 0.8
+"""Cosine of gains with those that the other model's columns hold, noise of the columns taken out, where both models
+learned the same gains. Twins of an optimizer that leaves no strong directions have cosines of 0.4 and less."""
 
 
 def same_gains_folded(
@@ -87,19 +85,25 @@ def same_gains_folded(
     """
     if a.width != b.width or not gauge.reaches_all:
         return False
-    pairs = [(i, j) for j, i in enumerate(layer_map) if i is not None]
-    pairs = [pairs[k] for k in spread_evenly(len(pairs), SOME_LAYERS).tolist()]
     of_a, of_b = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
-    for i, j in pairs:
+    for i, j in _some_pairs(layer_map, SOME_LAYERS):
         gain_a, gain_b = (_gain(side, layer) for side, layer in ((a, i), (b, j)))
+        if gain_a is None or gain_b is None or _are_one(gain_a) == _are_one(gain_b):
+            return False
         rows = list(_feed_forward(a, b, i, j, unit_maps.get(j)))
-        if not rows or gain_a is None or gain_b is None or (_are_one(gain_a) == _are_one(gain_b)):
+        if not rows:
             return False
         if _are_one(gain_b):
             of_a += _scale_beside(gain_a, ((x_ND, gauge.inverse().carry(y_ND)) for x_ND, y_ND in rows))
         else:
             of_b += _scale_beside(gain_b, ((y_ND, gauge.carry(x_ND)) for x_ND, y_ND in rows))
     return any(_are_same(*map(torch.cat, zip(*found, strict=True))) for found in (of_a, of_b) if found)
+
+
+def _some_pairs(layer_map: Sequence[int | None], most: int | None) -> list[tuple[int, int]]:
+    """Layers of A and of B that the map lays side by side, of many some that are spread over the depth."""
+    pairs = [(i, j) for j, i in enumerate(layer_map) if i is not None]
+    return [pairs[k] for k in spread_evenly(len(pairs), most).tolist()]
 
 
 def _gain(side: Side, layer: int) -> Tensor | None:

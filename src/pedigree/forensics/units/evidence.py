@@ -212,8 +212,9 @@ def _without_resemblance(z_IJ: Floats) -> Floats:
 def _score_row(tables: Tables, kind: UnitKind, i: int, right: list[Table | None]) -> tuple[Floats, Floats]:
     z_J, effect_J = np.full(len(right), np.nan), np.full(len(right), np.nan)
     left = tables.of_a(kind, i)  # held while its row is worked out, where tables of A are made as needed
-    for j, score in enumerate([] if left is None else tables.score_row(kind, i, left, right)):
-        there = right[j]
-        if score is not None and score.n and not (left is None or left.is_silent or there is None or there.is_silent):
+    if left is None or left.is_silent:
+        return z_J, effect_J
+    for j, (there, score) in enumerate(zip(right, tables.score_row(kind, i, left, right), strict=True)):
+        if score is not None and score.n and there is not None and not there.is_silent:
             z_J[j], effect_J[j] = score.z, score.effect
     return z_J, effect_J
