@@ -14,11 +14,12 @@ from tests.comparison_examples import EXAMPLES
 from pedigree.audit.claims import Claim, card_claim, family_claims
 from pedigree.audit.operations import COPIES, MAY_CHANGE, frozen_check, operation_check, steps_check
 from pedigree.audit.pairs import Pairs
-from pedigree.audit.places import Model, look_at_models, model_folders, name_of_folder
+from pedigree.audit.places import Model, look_at_models, model_folders
 from pedigree.audit.relatives import lies_on_the_way
 from pedigree.errors import MissingInput
 from pedigree.forensics.pair import PairEvidence
 from pedigree.ledger.verdict import Edge
+from pedigree.records.artifact import name_of_folder
 from pedigree.records.comparison import Component
 from pedigree.surgery.catalog import BY_NAME
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pedigree.audit.places import name_of_folder
 from pedigree.errors import PedigreeError
 from pedigree.ledger.directory import look_at
+from pedigree.records.artifact import name_of_folder
 from pedigree.records.audit import Clearance, ClearanceResult, Cleared
 from pedigree.records.comparison import Comparison, Verdict
 from pedigree.records.scan import Multiplicity

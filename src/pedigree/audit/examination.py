@@ -20,7 +20,7 @@ from pathlib import Path
 from pedigree.audit.claims import Claim, card_claim, family_claims, ledger_claims
 from pedigree.audit.judgment import judge_claim
 from pedigree.audit.pairs import Pairs
-from pedigree.audit.places import Model, Tell, look_at_models, model_folders, name_of_folder
+from pedigree.audit.places import Model, Tell, look_at_models, model_folders
 from pedigree.audit.relatives import Scene
 from pedigree.errors import MissingInput
 from pedigree.ledger.directory import registered_manifest
@@ -31,7 +31,7 @@ from pedigree.ledger.note import Checkpoint
 from pedigree.ledger.store import Store
 from pedigree.ledger.verdict import worst
 from pedigree.ledger.verification import Verification, verify
-from pedigree.records.artifact import Manifest
+from pedigree.records.artifact import Manifest, name_of_folder
 from pedigree.records.audit import Audit, AuditEdge, AuditModel, AuditResult, EdgeVerdict
 
 NOT_CHECKED = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pedigree.errors import MissingInput, PedigreeError
 from pedigree.ledger.directory import Found, look_at
-from pedigree.records.artifact import FileDigest, Manifest
+from pedigree.records.artifact import FileDigest, Manifest, name_of_folder
 from pedigree.records.audit import State
 
 DEPTH, MOST = 5, 400  # folders below the given one, and models that are looked at
@@ -88,12 +88,6 @@ def _holds_weights(folder: Path, allow_pickle: bool) -> bool:
     except OSError:
         return False
     return any(name.endswith(suffixes) and not name.startswith(("adapter", "optimizer")) for name in names)
-
-
-def name_of_folder(folder: Path) -> str:
-    """What a model is called by where it lies; `model` says nothing, so the folder above does."""
-    absolute = folder.absolute()
-    return absolute.parent.name if absolute.name == "model" and absolute.parent.name else absolute.name
 
 
 def weight_files(manifest: Manifest) -> set[tuple[int, str]]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import rfc8785
@@ -173,3 +174,9 @@ def _check_paths(paths: Sequence[str], where: str) -> None:
                 fix="rename one of them",
             )  # fmt: skip
         seen[folded] = path
+
+
+def name_of_folder(folder: Path) -> str:
+    """What a model is called by where it lies; `model` says nothing, so the folder above does."""
+    absolute = folder.absolute()
+    return absolute.parent.name if absolute.name == "model" and absolute.parent.name else absolute.name

@@ -22,6 +22,7 @@ from pedigree.errors import MalformedFile, MissingInput, UsageError
 from pedigree.model.decoder import Decoder
 from pedigree.model.generation import Sampling, stream
 from pedigree.model.hf_checkpoint import import_checkpoint
+from pedigree.records.artifact import name_of_folder
 from pedigree.tokenizers.chat_template import MAX_CONFIG_BYTES, ChatTemplate, Message, read_chat_template, role_tokens
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.incremental import IncrementalText
@@ -162,11 +163,6 @@ class Speaker:
             self.template.close()
 
 
-def _called(folder: Path) -> str:
-    """The name of a directory; where training writes a model it is that of the step."""
-    return folder.parent.name if folder.name == "model" and folder.parent.name else folder.name
-
-
 def open_speaker(folder: Path, *, name: str | None = None, device: str | None = None, domain: int = 0) -> Speaker:
     """The model in a directory, ready to answer.
 
@@ -195,7 +191,7 @@ def open_speaker(folder: Path, *, name: str | None = None, device: str | None = 
     roles = role_tokens(folder)
     experts = model.config.experts
     return Speaker(
-        name or _called(folder.resolve()),
+        name or name_of_folder(folder.resolve()),
         model,
         encoder,
         read_chat_template(folder, encoder),
