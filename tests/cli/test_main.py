@@ -120,6 +120,12 @@ def test_every_flag_has_an_environment_variable_that_help_shows(pedigree: Pedigr
     assert not {variable for variable in seen if f'"{variable}"' not in tests}, "each has a test that sets it"
 
 
+def test_whatever_writes_a_file_takes_all_spellings() -> None:
+    spellings = [set(parameter.opts) for _, parameter in parameters() if {"--out", "--output"} & set(parameter.opts)]
+    assert len(spellings) > 10
+    assert all(words == {"--out", "--output", "-o"} for words in spellings)
+
+
 @pytest.mark.parametrize("command", ["", *NOUNS, *COMMANDS])
 def test_help_shows_examples_groups_and_exit_codes(pedigree: Pedigree, command: str) -> None:
     ran = pedigree(*command.split(), "--help")

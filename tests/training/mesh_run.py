@@ -22,6 +22,7 @@ from pedigree.model.hf_checkpoint import export_state
 from pedigree.model.members import member
 from pedigree.training.guard import Signals
 from pedigree.training.parallel import whole_weights
+from pedigree.training.ranks import leave_ranks
 from pedigree.training.run import Run
 
 ROWS, LENGTH = 4, 32
@@ -79,5 +80,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for one in json.loads(sys.argv[2]):
         train(Path(sys.argv[1]), one)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_ranks()

@@ -13,6 +13,7 @@ from tests.training.tiny import VOCABULARY, TinyModel, settings, write_tokenizer
 from pedigree.records.recorder import JsonlRecorder
 from pedigree.training.config import TrainingConfig
 from pedigree.training.fit import ModelFacts
+from pedigree.training.ranks import leave_ranks
 from pedigree.training.run import Run
 from pedigree.training.shards import Vocabulary
 
@@ -57,5 +58,4 @@ if __name__ == "__main__":
     summary = run.work()
     if run.ranks.is_first:
         Path(out, "summary.json").write_text(json.dumps(summary.to_dict()), encoding="utf-8")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_ranks()

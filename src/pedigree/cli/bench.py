@@ -141,7 +141,7 @@ def score(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write the record here too.", envvar="PEDIGREE_OUTPUT",
+            "--output", "--out", "-o", metavar="FILE", help="Write the record here too.", envvar="PEDIGREE_OUTPUT",
             rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
@@ -188,7 +188,7 @@ def report(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT,
+            "--output", "--out", "-o", metavar="FILE", envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT,
             help="The page, must be named: HTML, or Markdown tables where it ends in .md.", show_default=False,
         ),
     ] = None,

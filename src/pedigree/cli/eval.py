@@ -85,8 +85,8 @@ TimeoutOption = Annotated[
 RecordOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="FILE", help="Write the record there as well.", envvar="PEDIGREE_OUT", rich_help_panel=OUTPUT,
-        show_default=False,
+        "--out", "--output", "-o", metavar="FILE", help="Write the record there as well.",
+        envvar="PEDIGREE_OUT", rich_help_panel=OUTPUT, show_default=False,
     ),
 ]  # fmt: skip
 TaskFolderOption = Annotated[

@@ -31,7 +31,7 @@ def fingerprint(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where the fingerprint goes; must be named.",
+            "--output", "--out", "-o", metavar="FILE", help="Where the fingerprint goes; must be named.",
             envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,

@@ -39,8 +39,8 @@ def export(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Where to put it; by default it is printed.", envvar="PEDIGREE_OUT",
-            rich_help_panel=OUTPUT, show_default=False,
+            "--out", "--output", "-o", metavar="FILE", help="Where to put it; by default it is printed.",
+            envvar="PEDIGREE_OUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
     key: Annotated[

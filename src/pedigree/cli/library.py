@@ -150,7 +150,7 @@ def export(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="Where the fingerprints go; must be named.",
+            "--output", "--out", "-o", metavar="FOLDER", help="Where the fingerprints go; must be named.",
             envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,

@@ -31,6 +31,8 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
+        "--output",
+        "-o",
         metavar="DIR",
         help="Where the result goes, in place of what the recipe says.",
         envvar="PEDIGREE_OUT",

@@ -35,8 +35,8 @@ FilesArgument = Annotated[
 OutOption = Annotated[
     Path,
     typer.Option(
-        "--out", metavar="DIR", help="Directory for tokenizer.json and its companions.", envvar="PEDIGREE_OUT",
-        rich_help_panel=OUTPUT, show_default=False,
+        "--out", "--output", "-o", metavar="DIR", help="Directory for tokenizer.json and its companions.",
+        envvar="PEDIGREE_OUT", rich_help_panel=OUTPUT, show_default=False,
     ),
 ]  # fmt: skip
 TextOption = Annotated[

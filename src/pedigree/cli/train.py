@@ -53,8 +53,8 @@ SetOption = Annotated[
 FolderOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="DIR", help="Folder of the family; by default runs/FAMILY.", envvar="PEDIGREE_OUT",
-        rich_help_panel=OUTPUT, show_default=False,
+        "--out", "--output", "-o", metavar="DIR", help="Folder of the family; by default runs/FAMILY.",
+        envvar="PEDIGREE_OUT", rich_help_panel=OUTPUT, show_default=False,
     ),
 ]  # fmt: skip
 DeviceOption = Annotated[
@@ -108,6 +108,7 @@ def train(
     from pedigree.cli.train_steps import parse_overrides, train_step
     from pedigree.cli.workplace import Workplace
     from pedigree.family.recipe import read_recipe
+    from pedigree.training.ranks import leave_ranks
     from pedigree.weights.known_files import hashed_once
 
     is_first = os.environ.get("RANK", "0") == "0"
@@ -134,6 +135,7 @@ def train(
             show_step(result, out)
         if result.outcome != "finished":
             break
+    leave_ranks()
     if is_first and out.mode == "json":
         out.result(_record(recipe, read.digest, overrides, results))
     elif is_first and out.mode == "quiet":

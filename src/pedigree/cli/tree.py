@@ -35,8 +35,8 @@ def tree(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write the tree as a picture (SVG).", envvar="PEDIGREE_OUTPUT",
-            rich_help_panel=OUTPUT, show_default=False,
+            "--output", "--out", "-o", metavar="FILE", help="Write the tree as a picture (SVG).",
+            envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,
     workers: WorkersOption = 1,

@@ -58,7 +58,7 @@ def unmerge(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write YAML for mergekit that makes the merge again.",
+            "--output", "--out", "-o", metavar="FILE", help="Write YAML for mergekit that makes the merge again.",
             envvar="PEDIGREE_OUTPUT", rich_help_panel=OUTPUT, show_default=False,
         ),
     ] = None,

@@ -112,6 +112,17 @@ def join_ranks(config: TrainingConfig, device: torch.device) -> Ranks:
     )  # fmt: skip
 
 
+def leave_ranks() -> None:
+    """Part from the other processes once all have come so far; nothing where there are none.
+
+    A process that ends while another still talks to it may be aborted by the library of the network, and its launcher
+    would call a finished training a failed one. Not for a process that fails: the others would be waited for.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def check_mesh(config: TrainingConfig, world: int) -> None:
     """Make sure that so many processes can share the steps of a run.
 
