@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,23 @@ def test_the_fit_separates_what_can_be_separated_and_sets_thresholds_beyond_ever
     assert "gains" in fitted["gains"]["weights"]
     assert "gains" not in fitted["matrices"]["weights"]
     assert set(numbers_of(made[0])) | {"offset"} == set(fitted["matrices"]["weights"])
+
+
+def test_merges_are_told_from_twins_by_weights_of_their_own() -> None:
+    """Children keep all of the top of a spectrum, merges a half of everything: no single line has twins on one side."""
+    made = []
+    for number in range(48):
+        noise = 0.04 * math.sin(7.0 * number)
+        for name, truth, top, gains in (
+            ("root.low", "parent", 1.0, 0.9), ("merged", "parent", 0.45, 0.45), ("data", "twin", 0.7, 0.2)
+        ):  # fmt: skip
+            made.append(made_row(f"f{number % 6}", "root", name, truth, top + noise, gains + noise))
+    part = calibrate(made)["gains"]
+    told = part["measured"]
+    assert set(part["merged"]) == set(part["weights"])
+    assert told["twin"]["descent"] == 0
+    assert told["parent"]["descent"] == told["merged"]["descent"] == 48
+    assert "merged" not in calibrate(made)["matrices"]
 
 
 def test_counts_are_told_by_kind_and_word() -> None:

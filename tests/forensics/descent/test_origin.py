@@ -114,6 +114,27 @@ def test_the_shipped_numbers_accuse_no_twin_of_a_family_that_was_left_out() -> N
         assert fitted["measured"]["one run"]["descent"] < 0.1 * fitted["measured"]["one run"]["pairs"]
 
 
+def test_a_child_of_much_learning_that_was_trained_hot_is_no_twin() -> None:
+    """As measured for a parent and what was trained at half of its rate for more than its steps, after conversions: as
+    odd for a merge as for a twin. Gains that were learned apart, and learning that is gone, speak against it."""
+    parent = Survival(1.12, 1.0, 0.16, 18, 12.2, 0.11, 0.72, 0.73)
+    child = Survival(0.42, 0.89, 0.53, 18, 156.5, -0.75, 0.72, 0.85)
+    share, gains = Share(0.07, 0.01, 0.84, 18), LearnedGains(0.68, 0.95, 0.54, 9)
+    assert weigh_origin(parent, child, share, gains).origin == "descent"
+    assert weigh_origin(child, parent, share.turned(), LearnedGains(0.68, 0.54, 0.95, 9)).origin == "descent"
+    assert weigh_origin(parent, child, share, LearnedGains(0.3, 0.42, 0.21, 9)).origin != "descent"
+    gone = replace(parent, top=0.4, unevenness=0.6, own=-0.6)
+    assert weigh_origin(gone, child, Share(0.4, 0.01, 0.84, 18), gains).origin != "descent"
+
+
+def test_gains_that_were_learned_apart_are_no_merge_either() -> None:
+    seen = Survival(0.29, 0.31, 0.12, 28, own=-0.9, alike=0.4, excess=0.34)
+    whole = Survival(0.35, 0.72, 0.67, 28, own=-0.7, alike=0.4, excess=0.26)
+    merged = weigh_origin(seen, whole, None, LearnedGains(0.36, 0.26, 0.51, 9))
+    apart = weigh_origin(seen, whole, None, LearnedGains(0.14, 0.26, 0.51, 9))
+    assert merged.log_odds > apart.log_odds + 5.0
+
+
 def test_more_learned_on_both_sides_makes_descent_likelier_where_all_else_is_equal() -> None:
     seen = Survival(1.0, 1.0, 0.02, 12, 4.0, -0.05, 0.97, 0.3)
     hidden = replace(seen, excess=0.0)
@@ -146,7 +167,7 @@ def test_a_share_below_a_half_may_scatter_where_the_other_way_round_is_uneven() 
     gains = LearnedGains(0.36, 0.26, 0.51, 9)
     assert weigh_origin(seen, whole, None, gains).origin == "descent"
     assert weigh_origin(whole, seen, None, gains).origin == "descent"
-    assert weigh_origin(seen, replace(whole, unevenness=0.2), None, gains).origin != "descent"
+    assert weigh_origin(replace(seen, top=0.22, unevenness=0.3), whole, None, gains).origin != "descent"
     assert weigh_origin(seen, whole, None, replace(gains, cosine=0.1)).origin != "descent"
     assert weigh_origin(replace(seen, middle=0.6, top=0.57), whole, None, gains).origin != "descent"
     twin = Survival(0.31, 0.56, 0.45, 28, own=-0.77, alike=0.4, excess=0.3)

@@ -1,11 +1,17 @@
-"""The weights of `forensics/descent/origin.py`: a logistic fit in which false accusations are dear.
+"""The weights of `forensics/descent/origin.py`: logistic fits in which false accusations are dear.
 
 Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
 their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
 and a weight that finds it would find it in twins. Thresholds are set where no twin of a family that took no part in the
 fit is called related (a margin beyond), and where one relative in fifty is called a twin. Trainings of one start over
-the same text in the same order take part in the fit, and not in the threshold: with one rate and one length they are
-one run, and nothing tells the longer from a descendant of the shorter. How many are called related is counted.
+the same text in the same order take part in the fit: with one rate and one length they are one run, and nothing tells
+the longer from a descendant of the shorter. How many are called related is counted.
+
+Relatives are of two kinds that do not look alike: in a child learned directions live on whole beside new ones, in a
+merge everything shrinks by one share. One fit of both takes from each what the other has too little of. So with gains,
+descendants and merges are told from twins by weights of their own, and what counts is the larger of the two odds. The
+threshold then leaves one run in fifty above it for descendants and none for merges, and one relative in a hundred below
+that of twins. Without gains nothing is won by it (docs/LOG.md, 2026-11-30), and one fit serves both.
 """
 
 from __future__ import annotations
@@ -27,9 +33,12 @@ Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
-MARGIN, LOST = 0.25, 0.02
-"""Log-odds between the highest twin of other text or order and the threshold of descent;
-share of relatives below the threshold of start."""
+MARGIN, ONE_RUN, LOST = 0.25, 0.02, 0.02
+"""Log-odds between the highest twin of other text or order and the threshold of descent; share of the runs over one
+text in one order that descendants may leave above it; share of relatives below the threshold of start, half as many
+where the larger of two odds counts."""
+
+APART = ("twin", "one run")
 
 
 def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
@@ -37,7 +46,7 @@ def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
     weighed = [(row, numbers_of(row)) for row in rows]
     every = [(row, found) for row, found in weighed if found]
     with_gains = [(row, found) for row, found in every if "gains" in found]
-    return {"matrices": _fitted([(r, _bare(n)) for r, n in every]), "gains": _fitted(with_gains)}
+    return {"matrices": _fitted([(r, _bare(n)) for r, n in every]), "gains": _fitted(with_gains, merges_apart=True)}
 
 
 def numbers_of(row: Row) -> dict[str, float]:
@@ -52,27 +61,50 @@ def _bare(found: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in found.items() if not name.startswith("gain")}
 
 
-def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]]) -> dict[str, Any]:
+def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]], *, merges_apart: bool = False) -> dict[str, Any]:
     names = sorted(rows[0][1])
     x_NF = np.array([[found[name] for name in names] for _, found in rows])
     kinds = [kind_of(row) for row, _ in rows]
-    kin_N = np.array([kind not in ("twin", "one run") for kind in kinds])
-    weight_N = _weights(kinds, kin_N)
     family_N = np.array([row["family"] for row, _ in rows])
-    odds_N = np.zeros(len(rows))
+    left_out = {"merged"} if merges_apart else set()
+    odds_N, weights = _weighed(x_NF, kinds, family_N, set(kinds) - left_out)
+    descent = _threshold(odds_N, kinds, ONE_RUN if merges_apart else 1.0)
+    part: dict[str, Any] = {"descent": descent, "weights": _named(names, weights)}
+    if merges_apart and "merged" in kinds:
+        of_merges_N, weights = _weighed(x_NF, kinds, family_N, {"merged", *APART})
+        rise = descent - _threshold(of_merges_N, kinds, 0.0)  # one threshold serves both
+        weights[0] += rise
+        odds_N = np.maximum(odds_N, of_merges_N + rise)
+        part["merged"] = _named(names, weights)
+    trained_N = np.array([kind not in (*APART, "of a bare one") for kind in kinds])
+    start = min(0.0, round(float(np.quantile(odds_N[trained_N], LOST / 2 if merges_apart else LOST)), 2))
+    measured = {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)}
+    return part | {"start": start, "measured": measured}
+
+
+def _threshold(odds_N: Floats, kinds: Sequence[str], runs: float) -> float:
+    """Where descent begins: a margin beyond every twin, and beyond all but a share of the runs over one text in one
+    order."""
+    twins_N, runs_N = (odds_N[np.array([kind == apart for kind in kinds])] for apart in APART)
+    highest = [float(twins_N.max()) + MARGIN, *([float(np.quantile(runs_N, 1.0 - runs))] if len(runs_N) else [])]
+    return round(max(highest) + 0.005, 2)
+
+
+def _weighed(
+    x_NF: Floats, kinds: Sequence[str], family_N: npt.NDArray[np.str_], among: set[str]
+) -> tuple[Floats, Floats]:
+    """Log-odds of all rows by weights fitted on rows of some kinds of other families; weights fitted on all of them."""
+    kin_N = np.array([kind not in APART for kind in kinds])
+    weight_N = _weights(kinds, kin_N, among)
+    odds_N = np.zeros(len(kinds))
     for family in sorted(set(family_N)):
         held = family_N == family
         odds_N[held] = _odds(fit(x_NF[~held], kin_N[~held], weight_N[~held]), x_NF[held])
-    apart_N = np.array([kind == "twin" for kind in kinds])
-    descent = round(float(odds_N[apart_N].max()) + MARGIN, 2)
-    trained_N = kin_N & np.array([kind != "of a bare one" for kind in kinds])
-    start = round(float(np.quantile(odds_N[trained_N], LOST)), 2)
-    weights = fit(x_NF, kin_N, weight_N)
-    named = {name: round(float(value), 4) for name, value in zip(["offset", *names], weights, strict=True)}
-    return {
-        "descent": descent, "start": min(start, 0.0), "weights": named,
-        "measured": {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)},
-    }  # fmt: skip
+    return odds_N, fit(x_NF, kin_N, weight_N)
+
+
+def _named(names: Sequence[str], weights: Floats) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(["offset", *names], weights, strict=True)}
 
 
 def kind_of(row: Row) -> str:
@@ -85,16 +117,22 @@ def kind_of(row: Row) -> str:
     return "merged" if "merged" in one or "merged" in two else str(row["truth"])
 
 
-def _weights(kinds: Sequence[str], kin_N: npt.NDArray[np.bool_]) -> Floats:
-    weight_N = np.where(kin_N, 1.0 / kin_N.sum(), TWINS / (~kin_N).sum()) * len(kin_N) / (1.0 + TWINS)
-    factor_N = np.array([{"of a bare one": BARE, "merged": MERGED}.get(kind, 1.0) for kind in kinds])
-    return np.asarray(weight_N * factor_N)
+def _weights(kinds: Sequence[str], kin_N: npt.NDArray[np.bool_], among: set[str]) -> Floats:
+    """Weights of rows [N] of some kinds; zero of the others, which take no part."""
+    there_N = np.array([kind in among for kind in kinds])
+    kin, apart = int((kin_N & there_N).sum()), int((~kin_N & there_N).sum())
+    weight_N = np.where(kin_N, 1.0 / max(1, kin), TWINS / max(1, apart)) * (kin + apart) / (1.0 + TWINS)
+    of_kind = {"of a bare one": BARE, "merged": 1.0 if among == {"merged", *APART} else MERGED}
+    factor_N = np.array([of_kind.get(kind, 1.0) for kind in kinds])
+    return np.asarray(weight_N * factor_N * there_N)
 
 
 def fit(x_NF: Floats, kin_N: npt.NDArray[np.bool_], weight_N: Floats) -> Floats:
-    """Offset and weights [1 + F] of the log-odds of kin."""
+    """Offset and weights [1 + F] of the log-odds of kin; rows without weight take no part."""
     from scipy.optimize import minimize
 
+    there_N = weight_N > 0.0
+    x_NF, kin_N, weight_N = x_NF[there_N], kin_N[there_N], weight_N[there_N]
     mean_F, spread_F = x_NF.mean(0), x_NF.std(0) + 1e-9
     z_NF, sign_N = (x_NF - mean_F) / spread_F, np.where(kin_N, 1.0, -1.0)
 

@@ -5,8 +5,9 @@ is noise and what was learned. No single number tells these apart in short train
 alike in their first steps, so a part of what one learned lives on in its twin; what little a bare training leaves is
 not seen above the noise; and long tuning covers what a parent knew. So the numbers of `survival.py`, the share of the
 difference (`share.py`) and the learned gains (`gains.py`) are weighed together, by weights that
-`pedigree.benchmark.origin` fits on families of known descent and ships in `data/origin.json`. There is one set of
-weights with gains and one without, for frames in which gains mean nothing.
+`pedigree.benchmark.origin` fits on families of known descent and ships in `data/origin.json`. What descends by training
+and what was merged do not look alike, so each is told from twins by weights of its own, and the larger odds count.
+There are weights with gains and without, for frames in which gains mean nothing.
 
 A twin called related is an error, a relative about which nothing is said is not. So the weights and both thresholds
 count a twin called related ten times, and between the thresholds the answer is "unknown".
@@ -123,10 +124,13 @@ def weigh_origin(
         return OriginEvidence("unknown")
     name = "matrices" if gains is None else "gains"
     fitted = calibration()[name]
-    log_odds = odds(fitted["weights"], numbers(forward, backward, share, gains))
+    measured = numbers(forward, backward, share, gains)
+    log_odds = odds(fitted["weights"], measured)
+    if gains is not None and not _learned_apart(gains):
+        log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if _lives_on_evenly(both) and (gains is None or gains.cosine >= APART_GAINS):
+    if _lives_on_evenly(both) and not _learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
@@ -141,6 +145,11 @@ def weigh_origin(
     ):
         origin = "start"
     return OriginEvidence(origin, log_odds, gains is not None, learned)
+
+
+def _learned_apart(gains: LearnedGains | None) -> bool:
+    """Whether gains were learned apart, whatever else looks like a merge."""
+    return gains is not None and gains.cosine < APART_GAINS
 
 
 def _took_from_both(both: list[Survival], share: Share | None) -> bool:
