@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pedigree.forensics.sides.linear import product, symmetric_eigen, thin_qr, whole_qr, without_damage
+from pedigree.forensics.sides.linear import Reflections, product, symmetric_eigen, thin_qr, whole_qr, without_damage
 from pedigree.forensics.sides.sampling import runs
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import fold_reader
@@ -121,15 +121,33 @@ def quiet_lens(b: Side, tokens: SharedTokens) -> Tensor | None:
     stacked_TD = torch.cat([t / t.norm().clamp_min(1e-30) for t in rows])
     width = stacked_TD.shape[1]
     wanted = max(1, min(round(LOUD_SHARE * width), stacked_TD.shape[0] // 2))
-    # Of a sample some directions of the rest are taken, and which ones differ where two lie close changes nothing.
-    loud_KD = leading_directions(stacked_TD, wanted, wide=b.sample.max_units is None)
     if b.sample.max_units is None:
-        return _complement(loud_KD)
-    generator = torch.Generator().manual_seed(width)
-    start_DK = torch.randn(width, min(SKETCH, width - wanted), generator=generator)
+        return _complement(leading_directions(stacked_TD, wanted))
+    # Of a sample some directions of the rest are taken, and which ones differ where two lie close changes nothing.
+    kept, generator = min(SKETCH, width - wanted), torch.Generator().manual_seed(width)
+    if width > EXACT_WIDTH:
+        return quiet_directions(stacked_TD, wanted, kept, generator)
+    loud_KD = leading_directions(stacked_TD, wanted, wide=False)
+    start_DK = torch.randn(width, kept, generator=generator)
     for _ in range(2):
         start_DK = start_DK - loud_KD.T @ (loud_KD @ start_DK)
     return thin_qr(start_DK)[0].contiguous()
+
+
+def quiet_directions(rows_TD: Tensor, wanted: int, kept: int, generator: torch.Generator) -> Tensor:
+    """Orthonormal directions outside of the `wanted` leading ones of a wide table, drawn at random, as columns [D, K].
+
+    Half of what `leading_directions` costs: sums of rows with random signs are a start that the rows have pulled once
+    already, so one power of the second moment is enough; and what is wanted is the rest, so no basis of the leading
+    ones is made.
+    """
+    tokens, width = rows_TD.shape
+    sign_T1 = torch.randint(0, 2, (tokens, 1), generator=generator) * 2.0 - 1.0
+    start_KD = torch.zeros(wanted, width).index_add_(0, torch.arange(tokens) % wanted, rows_TD * sign_T1)
+    basis_DK = product(rows_TD.T, product(rows_TD, start_KD.T))
+    basis_DK /= basis_DK.norm(dim=0, keepdim=True).clamp_min(1e-30)
+    free_FK = thin_qr(torch.randn(width - wanted, kept, generator=generator))[0]
+    return Reflections.of(basis_DK).turned(torch.cat([torch.zeros(wanted, kept), free_FK])).contiguous()
 
 
 def _complement(loud_KD: Tensor) -> Tensor:
