@@ -117,7 +117,7 @@ def make_table(
         side: "a" (rows are carried) or "b".
         views: which projections, the matching one first; all by default.
         rounded: look at rows, and search among them, in bfloat16, as units of sampled models are kept: that moves a
-            cosine of theirs by less than a tenth of what chance does.
+            cosine of theirs by less than a hundredth of what chance does.
     """
     names = views or units.names
     view = partial(gauge.view_a if side == "a" else gauge.view_b, rounded=rounded)
