@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import torch
-from forensics.tiny_models import Sizes, llama, side, vocabulary, words
-from hypothesis import given
+from forensics.tiny_models import Sizes, generator, llama, random_rotation, side, vocabulary, words
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pedigree.forensics.sides.anchors import SharedTokens, read_table, share_tokens
+from pedigree.forensics.sides.anchors import (
+    SharedTokens,
+    leading_directions,
+    quiet_directions,
+    read_table,
+    share_tokens,
+)
 
 
 def test_tokens_are_shared_by_surface_form_whatever_their_number() -> None:
@@ -94,3 +100,18 @@ def test_rows_that_are_not_finite_become_zero() -> None:
     assert found is not None
     assert bool(found.isfinite().all())
     assert float(found[2].abs().sum()) == 0.0
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=5, deadline=None)
+def test_a_wide_lens_leaves_out_what_the_leading_directions_are(seed: int) -> None:
+    """No more of the rows is seen through it than outside of the leading directions worked out to the end."""
+    draw = generator(seed)
+    rows_TD = torch.randn(320, 128, generator=draw) * torch.logspace(0, -2, 128) @ random_rotation(128, seed)
+    lens_DK = quiet_directions(rows_TD, 64, 32, draw)
+    torch.testing.assert_close(lens_DK.T @ lens_DK, torch.eye(32), rtol=0, atol=1e-5)
+    loud_KD = leading_directions(rows_TD, 64)
+    rest_TD = rows_TD - rows_TD @ loud_KD.T @ loud_KD
+    seen, left = float((rows_TD @ lens_DK).square().sum()) / 32, float(rest_TD.square().sum()) / 64
+    assert seen < 1.5 * left
+    assert seen < 0.05 * float(rows_TD.square().sum()) / 128

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from forensics.tiny_models import generator, random_rotation, signed_permutation
@@ -9,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pedigree.forensics.sides import gauge as gauges
 from pedigree.forensics.sides.gauge import (
     MIN_ANCHORS,
     Gauge,
+    SpanMap,
     center,
     fit_rotation,
     identity_gauge,
@@ -183,3 +188,37 @@ def test_rows_of_almost_no_length_stay_without_direction() -> None:
     directions = unit_rows(table)
     assert float(directions[4].abs().sum()) == 0.0
     torch.testing.assert_close(directions[5].norm(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("d_b", [80, 96])
+def test_a_frame_in_factors_is_the_frame(monkeypatch: pytest.MonkeyPatch, d_b: int) -> None:
+    """Of wide models few rows fit a frame: kept as two bases and a turn it is the same."""
+    a, b = rows(1, 70, 96), rows(2, 70, d_b)
+    plain = fitted(a, b)
+    monkeypatch.setattr(gauges, "EXACT_WIDTH", 32)
+    factors = fitted(a, b)
+    assert isinstance(factors.frame_AB, SpanMap)
+    assert not isinstance(plain.frame_AB, SpanMap)
+    lens_BK = torch.linalg.qr(rows(3, d_b, 20))[0]
+    left, right = rows(4, 11, 96), rows(5, 13, d_b)
+    for one, other in ((plain, factors), (replace(plain, lens_BK=lens_BK), replace(factors, lens_BK=lens_BK))):
+        near = partial(torch.testing.assert_close, rtol=0, atol=2e-4)
+        near(one.carry(left), other.carry(left))
+        near(one.meet(right), other.meet(right))
+        near(one.view_a(left), other.view_a(left))
+        near(one.view_b(right), other.view_b(right))
+        near(one.inverse().carry(right), other.inverse().carry(right))
+        for (x, y), (other_x, other_y) in zip(one.views(left, right), other.views(left, right), strict=True):
+            near(x @ y.T, other_x @ other_y.T, atol=2e-3)
+        near(one.map_AB, other.map_AB)
+    assert is_isometry(factors)
+
+
+def test_a_permutation_is_seen_in_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    planted, a = signed_permutation(96, 1), rows(1, 90, 96)
+    monkeypatch.setattr(gauges, "EXACT_WIDTH", 32)
+    rounded = round_to_permutation(fitted(a, a @ planted))
+    assert rounded is not None
+    assert rounded.map_AB is not None
+    torch.testing.assert_close(rounded.map_AB, planted)
+    assert round_to_permutation(fitted(a, a @ random_rotation(96, 2))) is None

@@ -127,7 +127,7 @@ def _sharper(c: Side, b: Side, found: Findings, gauge: Gauge) -> Gauge:
     """The frame fitted on all matched units, where it is a rotation; an order of coordinates is as it is."""
     if gauge.kind != "orthogonal":
         return gauge
-    plain = replace(gauge, map_AB=None, kind="identity")
+    plain = replace(gauge, frame_AB=None, kind="identity")
     cross_DD, count = torch.zeros(c.width, b.width), 0
     for j in found.unit_maps:
         bare, carried = _matched(c, b, found, plain, j), _matched(c, b, found, gauge, j)

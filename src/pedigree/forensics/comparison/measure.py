@@ -463,10 +463,10 @@ def _cosines_of(
 
 
 def _seen_both_ways(name: str, a_TD: Tensor, b_TD: Tensor, frame: Gauge, lens_BK: Tensor | None) -> dict[str, float]:
-    bare, seen = replace(frame, lens_BK=None), replace(frame, lens_BK=lens_BK)
-    found = {name: _mean_cosine(bare.view_a(a_TD), bare.view_b(b_TD))}
+    bare, seen = replace(frame, lens_BK=lens_BK).views(a_TD, b_TD)
+    found = {name: _mean_cosine(*bare)}
     if lens_BK is not None:
-        found[f"{name}-quiet"] = _mean_cosine(seen.view_a(a_TD), seen.view_b(b_TD))
+        found[f"{name}-quiet"] = _mean_cosine(*seen)
     return found
 
 

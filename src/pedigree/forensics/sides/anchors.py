@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pedigree.forensics.sides.linear import product, symmetric_eigen, thin_qr, whole_qr, without_damage
+from pedigree.forensics.sides.linear import Reflections, product, symmetric_eigen, thin_qr, whole_qr, without_damage
 from pedigree.forensics.sides.sampling import runs
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import fold_reader
@@ -121,15 +121,26 @@ def quiet_lens(b: Side, tokens: SharedTokens) -> Tensor | None:
     stacked_TD = torch.cat([t / t.norm().clamp_min(1e-30) for t in rows])
     width = stacked_TD.shape[1]
     wanted = max(1, min(round(LOUD_SHARE * width), stacked_TD.shape[0] // 2))
-    # Of a sample some directions of the rest are taken, and which ones differ where two lie close changes nothing.
-    loud_KD = leading_directions(stacked_TD, wanted, wide=b.sample.max_units is None)
     if b.sample.max_units is None:
-        return _complement(loud_KD)
-    generator = torch.Generator().manual_seed(width)
-    start_DK = torch.randn(width, min(SKETCH, width - wanted), generator=generator)
-    for _ in range(2):
-        start_DK = start_DK - loud_KD.T @ (loud_KD @ start_DK)
-    return thin_qr(start_DK)[0].contiguous()
+        return _complement(leading_directions(stacked_TD, wanted))
+    # Of a sample some directions of the rest are taken, and which ones differ where two lie close changes nothing.
+    return quiet_directions(stacked_TD, wanted, min(SKETCH, width - wanted), torch.Generator().manual_seed(width))
+
+
+def quiet_directions(rows_TD: Tensor, wanted: int, kept: int, generator: torch.Generator) -> Tensor:
+    """Orthonormal directions outside of the `wanted` leading ones of a table, drawn at random, as columns [D, K].
+
+    Half of what `leading_directions` would cost, or less: sums of rows with random signs are a start that the rows have
+    pulled once already, so one power of the second moment is enough; and what is wanted is the rest, so no basis of the
+    leading ones is made.
+    """
+    tokens, width = rows_TD.shape
+    sign_T1 = torch.randint(0, 2, (tokens, 1), generator=generator) * 2.0 - 1.0
+    start_KD = torch.zeros(wanted, width).index_add_(0, torch.arange(tokens) % wanted, rows_TD * sign_T1)
+    basis_DK = product(rows_TD.T, product(rows_TD, start_KD.T))
+    basis_DK /= basis_DK.norm(dim=0, keepdim=True).clamp_min(1e-30)
+    free_FK = thin_qr(torch.randn(width - wanted, kept, generator=generator))[0]
+    return Reflections.of(basis_DK).turned(torch.cat([torch.zeros(wanted, kept), free_FK])).contiguous()
 
 
 def _complement(loud_KD: Tensor) -> Tensor:
@@ -142,25 +153,24 @@ def _complement(loud_KD: Tensor) -> Tensor:
     return vectors_DD[:, loud_KD.shape[0] :].float().contiguous()
 
 
-def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0, *, wide: bool = True) -> Tensor:
+def leading_directions(rows_TD: Tensor, wanted: int, seed: int = 0) -> Tensor:
     """The `wanted` leading right singular directions of a table, orthonormal, [K, D].
 
     Exact up to `EXACT_WIDTH`; beyond that by subspace iteration from a seeded start (Halko, Martinsson, Tropp,
-    arXiv:0909.4061), which is all that leaving a subspace out needs. In double precision, or `wide=False` in single,
-    in half of the time.
+    arXiv:0909.4061), which is all that leaving a subspace out needs.
     """
-    width, kind = rows_TD.shape[1], torch.float64 if wide else torch.float32
+    width = rows_TD.shape[1]
     if wanted <= len(rows_TD) < width <= EXACT_WIDTH:
         # Fewer rows than coordinates: their inner products have the same directions and are the smaller matrix.
-        wide_TD = rows_TD.to(kind)
+        wide_TD = rows_TD.double()
         values_T, vectors_TT = symmetric_eigen(wide_TD @ wide_TD.T)
         strong = values_T[len(values_T) - wanted :]
-        if float(strong[0]) > (1e-9 if wide else 1e-3) * float(strong[-1]):
+        if float(strong[0]) > 1e-9 * float(strong[-1]):
             return ((wide_TD.T @ vectors_TT[:, len(values_T) - wanted :]) / strong.sqrt()).T.float().contiguous()
     if width <= EXACT_WIDTH:
-        moment_DD = torch.zeros(width, width, dtype=kind)
+        moment_DD = torch.zeros(width, width, dtype=torch.float64)
         for part_KD in torch.split(rows_TD, max(1024, (1 << 22) // width)):
-            wide_KD = part_KD.to(kind)
+            wide_KD = part_KD.double()
             moment_DD += wide_KD.T @ wide_KD
         _, vectors_DK = symmetric_eigen(moment_DD)
         return vectors_DK[:, width - wanted :].T.float().contiguous()

@@ -10,14 +10,23 @@ Shapes: T = shared tokens, A and B = residual widths of the two models, U = unit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pedigree.forensics.sides.linear import product, side_by_side, thin_qr, thin_svd, without_damage
+from pedigree.forensics.sides.linear import (
+    Reflections,
+    product,
+    rounded_product,
+    side_by_side,
+    thin_qr,
+    thin_svd,
+    without_damage,
+)
+from pedigree.forensics.sides.sampling import spread_evenly
 
 GaugeKind = Literal["identity", "signed-permutation", "orthogonal", "partial-isometry", "none"]
 
@@ -30,8 +39,61 @@ EXACT_WIDTH = 1024
 WIDEST_POLAR = 6144
 """Widest matrix that is decomposed to refit a frame: beyond, that takes two gigabytes, and the frame stays."""
 
+LOOKED_AT = 256
+"""Coordinates by which it is seen that a map in factors is far from a permutation."""
+
 ROUNDING_MASS = 0.5
 """Share of a rotation's energy on its nearest signed permutation above which rounding is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpanMap:
+    """A map of the span of a few directions of A's frame onto that of as many of B's, in factors.
+
+    Fewer rows than coordinates fit such a map. Wide models ask for what a few hundred directions are under it, and the
+    matrix with the two bases behind it would cost several times that.
+
+    Attributes:
+        of_a, of_b: bases of the two spans.
+        turn_TT: orthogonal matrix between the coordinates in these.
+    """
+
+    of_a: Reflections
+    turn_TT: Tensor
+    of_b: Reflections
+
+    @property
+    def T(self) -> SpanMap:
+        """The map back."""
+        return SpanMap(self.of_b, self.turn_TT.T, self.of_a)
+
+    def carry(self, rows_UA: Tensor) -> Tensor:
+        """Rows of A in B's frame, [U, B]."""
+        return self.of_b.vectors(self.turn_TT.T @ self.of_a.coordinates(rows_UA.T)).T
+
+    def meet(self, rows_UB: Tensor) -> Tensor:
+        """What of rows of B lies in the span that is reached, [U, B]."""
+        return self.of_b.vectors(self.of_b.coordinates(rows_UB.T)).T
+
+    def inside(self, rows_UA: Tensor, rows_VB: Tensor, lens_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of both and a lens in coordinates of the span that is reached, [U, T], [V, T], [T, K]: carried and met
+        they stand to each other as they do there, and are made of more numbers."""
+        there_TN = self.of_b.coordinates(torch.cat([rows_VB.T, lens_BK], dim=1))
+        carried_UT = self.of_a.coordinates(rows_UA.T).T @ self.turn_TT
+        return carried_UT, there_TN[:, : len(rows_VB)].T, there_TN[:, len(rows_VB) :]
+
+    @cached_property
+    def matrix_AB(self) -> Tensor:
+        """The map as a matrix."""
+        return product(product(self.of_a.basis_RC, self.turn_TT), self.of_b.basis_RC.T)
+
+    def some_rows(self) -> Tensor:
+        """Where some coordinates of A go, evenly spaced, [U, B]."""
+        width = self.of_a.made_RC.shape[0]
+        pick_U = spread_evenly(width, LOOKED_AT)
+        one_UA = torch.zeros(len(pick_U), width)
+        one_UA[torch.arange(len(pick_U)), pick_U] = 1.0
+        return self.carry(one_UA)
 
 
 @dataclass(frozen=True)
@@ -40,7 +102,8 @@ class Gauge:
 
     Attributes:
         kind: what sort of map it is.
-        map_AB: matrix applied on the right of row vectors of A; None for the identity of equal widths.
+        frame_AB: matrix applied on the right of row vectors of A, or its factors; None for the identity of equal
+            widths.
         fitted_on: what it was fitted on, in words.
         anchors: number of vocabulary rows used in the fit.
         lens_BK: orthonormal directions of B's frame that comparisons look through; None for all of them. They leave
@@ -50,53 +113,80 @@ class Gauge:
     """
 
     kind: GaugeKind
-    map_AB: Tensor | None
+    frame_AB: Tensor | SpanMap | None
     fitted_on: str
     anchors: int = 0
     lens_BK: Tensor | None = None
     partial: bool = False
 
     @property
+    def map_AB(self) -> Tensor | None:
+        """The map as a matrix; None for the identity of equal widths."""
+        return self.frame_AB.matrix_AB if isinstance(self.frame_AB, SpanMap) else self.frame_AB
+
+    @property
     def reaches_all(self) -> bool:
         """Whether the map reaches all of B's frame: then rows of B look the same whatever the map is."""
-        return not self.partial or self.map_AB is None
+        return not self.partial or self.frame_AB is None
 
     def carry(self, rows_UA: Tensor) -> Tensor:
         """Map rows from A's frame into B's: [U, A] -> [U, B]."""
-        return rows_UA if self.map_AB is None else rows_UA @ self.map_AB.to(rows_UA.dtype)
+        if isinstance(self.frame_AB, SpanMap):
+            return self.frame_AB.carry(rows_UA.float()).to(rows_UA.dtype)
+        return rows_UA if self.frame_AB is None else rows_UA @ self.frame_AB.to(rows_UA.dtype)
 
     def meet(self, rows_UB: Tensor) -> Tensor:
         """Rows of B restricted to the part of its frame that the map reaches."""
-        if not self.partial or self.map_AB is None:
+        if self.reaches_all or self.frame_AB is None:
             return rows_UB
-        map_AB = self.map_AB.to(rows_UB.dtype)
+        if isinstance(self.frame_AB, SpanMap):
+            return self.frame_AB.meet(rows_UB.float()).to(rows_UB.dtype)
+        map_AB = self.frame_AB.to(rows_UB.dtype)
         return (rows_UB @ map_AB.T) @ map_AB
 
     @cached_property
     def _lens_AK(self) -> Tensor | None:
-        if self.lens_BK is None or self.map_AB is None:
+        if self.lens_BK is None or self.frame_AB is None:
             return self.lens_BK
-        return self.map_AB @ self.lens_BK
+        if isinstance(self.frame_AB, SpanMap):
+            return self.frame_AB.T.carry(self.lens_BK.T).T.contiguous()
+        return self.frame_AB @ self.lens_BK
 
     @cached_property
     def _lens_of_b_BK(self) -> Tensor | None:
-        if self.lens_BK is None or self.map_AB is None or not self.partial:
+        if self.lens_BK is None or self.frame_AB is None or not self.partial:
             return self.lens_BK
-        return self.map_AB.T @ (self.map_AB @ self.lens_BK)
+        if isinstance(self.frame_AB, SpanMap):
+            return self.frame_AB.meet(self.lens_BK.T).T.contiguous()
+        return self.frame_AB.T @ (self.frame_AB @ self.lens_BK)
 
-    def view_a(self, rows_UA: Tensor) -> Tensor:
-        """Rows of A as comparisons see them: carried into B's frame and looked at through the lens."""
+    def view_a(self, rows_UA: Tensor, *, rounded: bool = False) -> Tensor:
+        """Rows of A as comparisons see them: carried into B's frame and looked at through the lens, if need be in
+        numbers rounded to bfloat16."""
         lens = self._lens_AK
-        return self.carry(rows_UA) if lens is None else rows_UA @ lens
+        if lens is None:
+            return self.carry(rows_UA)
+        return rounded_product(rows_UA, lens) if rounded else rows_UA @ lens
 
-    def view_b(self, rows_UB: Tensor) -> Tensor:
+    def view_b(self, rows_UB: Tensor, *, rounded: bool = False) -> Tensor:
         """Rows of B as comparisons see them."""
         lens = self._lens_of_b_BK
-        return self.meet(rows_UB) if lens is None else rows_UB @ lens
+        if lens is None:
+            return self.meet(rows_UB)
+        return rounded_product(rows_UB, lens) if rounded else rows_UB @ lens
+
+    def views(self, rows_UA: Tensor, rows_VB: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Rows of both models in one frame, whole and as they are seen through the lens; lengths and angles are those
+        that count, coordinates may be any."""
+        if isinstance(self.frame_AB, SpanMap) and self.lens_BK is not None:
+            x_UT, y_VT, lens_TK = self.frame_AB.inside(rows_UA, rows_VB, self.lens_BK)
+            return (x_UT, y_VT), (x_UT @ lens_TK, y_VT @ lens_TK)
+        bare = replace(self, lens_BK=None)
+        return (bare.view_a(rows_UA), bare.view_b(rows_VB)), (self.view_a(rows_UA), self.view_b(rows_VB))
 
     def inverse(self) -> Gauge:
         """The map from B's frame into A's (transpose of an isometry), without a lens."""
-        turned = None if self.map_AB is None else self.map_AB.T
+        turned = None if self.frame_AB is None else self.frame_AB.T
         return Gauge(self.kind, turned, self.fitted_on, self.anchors, partial=self.partial)
 
     @property
@@ -139,27 +229,29 @@ def fit_rotation(a_TA: Tensor, b_TB: Tensor, fitted_on: str) -> Gauge | None:
     tokens, d_a, d_b = a_TA.shape[0], a_TA.shape[1], b_TB.shape[1]
     kind: GaugeKind = "orthogonal" if d_a == d_b else "partial-isometry"
     thin = tokens < min(d_a, d_b)
-    map_AB = _polar_of_span(a_TA, b_TB) if thin else polar(a_TA.T @ b_TB)
-    return Gauge(kind, map_AB, fitted_on, tokens, partial=thin or d_a != d_b)
+    frame_AB = _polar_of_span(a_TA, b_TB) if thin else polar(a_TA.T @ b_TB)
+    return Gauge(kind, frame_AB, fitted_on, tokens, partial=thin or d_a != d_b)
 
 
-def _polar_of_span(a_TA: Tensor, b_TB: Tensor) -> Tensor:
+def _polar_of_span(a_TA: Tensor, b_TB: Tensor) -> Tensor | SpanMap:
     """Polar factor of a^T b when there are fewer rows than coordinates: an isometry between the two row spans.
 
     Directions outside the spans are dropped; what is compared under this frame loses them, on both sides alike.
     """
+    if max(a_TA.shape[1], b_TB.shape[1]) > EXACT_WIDTH:
+        of_a, of_b = side_by_side(Reflections.of, a_TA.T, b_TB.T)
+        return SpanMap(of_a, polar(product(of_a.upper_CC, of_b.upper_CC.T)), of_b)
     (qa_AT, ra_TT), (qb_BT, rb_TT) = side_by_side(thin_qr, a_TA.T, b_TB.T)
     return product(product(qa_AT, polar(product(ra_TT, rb_TT.T))), qb_BT.T)
 
 
 def round_to_permutation(gauge: Gauge, min_mass: float = ROUNDING_MASS) -> Gauge | None:
     """Nearest signed permutation (or signed selection), when at least `min_mass` of the rotation's energy is there."""
-    if gauge.map_AB is None:
+    if isinstance(gauge.frame_AB, SpanMap) and _most_mass(gauge.frame_AB.some_rows()) < min_mass / 2:
         return None
     r_AB = gauge.map_AB
-    energy_AB = r_AB**2
     # No assignment holds more than the best of every row: most rotations are known to be none without solving one.
-    if float(energy_AB.amax(dim=1).sum() / energy_AB.sum().clamp_min(1e-30)) < min_mass:
+    if r_AB is None or _most_mass(r_AB) < min_mass:
         return None
     from scipy.optimize import linear_sum_assignment  # most comparisons never come here; it starts slowly
 
@@ -178,14 +270,20 @@ def round_to_permutation(gauge: Gauge, min_mass: float = ROUNDING_MASS) -> Gauge
     return Gauge(kind, rounded_AB, gauge.fitted_on, gauge.anchors, partial=not square)
 
 
+def _most_mass(rows_UB: Tensor) -> float:
+    """Share of the energy of rows in the largest number of each."""
+    energy_UB = rows_UB**2
+    return float(energy_UB.amax(dim=1).sum() / energy_UB.sum().clamp_min(1e-30))
+
+
 def refit_on_units(a_UA: Tensor, b_UB: Tensor, weight_U: Tensor, fitted_on: str) -> Gauge | None:
     """Procrustes on matched unit directions, weighted by how sure each match is."""
     if a_UA.shape[0] < MIN_ANCHORS:
         return None
     if max(a_UA.shape[1], b_UB.shape[1]) > WIDEST_POLAR and a_UA.shape[0] < min(a_UA.shape[1], b_UB.shape[1]):
-        map_AB = _polar_of_span(unit_rows(a_UA) * weight_U[:, None], unit_rows(b_UB))
-        kind: GaugeKind = "orthogonal" if map_AB.shape[0] == map_AB.shape[1] else "partial-isometry"
-        return Gauge(kind, map_AB, fitted_on, int(a_UA.shape[0]), partial=True)
+        frame_AB = _polar_of_span(unit_rows(a_UA) * weight_U[:, None], unit_rows(b_UB))
+        kind: GaugeKind = "orthogonal" if a_UA.shape[1] == b_UB.shape[1] else "partial-isometry"
+        return Gauge(kind, frame_AB, fitted_on, int(a_UA.shape[0]), partial=True)
     return refit_on_moment((unit_rows(a_UA) * weight_U[:, None]).T @ unit_rows(b_UB), int(a_UA.shape[0]), fitted_on)
 
 

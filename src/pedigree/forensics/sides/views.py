@@ -121,14 +121,34 @@ def fold_reader(anatomy: Anatomy, w_UD: Tensor, norm: str, layer: int | None) ->
 
     Branches that run beside each other may have one norm in front of both.
     """
+    return _folded(anatomy, w_UD, _gain_in_front(anatomy, norm, layer))
+
+
+def _gain_in_front(anatomy: Anatomy, norm: str, layer: int | None) -> Tensor | None:
     if norm == "norm.mlp" and anatomy.residual == "parallel" and anatomy.part(norm, layer) is None:
         norm = "norm.attn"
-    gain_D = read_gain(anatomy, norm, layer) if anatomy.norm_placement != "post" else None
+    return read_gain(anatomy, norm, layer) if anatomy.norm_placement != "post" else None
+
+
+def _folded(anatomy: Anatomy, w_UD: Tensor, gain_D: Tensor | None) -> Tensor:
     if gain_D is not None and gain_D.shape[0] == w_UD.shape[1]:
         w_UD = w_UD * gain_D
     if anatomy.norm == "layer" and anatomy.norm_placement == "pre":
         w_UD = w_UD - w_UD.mean(dim=1, keepdim=True)
     return w_UD
+
+
+def _read_readers(
+    anatomy: Anatomy, layer: int, part: Part, rows: list[int] | None, norm: str, sample: Sample
+) -> Tensor:
+    """Rows that read the stream, canonical, as they are kept; of many that are kept rounded some at a time, so that
+    they are never all held in single precision."""
+    total = part.shape[0] if rows is None else len(rows)
+    if not sample.compact or total <= BAND_ROWS or not part.row_contiguous:
+        return finish(fold_reader(anatomy, part.read(rows=rows), norm, layer), sample)
+    gain_D, every = _gain_in_front(anatomy, norm, layer), list(range(total)) if rows is None else rows
+    bands = (every[begin : begin + BAND_ROWS] for begin in range(0, total, BAND_ROWS))
+    return torch.cat([finish(_folded(anatomy, part.read(rows=band), gain_D), sample) for band in bands])
 
 
 def fold_writer(anatomy: Anatomy, w_UD: Tensor, norm: str, layer: int | None) -> Tensor:
@@ -245,8 +265,7 @@ def read_ffn_view(anatomy: Anatomy, layer: int, part: Part, name: str, rows_U: T
     if name == "down":
         w_UD = _read_columns(part, _as_index(rows_U, part.shape[1]))
         return finish(fold_writer(anatomy, w_UD, "norm.mlp.post", layer), sample)
-    w_UD = part.read(rows=_as_index(rows_U, part.shape[0]))
-    return finish(fold_reader(anatomy, w_UD, "norm.mlp", layer), sample)
+    return _read_readers(anatomy, layer, part, _as_index(rows_U, part.shape[0]), "norm.mlp", sample)
 
 
 def _read_columns(part: Part, cols: list[int] | None) -> Tensor:
@@ -327,9 +346,13 @@ def _read_qk(anatomy: Anatomy, layer: int, sample: Sample) -> UnitSet | None:
         heads = _choose_heads(anatomy, key.shape[0], query.shape[0], anatomy.n_kv_heads, sample)
         if heads is None:
             return None
-        q_QD = fold_reader(anatomy, query.read(rows=heads.query_rows), "norm.attn", layer)
-        views = {"k": keep(key.read(rows=heads.kv_rows)), "q": finish(_sum_groups(q_QD, heads), sample)}
-        return _head_units("qk", views, heads)
+        k_UD = _read_readers(anatomy, layer, key, heads.kv_rows, "norm.attn", sample)
+        if heads.repeat == 1:
+            q_UD = _read_readers(anatomy, layer, query, heads.query_rows, "norm.attn", sample)
+        else:
+            q_QD = fold_reader(anatomy, query.read(rows=heads.query_rows), "norm.attn", layer)
+            q_UD = finish(_sum_groups(q_QD, heads), sample)
+        return _head_units("qk", {"k": k_UD, "q": q_UD}, heads)
     latent = read_latent_attention(anatomy, layer)
     if latent is None or "query" not in latent.stacks:
         return None

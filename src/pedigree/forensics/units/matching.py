@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from pedigree.forensics.exact.assignment import permutation_z
 from pedigree.forensics.sides.gauge import Gauge, unit_rows
-from pedigree.forensics.sides.linear import mean_row, row_weights
+from pedigree.forensics.sides.linear import mean_row, rounded_product, row_weights
 from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.views import UnitKind, UnitSet
 
@@ -58,6 +58,7 @@ class Table:
         name: projection of `match_UD`.
         index_U, label_U: position and expert (or head) of each unit.
         total: number of units of the layer.
+        rounded: whether the nearest units are looked for in bfloat16.
     """
 
     kind: UnitKind
@@ -67,6 +68,12 @@ class Table:
     index_U: Tensor
     label_U: Tensor
     total: int
+    rounded: bool = False
+
+    @cached_property
+    def searched_UD(self) -> Tensor:
+        """`match_UD` in the number type in which the nearest units are looked for."""
+        return self.match_UD.to(torch.bfloat16) if self.rounded else self.match_UD
 
     @cached_property
     def is_silent(self) -> bool:
@@ -99,7 +106,9 @@ class MatchScore:
     n: int
 
 
-def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] | None = None) -> Table:
+def make_table(
+    units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] | None = None, *, rounded: bool = False
+) -> Table:
     """Directions of a unit set in B's frame.
 
     Args:
@@ -107,15 +116,17 @@ def make_table(units: UnitSet, gauge: Gauge, side: str, views: tuple[str, ...] |
         gauge: the frame and the lens.
         side: "a" (rows are carried) or "b".
         views: which projections, the matching one first; all by default.
+        rounded: look at rows, and search among them, in bfloat16, as units of sampled models are kept: that moves a
+            cosine of theirs by less than a hundredth of what chance does.
     """
     names = views or units.names
-    view = gauge.view_a if side == "a" else gauge.view_b
+    view = partial(gauge.view_a if side == "a" else gauge.view_b, rounded=rounded)
     # One projection after the other: the full-width rows of a whole layer are held only once.
     tables = {name: _see(units.views_UD[name], view) for name in names}
     match_UD = unit_rows(tables.pop(names[0]))
     # A unit's projections resemble each other; what they share with the matching one would confirm chance matches.
     confirm_UD = {name: unit_rows(_beside(rows_UD, match_UD)) for name, rows_UD in tables.items()}
-    return Table(units.kind, match_UD, confirm_UD, names[0], units.index_U, units.label_U, units.total)
+    return Table(units.kind, match_UD, confirm_UD, names[0], units.index_U, units.label_U, units.total, rounded)
 
 
 def _beside(rows_UD: Tensor, match_UD: Tensor) -> Tensor:
@@ -134,7 +145,8 @@ def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
     if rows_UD.numel() <= MANY_NUMBERS:
         return view(centered(rows_UD))
     blocks = [rows_UD[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(rows_UD), ROWS_AT_ONCE)]
-    weight_U = row_weights(torch.cat([block_UD.float().norm(dim=1) for block_UD in blocks]))
+    length_U = torch.cat([block_UD.float().norm(dim=1) for block_UD in blocks])
+    weight_U = row_weights(length_U)
     if weight_U is None:
         sums = [block_UD.float().sum(dim=0) for block_UD in blocks]
         mean_1D = torch.stack(sums).sum(dim=0, keepdim=True) / len(rows_UD)
@@ -143,10 +155,9 @@ def _see(rows_UD: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
         mean_1D = torch.stack([w_U @ block_UD.float() for w_U, block_UD in parts]).sum(dim=0, keepdim=True)
         mean_1D = mean_1D / weight_U.sum()
     seen = []
-    for block_UD in blocks:
-        dead_U = ~block_UD.any(dim=1)
+    for long_U, block_UD in zip(torch.split(length_U, ROWS_AT_ONCE), blocks, strict=True):
         rest_UD = block_UD.float() - mean_1D
-        rest_UD[dead_U | (rest_UD.norm(dim=1) < SAME_ROWS * block_UD.float().norm(dim=1))] = 0.0
+        rest_UD[(long_U == 0.0) | (rest_UD.norm(dim=1) < SAME_ROWS * long_U)] = 0.0
         seen.append(view(rest_UD))
     return torch.cat(seen)
 
@@ -157,11 +168,10 @@ def centered(rows_UD: Tensor) -> Tensor:
     The mean row is shared by all units and also by strangers of one recipe; it carries no identity. Rows that are all
     alike (a layer that one number fills) leave rounding, which is alike in strangers and is zero, too.
     """
-    length_U = rows_UD.norm(dim=1, dtype=torch.float32)
     rows_UD = rows_UD.to(torch.float32, copy=True)
-    dead_U = ~rows_UD.any(dim=1)
+    length_U = rows_UD.norm(dim=1)
     rows_UD -= mean_row(rows_UD, length_U)
-    rows_UD[dead_U | (rows_UD.norm(dim=1) < SAME_ROWS * length_U)] = 0.0
+    rows_UD[(length_U == 0.0) | (rows_UD.norm(dim=1) < SAME_ROWS * length_U)] = 0.0
     return rows_UD
 
 
@@ -177,10 +187,17 @@ def score_layers(a: Table, b: Table, max_units: int | None = None) -> MatchScore
     signed = a.kind != "ffn"
     if a.name != b.name or a.match_UD.shape[1] != b.match_UD.shape[1]:
         return MatchScore(0.0, 0.0, 0)
-    similarity_MN = a.match_UD[pick] @ b.match_UD.T
+    similarity_MN = similarity(a, b, pick)
     best_M = (similarity_MN.abs() if signed else similarity_MN).argmax(dim=1)
     z, effect = confirm(a, b, pick, best_M)
     return MatchScore(z, effect, int(best_M.shape[0]))
+
+
+def similarity(a: Table, b: Table, pick_M: Tensor) -> Tensor:
+    """Cosines of the matching directions of picked units of A with those of all units of B, [M, N]."""
+    if a.rounded and b.rounded:
+        return rounded_product(a.searched_UD[pick_M], b.searched_UD.T)
+    return a.match_UD[pick_M] @ b.match_UD.T
 
 
 def confirm(a: Table, b: Table, pick_M: Tensor, match_M: Tensor) -> tuple[float, float]:

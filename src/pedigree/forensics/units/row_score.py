@@ -4,7 +4,7 @@ A sampled model has as many units in every layer, so the layers of B stand in on
 units of all of them, one more scores all matches, and the permutation statistics of all layers are worked out side by
 side. Pairs that are not of that plain form (other projections, copies of a unit, empty rows) are scored one by one.
 
-Shapes: M = picked units of A, J = layers of B, U = units of a layer of B, D = width through the lens.
+Shapes: M = picked units of A, J = layers of B, U = units of a layer of B, N = J M, D = width through the lens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pedigree.forensics.sides.sampling import spread_evenly
-from pedigree.forensics.units.matching import MatchScore, Table, score_layers
+from pedigree.forensics.units.matching import MatchScore, Table, score_layers, similarity
 
 FEWEST = 8
 """Matches below which a pair has no score (`matching.confirm`)."""
@@ -48,9 +48,8 @@ def score_many(a: Table, others: Sequence[Table], max_units: int | None = None) 
 
 def _score_together(a: Table, others: Sequence[Table], names: Sequence[str], pick_M: Tensor) -> list[MatchScore]:
     """Scores of tables of one size that are held out on the same projections."""
-    j, u, m = len(others), len(others[0].match_UD), len(pick_M)
-    rows_MD = a.match_UD[pick_M]
-    similarity_JMU = torch.stack([rows_MD @ b.match_UD.T for b in others])
+    m = len(pick_M)
+    similarity_JMU = torch.stack([similarity(a, b, pick_M) for b in others])
     match_JM = (similarity_JMU.abs() if a.kind != "ffn" else similarity_JMU).argmax(dim=2)
     total_JMM: Tensor | None = None
     for name in names:
@@ -59,39 +58,37 @@ def _score_together(a: Table, others: Sequence[Table], names: Sequence[str], pic
         total_JMM = cos_JMM if total_JMM is None else total_JMM + cos_JMM
     if total_JMM is None:
         return [MatchScore(0.0, 0.0, 0) for _ in others]
-    z_J, effect_J = _permutation_scores((total_JMM.abs() / len(names)).double(), match_JM, u)
-    return [MatchScore(float(z), float(effect), m) for z, effect in zip(z_J[:j], effect_J[:j], strict=True)]
+    z_J, effect_J = _permutation_scores(total_JMM.abs() / len(names), match_JM)
+    return [MatchScore(float(z), float(effect), m) for z, effect in zip(z_J, effect_J, strict=True)]
 
 
-def _permutation_scores(x_JMM: Tensor, match_JM: Tensor, u: int) -> tuple[Tensor, Tensor]:
+def _permutation_scores(x_JMM: Tensor, match_JM: Tensor) -> tuple[Tensor, Tensor]:
     """`exact.assignment.permutation_z` of several score matrices, column m of which is the unit that row m chose.
 
     Args:
-        x_JMM: held-out agreement of each picked unit of A with each unit that was chosen, float64.
+        x_JMM: held-out agreement of each picked unit of A with each unit that was chosen.
         match_JM: number of the unit of B that was chosen.
-        u: units of a layer of B.
 
     Returns:
         z and effect of each layer; zeros where fewer than two units were chosen, or nothing but rounding is left.
     """
     j, m = match_JM.shape
-    place_N = (match_JM + u * torch.arange(j)[:, None]).flatten()
-    count_JU = torch.zeros(j * u, dtype=torch.float64).index_add_(0, place_N, torch.ones(j * m, dtype=torch.float64))
-    # Rows are added up by the unit that they chose; of the columns of one unit, which are equal, the mean is taken.
-    by_row = torch.zeros(j * u, m, dtype=torch.float64).index_add_(0, place_N, x_JMM.reshape(j * m, m))
-    turned = by_row.reshape(j, u, m).transpose(1, 2).reshape(j * m, u)
-    s_JUU = torch.zeros(j * u, u, dtype=torch.float64).index_add_(0, place_N, turned)
-    s_JUU = (s_JUU / count_JU.clamp_min(1.0)[:, None]).reshape(j, u, u).transpose(1, 2)
-    chosen_JU = (count_JU > 0).reshape(j, u)
-    units_J = chosen_JU.sum(dim=1).double()
-    mean_J1U = s_JUU.sum(dim=1, keepdim=True) / units_J[:, None, None]
-    d_JUU = s_JUU - mean_J1U
-    d_JUU -= s_JUU.sum(dim=2, keepdim=True) / units_J[:, None, None]
-    d_JUU += mean_J1U.sum(dim=2, keepdim=True) / units_J[:, None, None]
-    d_JUU *= chosen_JU[:, :, None] & chosen_JU[:, None, :]
-    whole_J = s_JUU.sum(dim=(1, 2))
-    effect_J = (s_JUU.diagonal(dim1=1, dim2=2).sum(dim=1) - whole_J / units_J) / m
-    sd_J = (d_JUU.square().sum(dim=(1, 2)) / (units_J - 1).clamp_min(1.0)).sqrt() / m
+    # A unit is known by the first row that chose it. Rows are added up by their units; its columns are equal, and the
+    # first stands for all.
+    first_JM = (match_JM[:, :, None] == match_JM[:, None, :]).to(torch.uint8).argmax(dim=2)
+    place_N = (first_JM + m * torch.arange(j)[:, None]).flatten()
+    chosen_JM = first_JM == torch.arange(m)
+    s_JMM = torch.zeros(j * m, m, dtype=torch.float64)
+    s_JMM = s_JMM.index_add_(0, place_N, x_JMM.reshape(j * m, m).double()).reshape(j, m, m)
+    s_JMM *= chosen_JM[:, None, :]
+    units_J = chosen_JM.sum(dim=1).double()
+    column_J1M = s_JMM.sum(dim=1, keepdim=True)
+    whole_J = column_J1M.sum(dim=(1, 2))
+    effect_J = (s_JMM.diagonal(dim1=1, dim2=2).sum(dim=1) - whole_J / units_J) / m
+    d_JMM = s_JMM - column_J1M / units_J[:, None, None]
+    d_JMM -= (s_JMM.sum(dim=2, keepdim=True) - whole_J[:, None, None] / units_J[:, None, None]) / units_J[:, None, None]
+    d_JMM *= chosen_JM[:, :, None] & chosen_JM[:, None, :]
+    sd_J = (d_JMM.square().sum(dim=(1, 2)) / (units_J - 1).clamp_min(1.0)).sqrt() / m
     empty_J = (units_J < 2) | (sd_J <= 1e-12 * x_JMM.abs().amax(dim=(1, 2)))
     zero = torch.zeros((), dtype=torch.float64)
     return torch.where(empty_J, zero, effect_J / sd_J), torch.where(empty_J, zero, effect_J)

@@ -117,4 +117,6 @@ class Tables:
             return self._table(self._b.whole_units(kind, layer), "b")
 
     def _table(self, units: UnitSet | None, which: str) -> Table | None:
-        return None if units is None or len(units.names) < 2 else make_table(units, self.gauge, which)
+        if units is None or len(units.names) < 2:
+            return None
+        return make_table(units, self.gauge, which, rounded=self._a.sample.max_units is not None)
