@@ -112,6 +112,11 @@ def identity_gauge(d_a: int, d_b: int) -> Gauge:
     return Gauge("partial-isometry", torch.eye(d_a, d_b), "coordinates by index", partial=True)
 
 
+def token_gauge(tokens: int) -> Gauge:
+    """Coordinates that tokens name: they are one frame for both models, whatever the streams of these are."""
+    return Gauge("partial-isometry", None, "vocabulary rows of shared tokens", tokens)
+
+
 def center(rows_TD: Tensor) -> Tensor:
     """Rows minus their mean, float32, not-a-number replaced by zero."""
     rows_TD = without_damage(rows_TD)
