@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pedigree.benchmark.origin.__main__ import table
-from pedigree.benchmark.origin.fit import calibrate, kind_of, numbers_of
+from pedigree.benchmark.origin.fit import calibrate, calibrate_by_tokens, kind_of, numbers_of
 from pedigree.benchmark.origin.kinsfolk import CALIBRATION, TEST, Kin, is_one_run, kind_of_pair, make, pairs
 from pedigree.benchmark.origin.pairs import measured
 from pedigree.benchmark.zoo.architecture import Sizes
@@ -98,6 +98,21 @@ def test_the_fit_separates_what_can_be_separated_and_sets_thresholds_beyond_ever
     assert "gains" in fitted["gains"]["weights"]
     assert "gains" not in fitted["matrices"]["weights"]
     assert set(numbers_of(made[0])) | {"offset"} == set(fitted["matrices"]["weights"])
+
+
+def test_in_the_frame_of_tokens_the_threshold_is_beyond_every_run_over_one_text() -> None:
+    g = torch.Generator().manual_seed(1)
+    made = []
+    for number in range(40):
+        noise = 0.03 * float(torch.randn(1, generator=g))
+        made.append(made_row(f"f{number % 4}", "root", "root.low", "parent", 0.95 + noise, 1.0))
+        made.append(made_row(f"f{number % 4}", "root", "data", "twin", 0.3 + noise, 1.0))
+        made.append(made_row(f"f{number % 4}", "root", "slow", "twin", 0.7 + noise, 1.0))
+    matrices = calibrate(made)["matrices"]
+    fitted = calibrate_by_tokens(made, matrices)
+    assert fitted["measured"]["one run"]["descent"] == 0
+    assert fitted["descent"] > matrices["descent"]
+    assert fitted["weights"] == matrices["weights"]
 
 
 def test_counts_are_told_by_kind_and_word() -> None:

@@ -94,6 +94,7 @@ def origin_of(found: Findings) -> OriginEvidence:
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions,
         faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
+        by_tokens=found.evidence.gauge.by_tokens,
     )  # fmt: skip
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
@@ -140,10 +141,10 @@ def matched_matrices(
         for kind in ("ffn", "qk") if a.sample.by_tokens else kinds_that_stand(found):
             left = None if i is None else a.units(kind, i)
             right = b.units(kind, j)
-            if left is None or right is None:
-                continue
+            if left is None or right is None or (a.sample.by_tokens and not found.hit(kind, j)):
+                continue  # where tokens name the coordinates other units of a layer may stand in another order
             if a.sample.by_tokens and kind == "qk":
-                aligned = _aligned_planes(left, right) if found.hit(kind, j) else iter(())
+                aligned = _aligned_planes(left, right)
             else:
                 aligned = _aligned_rows(left, right, found, j, most_moved)
             for x_ND, y_ND in aligned:
@@ -212,7 +213,10 @@ def _aligned_rows(
     if found.carried:
         in_place = True
     elif left.kind == "ffn":
-        in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
+        matched = units is not None and bool(units.matched_N.any())
+        in_place = (units is not None and units.in_place_share > 1.0 - most_moved) or not (
+            matched or found.evidence.gauge.by_tokens
+        )
     else:
         in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P

@@ -33,6 +33,9 @@ WIDEST_POLAR = 6144
 ROUNDING_MASS = 0.5
 """Share of a rotation's energy on its nearest signed permutation above which rounding is tried."""
 
+OF_TOKENS = "vocabulary rows of shared tokens"
+"""What a frame rests on in which each coordinate is a token."""
+
 
 @dataclass(frozen=True)
 class Gauge:
@@ -100,6 +103,11 @@ class Gauge:
         return Gauge(self.kind, turned, self.fitted_on, self.anchors, partial=self.partial)
 
     @property
+    def by_tokens(self) -> bool:
+        """Whether coordinates are tokens (`token_gauge`)."""
+        return self.fitted_on == OF_TOKENS
+
+    @property
     def is_trivial(self) -> bool:
         """Whether coordinates keep their index (identity, or padding to another width)."""
         return self.kind == "identity" or self.fitted_on == "coordinates by index"
@@ -114,7 +122,7 @@ def identity_gauge(d_a: int, d_b: int) -> Gauge:
 
 def token_gauge(tokens: int) -> Gauge:
     """Coordinates that tokens name: they are one frame for both models, whatever the streams of these are."""
-    return Gauge("partial-isometry", None, "vocabulary rows of shared tokens", tokens)
+    return Gauge("partial-isometry", None, OF_TOKENS, tokens)
 
 
 def center(rows_TD: Tensor) -> Tensor:
