@@ -107,7 +107,7 @@ def test_in_the_frame_of_tokens_the_threshold_is_beyond_every_run_over_one_text(
         noise = 0.03 * float(torch.randn(1, generator=g))
         made.append(made_row(f"f{number % 4}", "root", "root.low", "parent", 0.95 + noise, 1.0))
         made.append(made_row(f"f{number % 4}", "root", "data", "twin", 0.3 + noise, 1.0))
-        made.append(made_row(f"f{number % 4}", "root", "slow", "twin", 0.7 + noise, 1.0))
+        made.append(made_row(f"f{number % 4}", "root", "slow", "twin", 0.88 + noise / 9, 1.0))
     matrices = calibrate(made)["matrices"]
     fitted = calibrate_by_tokens(made, matrices)
     assert fitted["measured"]["one run"]["descent"] == 0

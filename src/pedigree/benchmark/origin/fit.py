@@ -56,7 +56,7 @@ def calibrate_by_tokens(rows: Sequence[Row], matrices: Mapping[str, Any]) -> dic
     # What takes away from both what they learned is no descent, however likely else (`origin.weigh_origin`).
     taken_N = np.array([max(found["own"], found["own2"]) < TAKEN for _, found in seen])
     apart_N = np.array([kind in ("twin", "one run") for kind in kinds])
-    descent = round(float(odds_N[apart_N & ~taken_N].max()) + MARGIN, 2)
+    descent = round(float(odds_N[apart_N & ~taken_N].max(initial=0.0)) + MARGIN, 2)
     odds_N[taken_N] = np.minimum(odds_N[taken_N], descent - MARGIN)
     measured = {"families": len({row["family"] for row, _ in seen}), **_counted(kinds, odds_N, descent, start)}
     return {"descent": descent, "start": start, "weights": matrices["weights"], "measured": measured}

@@ -3,7 +3,8 @@
 The file is a safetensors file that holds a thin model, with one metadata entry of JSON. The same model and salt give
 the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md, docs/adr/0029-gains-in-fingerprints.md,
 docs/adr/0030-token-frame-in-fingerprints.md): versions 1, without gains, and 2, without a token frame, are read and not
-written. A file is untrusted: sizes are capped, and everything is checked against what the metadata says before it is used.
+written. A file is untrusted: sizes are capped, and everything is checked against what the metadata says before it is
+used.
 
 Shapes: N = norms, C = coordinates.
 """

@@ -17,11 +17,12 @@ from pedigree.forensics.comparison.bank import fingerprint_error_rate
 from pedigree.forensics.comparison.measure import measure, single_thread
 from pedigree.forensics.comparison.operating_points import smallest_of_all
 from pedigree.forensics.comparison.record import ALWAYS_UNCHECKED, build_record
-from pedigree.forensics.comparison.verdict import judge
+from pedigree.forensics.comparison.verdict import IN_PLACE_COSINE, judge
 from pedigree.forensics.fingerprints.fingerprint import Fingerprint, is_fingerprint, make_fingerprint, read_fingerprint
 from pedigree.forensics.fingerprints.thin_side import naming_of, sides, turned_sides
 from pedigree.forensics.fingerprints.token_look import look_by_tokens
-from pedigree.records.comparison import Comparison, Decoy, InputRecord
+from pedigree.forensics.frames.ladder import TABLES
+from pedigree.records.comparison import Comparison, Decoy, GaugeKind, InputRecord, Transformation
 
 NOT_CHECKED = (
     "fingerprints hold few units, at chosen positions, and a frame of vocabulary rows: relatives whose units were "
@@ -117,12 +118,15 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
         a, b, dropped = sides(left, right)
         found = measure(a, b, whole_bits=False)
         judgment = judge(a, b, found)
+        stands = max(found.tables.get(f"{role}-in-place", 0.0) for role in TABLES) >= IN_PLACE_COSINE
         turned = None if judgment.verdict in TOLD else turned_sides(left, right)
         if turned is not None:
             by_tokens, told = look_by_tokens(turned, naming_of(left.model, right.model))
             if told.verdict in TOLD or (by_tokens.layers_hit("ffn", "qk") and not judgment.open_origin):
                 (a, b), found, judgment, dropped = turned, by_tokens, told, [BY_TOKENS, NAMES_BELIEVED]
         record = build_record(a, b, found, judgment, "glance", time.monotonic() - start)
+    if a.sample.by_tokens:
+        record = _in_the_stream(record, same_width=left.model.width == right.model.width, stands=stands)
     exact = [t.log10_p for t in record.result.tests if t.log10_p is not None]
     not_checked = [
         *dropped,
@@ -149,6 +153,21 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
     )
     inputs = record.inputs.model_copy(update={"a": describe_fingerprint(left), "b": describe_fingerprint(right)})
     return record.model_copy(update={"result": result, "inputs": inputs})
+
+
+def _in_the_stream(record: Comparison, *, same_width: bool, stands: bool) -> Comparison:
+    """A record of rows in the frame of tokens with what that says of the streams: vocabulary rows stand in place, or
+    some turn leads from one to the other."""
+    result = record.result
+    if result.gauge.kind == "none" or not same_width:
+        return record
+    kind: GaugeKind = "identity" if stands else "orthogonal"
+    changes = list(result.transformations)
+    if result.verdict in ("related", "partly-related") and not stands:
+        what = "residual coordinates rotated, or permuted and negated"
+        changes.insert(0, Transformation(kind="gauge-disguise", gauge=kind, what=what))
+    gauge = result.gauge.model_copy(update={"kind": kind})
+    return record.model_copy(update={"result": result.model_copy(update={"gauge": gauge, "transformations": changes})})
 
 
 def _without_gains(left: Fingerprint, right: Fingerprint) -> list[str]:
