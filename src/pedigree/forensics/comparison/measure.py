@@ -146,7 +146,9 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
-    found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
+    # In the frame of tokens rows are rounded products, which may be equal where no tensor is.
+    alone = found.bits.all_equal or a.sample.by_tokens
+    found.copies = None if alone else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
         found.gridded = found.rounded or side_on_grid(a, b)

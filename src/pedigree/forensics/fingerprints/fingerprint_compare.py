@@ -162,7 +162,8 @@ def _in_the_stream(record: Comparison, *, same_width: bool, stands: bool) -> Com
     if result.gauge.kind == "none" or not same_width:
         return record
     kind: GaugeKind = "identity" if stands else "orthogonal"
-    changes = list(result.transformations)
+    # Equal rows are rounded products, and no equal tensors.
+    changes = [change for change in result.transformations if change.kind != "tensors-frozen"]
     if result.verdict in ("related", "partly-related") and not stands:
         what = "residual coordinates rotated, or permuted and negated"
         changes.insert(0, Transformation(kind="gauge-disguise", gauge=kind, what=what))
