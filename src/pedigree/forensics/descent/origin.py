@@ -6,8 +6,8 @@ alike in their first steps, so a part of what one learned lives on in its twin; 
 not seen above the noise; and long tuning covers what a parent knew. So the numbers of `survival.py`, the share of the
 difference (`share.py`) and the learned gains (`gains.py`) are weighed together, by weights that
 `pedigree.benchmark.origin` fits on families of known descent and ships in `data/origin.json`. There is one set of
-weights with gains, one without, for frames in which gains mean nothing, and one for rows in the frame of tokens, where
-models of one language learn directions more alike.
+weights with gains and one without, for frames in which gains mean nothing; in the frame of tokens, where models of one
+language learn directions more alike, the latter has thresholds of its own.
 
 A twin called related is an error, a relative about which nothing is said is not. So the weights and both thresholds
 count a twin called related ten times, and between the thresholds the answer is "unknown".

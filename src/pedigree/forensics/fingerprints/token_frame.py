@@ -36,8 +36,12 @@ NAMED_TOKENS = 128
 LEAST_TOKENS = 128
 """Fewer vocabulary rows than this make no frame."""
 
-FLAT = 1e-3
-"""Directions of the table shorter than this share of the longest are rounding."""
+BASIS_TOKENS = 512
+"""Vocabulary rows that the frame is made of; more cost more than reading all the rest."""
+
+FLAT = 0.2
+"""Directions of the table shorter than this share of the median one are left out: where there are about as many tokens
+as coordinates, some are hardly there, and what is would be made large."""
 
 
 def token_frame(table_TD: Tensor) -> Tensor | None:
@@ -48,18 +52,20 @@ def token_frame(table_TD: Tensor) -> Tensor | None:
     """
     if len(table_TD) < LEAST_TOKENS:
         return None
-    rows_TD = unit_rows(center(table_TD)).double()
+    rows_TD = unit_rows(center(table_TD[:BASIS_TOKENS]))
     tall = len(rows_TD) > rows_TD.shape[1]
-    squares_R, basis = symmetric_eigen(rows_TD.T @ rows_TD if tall else rows_TD @ rows_TD.T)
+    squares_R, basis = symmetric_eigen((rows_TD.T @ rows_TD if tall else rows_TD @ rows_TD.T).double())
     squares_R, basis = squares_R.flip(0), basis.flip(1)
-    count = int((squares_R > FLAT**2 * squares_R[0].clamp_min(1e-300)).sum())
+    count = int((squares_R > FLAT**2 * squares_R.median().clamp_min(1e-12)).sum())
     if count < 2:
         return None
     halves = []
     for part in (slice(0, count // 2), slice(count // 2, count)):
-        white = basis[:, part] / squares_R[part].sqrt() @ basis[:, part].T
-        halves.append(rows_TD[:FRAME_TOKENS] @ white if tall else white[:FRAME_TOKENS] @ rows_TD)
-    return torch.cat(halves).float()
+        directions = basis[:, part]
+        held = rows_TD[:FRAME_TOKENS].double() @ directions if tall else directions[:FRAME_TOKENS]
+        half = (held / squares_R[part].sqrt() @ directions.T).float()
+        halves.append(half if tall else half @ rows_TD)
+    return torch.cat(halves)
 
 
 def key_dimensions(salt: str, heads: tuple[int, int]) -> list[tuple[int, int]]:
