@@ -159,7 +159,9 @@ def _read_tables(
         out.tokens, rows = [token for token, _ in pairs], [row for _, row in pairs]
     else:
         rows = choose(salt, "row", total, TOKENS)
-    rows_T, frame_ND = torch.tensor(rows, dtype=torch.long), None
+    rows_T = torch.tensor(rows, dtype=torch.long)
+    frame_ND: Tensor | None = None
+    output_TD: Tensor | None = None
     for role, name in (("embed", "model.embed_tokens.weight"), ("head", "lm_head.weight")):
         table_TD = read_table(anatomy, role, rows_T) if rows else None
         if table_TD is not None:
@@ -167,7 +169,7 @@ def _read_tables(
         if table_TD is not None and vocabulary is not None:
             frame_ND = token_frame(table_TD) if role == "embed" else frame_ND
             output_TD = table_TD[:NAMED_TOKENS]
-    if frame_ND is not None and vocabulary is not None:
+    if frame_ND is not None and vocabulary is not None and output_TD is not None:
         kinds_T = kinds_of(vocabulary.tokens, rows_T[:NAMED_TOKENS])
         out.tensors["token_frame.names"] = products_beside_kinds(without_damage(output_TD), kinds_T).to(torch.bfloat16)
     written: dict[int, Tensor] = {}

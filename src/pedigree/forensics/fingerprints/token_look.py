@@ -56,13 +56,17 @@ def look_by_tokens(turned: tuple[Side, Side], naming: float) -> tuple[Findings, 
     elif even_share(*turned, found) < EVEN_TOKENS:
         doubt = SET_ROWS
     if doubt:
-        judgment = replace(judgment, verdict="inconclusive", reasons=[doubt], open_origin=False)
+        parts = {
+            name: part.model_copy(update={"verdict": "inconclusive"}) if part.verdict == "related" else part
+            for name, part in judgment.components.items()
+        }
+        judgment = replace(judgment, verdict="inconclusive", components=parts, reasons=[doubt], open_origin=False)
     return found, judgment
 
 
 def even_share(a: Side, b: Side, found: Findings) -> float:
-    """Share of tokens at which rows that are laid side by side agree, in the quiet half of the frame."""
+    """Share of tokens at which rows laid side by side agree, in the quiet half of the frame; one where there are none."""
     total_M = torch.zeros(a.width // 2)
     for _, x_UN, y_UN in matched_matrices(a, b, found):
         total_M += (unit_rows(x_UN) * unit_rows(y_UN)).sum(0)[a.width // 2 :]
-    return float((total_M > 0.0).double().mean())
+    return float((total_M > 0.0).double().mean()) if bool(total_M.any()) else 1.0
