@@ -65,7 +65,7 @@ def look_by_tokens(turned: tuple[Side, Side], naming: float) -> tuple[Findings, 
 
 
 def even_share(a: Side, b: Side, found: Findings) -> float:
-    """Share of tokens at which rows laid side by side agree, in the quiet half of the frame; one where there are none."""
+    """Share of tokens at which rows laid side by side agree, in the quiet half of the frame; one without rows."""
     total_M = torch.zeros(a.width // 2)
     for _, x_UN, y_UN in matched_matrices(a, b, found):
         total_M += (unit_rows(x_UN) * unit_rows(y_UN)).sum(0)[a.width // 2 :]
