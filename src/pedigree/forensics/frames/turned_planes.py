@@ -44,7 +44,8 @@ def _planes(rows_UW: Tensor, heads: int) -> Tensor:
 
 
 def _to_unit(planes: Tensor) -> Tensor:
-    return planes / planes.norm(dim=2, keepdim=True).clamp_min(1e-30)
+    unit: Tensor = planes / planes.norm(dim=2, keepdim=True).clamp_min(1e-30)
+    return unit
 
 
 def _rows(planes_GPW: Tensor) -> Tensor:
