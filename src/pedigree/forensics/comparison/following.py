@@ -196,7 +196,7 @@ def _aligned_planes(left: UnitSet, right: UnitSet) -> Iterator[tuple[Tensor, Ten
 
 def _lengths(x_ND: Tensor, y_ND: Tensor) -> Tensor:
     """Factors that give rows of B the lengths of A's where theirs were changed by more than training does, [N, 1]."""
-    length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    length_N1: Tensor = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
     log_N1 = length_N1.clamp_min(1e-30).log()
     if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
         length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)

@@ -124,8 +124,8 @@ def _rows_of_tokens(model: ThinModel, tokens: list[bytes], units: list[Any], key
         for layer, rows_UN in enumerate(tensor if tensor is not None and len(rows) else ()):
             if bool(rows_UN.any()):
                 out[role, layer, None] = rows_UN[rows][:, columns].float().contiguous()
-    for role, layer, _ in [key for key in out if key[0] == "mlp.up"]:
-        out["mlp.down", layer, None] = torch.zeros_like(out[role, layer, None]).T.contiguous()
+    for key in [key for key in out if key[0] == "mlp.up"]:
+        out["mlp.down", key[1], None] = torch.zeros_like(out[key]).T.contiguous()
     return out
 
 
