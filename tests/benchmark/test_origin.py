@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pedigree.benchmark.origin.__main__ import table
-from pedigree.benchmark.origin.fit import calibrate, kind_of, numbers_of
+from pedigree.benchmark.origin.fit import calibrate, calibrate_by_tokens, kind_of, numbers_of
 from pedigree.benchmark.origin.kinsfolk import CALIBRATION, TEST, Kin, is_one_run, kind_of_pair, make, pairs
 from pedigree.benchmark.origin.pairs import measured
 from pedigree.benchmark.zoo.architecture import Sizes
@@ -116,6 +116,21 @@ def test_merges_are_told_from_twins_by_weights_of_their_own() -> None:
     assert told["twin"]["descent"] == 0
     assert told["parent"]["descent"] == told["merged"]["descent"] == 48
     assert "merged" not in calibrate(made)["matrices"]
+
+
+def test_in_the_frame_of_tokens_the_threshold_is_beyond_every_run_over_one_text() -> None:
+    g = torch.Generator().manual_seed(1)
+    made = []
+    for number in range(40):
+        noise = 0.03 * float(torch.randn(1, generator=g))
+        made.append(made_row(f"f{number % 4}", "root", "root.low", "parent", 0.95 + noise, 1.0))
+        made.append(made_row(f"f{number % 4}", "root", "data", "twin", 0.3 + noise, 1.0))
+        made.append(made_row(f"f{number % 4}", "root", "slow", "twin", 0.88 + noise / 9, 1.0))
+    matrices = calibrate(made)["matrices"]
+    fitted = calibrate_by_tokens(made, matrices)
+    assert fitted["measured"]["one run"]["descent"] == 0
+    assert fitted["descent"] > matrices["descent"]
+    assert fitted["weights"] == matrices["weights"]
 
 
 def test_counts_are_told_by_kind_and_word() -> None:

@@ -135,6 +135,18 @@ def test_gains_that_were_learned_apart_are_no_merge_either() -> None:
     assert merged.log_odds > apart.log_odds + 5.0
 
 
+def test_in_the_frame_of_tokens_no_run_over_one_text_passes_either() -> None:
+    fitted = calibration()["tokens"]
+    assert fitted["start"] < 0.0 < fitted["descent"]
+    for kind, least in (("twin", 200), ("one run", 60)):
+        assert fitted["measured"][kind]["descent"] == 0
+        assert fitted["measured"][kind]["pairs"] >= least
+    same = Survival(1.0, 1.0, 0.02, 12, 4.0, -0.05, 0.97, 0.5)
+    assert weigh_origin(same, same, None, None, by_tokens=True).origin == "descent"
+    twin = Survival(0.2, 0.8, 0.7, 12, 4.0, -0.6, 0.5, 0.5)
+    assert weigh_origin(twin, twin, None, None, by_tokens=True).origin != "descent"
+
+
 def test_more_learned_on_both_sides_makes_descent_likelier_where_all_else_is_equal() -> None:
     seen = Survival(1.0, 1.0, 0.02, 12, 4.0, -0.05, 0.97, 0.3)
     hidden = replace(seen, excess=0.0)

@@ -47,7 +47,8 @@ def with_gains(tensors: Tensors, seed: int, size: float) -> Tensors:
 def first_version(fingerprint: Fingerprint) -> Fingerprint:
     """The same as version 1 holds it."""
     facts = {key: value for key, value in fingerprint.facts.items() if key != "norms"} | {"version": 1}
-    bare = replace(fingerprint, model=replace(fingerprint.model, norms=None), facts=facts, sealed=b"")
+    held = {n: t for n, t in fingerprint.model.tensors.items() if not n.startswith("token_frame.")}
+    bare = replace(fingerprint, model=replace(fingerprint.model, tensors=held, norms=None), facts=facts, sealed=b"")
     return from_bytes(bare.to_bytes(), fingerprint.location)
 
 

@@ -2,6 +2,7 @@
 
 python -m pedigree.benchmark.origin make DIR [--split test]    trains the models (a core needs ten minutes)
 python -m pedigree.benchmark.origin write DIR                  compares the pairs, fits, writes the shipped numbers
+python -m pedigree.benchmark.origin tokens DIR                 the same of fingerprints in the frame of tokens
 python -m pedigree.benchmark.origin count DIR                  counts the verdicts on the test split, in DIR/test.txt
 
 All go on where they were stopped. `write` takes more pairs from `--direction DIR` (models that
@@ -17,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pedigree.benchmark.origin.fit import calibrate, kind_of
+from pedigree.benchmark.origin.fit import calibrate, calibrate_by_tokens, kind_of
 from pedigree.benchmark.origin.kinsfolk import CALIBRATION, TEST, make
-from pedigree.benchmark.origin.pairs import measured, of_benchmark, of_direction, of_kinsfolk
+from pedigree.benchmark.origin.pairs import measure_by_tokens, measured, of_benchmark, of_direction, of_kinsfolk
 from pedigree.benchmark.text_file import write_text
 
 SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "origin.json"
@@ -28,7 +29,7 @@ SHIPPED = Path(__file__).parents[2] / "forensics" / "data" / "origin.json"
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the steps; returns the exit code."""
     parser = argparse.ArgumentParser(prog="pedigree.benchmark.origin", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("step", choices=("make", "write", "count"))
+    parser.add_argument("step", choices=("make", "write", "tokens", "count"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--split", choices=("calibration", "test"), default="calibration")
     parser.add_argument("--direction", type=Path)
@@ -46,8 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [*of_kinsfolk(told.directory / "calibration", CALIBRATION)]
     jobs += of_direction(told.direction) if told.direction else []
     jobs += of_benchmark(told.benchmark, told.size) if told.benchmark else []
-    rows = measured(told.directory / "calibration.jsonl", jobs)
-    write_text(told.out, json.dumps(calibrate(rows), indent=1, sort_keys=True) + "\n")
+    kept = json.loads(told.out.read_text(encoding="utf-8")) if told.out.is_file() else {}
+    if told.step == "tokens":
+        rows = measured(told.directory / "tokens.jsonl", jobs, measure_by_tokens)
+        fitted = {"tokens": calibrate_by_tokens(rows, kept["matrices"])}
+    else:
+        rows = measured(told.directory / "calibration.jsonl", jobs)
+        fitted = calibrate(rows)
+    write_text(told.out, json.dumps(kept | fitted, indent=1, sort_keys=True) + "\n")
     return 0
 
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from pedigree.benchmark.origin.kinsfolk import is_one_run
 from pedigree.forensics.descent.gains import LearnedGains
-from pedigree.forensics.descent.origin import numbers
+from pedigree.forensics.descent.origin import TAKEN, numbers, odds
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import Survival
 
@@ -47,6 +47,28 @@ def calibrate(rows: Sequence[Row]) -> dict[str, Any]:
     every = [(row, found) for row, found in weighed if found]
     with_gains = [(row, found) for row, found in every if "gains" in found]
     return {"matrices": _fitted([(r, _bare(n)) for r, n in every]), "gains": _fitted(with_gains, merges_apart=True)}
+
+
+def calibrate_by_tokens(rows: Sequence[Row], matrices: Mapping[str, Any]) -> dict[str, Any]:
+    """Thresholds for rows in the frame of tokens, where no twin of any kind is called related.
+
+    Args:
+        rows: pairs, measured in that frame.
+        matrices: the fit without gains, whose weights are taken: fitted on these rows alone weights do worse on
+            families that were left out.
+    """
+    seen = [(row, _bare(found)) for row in rows if (found := numbers_of(row))]
+    kinds = [kind_of(row) for row, _ in seen]
+    odds_N = np.array([odds(matrices["weights"], found) for _, found in seen])
+    trained_N = np.array([kind not in ("twin", "one run", "of a bare one") for kind in kinds])
+    start = min(0.0, round(float(np.quantile(odds_N[trained_N], LOST)), 2))
+    # What takes away from both what they learned is no descent, however likely else (`origin.weigh_origin`).
+    taken_N = np.array([max(found["own"], found["own2"]) < TAKEN for _, found in seen])
+    apart_N = np.array([kind in ("twin", "one run") for kind in kinds])
+    descent = round(float(odds_N[apart_N & ~taken_N].max(initial=0.0)) + MARGIN, 2)
+    odds_N[taken_N] = np.minimum(odds_N[taken_N], descent - MARGIN)
+    measured = {"families": len({row["family"] for row, _ in seen}), **_counted(kinds, odds_N, descent, start)}
+    return {"descent": descent, "start": start, "weights": matrices["weights"], "measured": measured}
 
 
 def numbers_of(row: Row) -> dict[str, float]:

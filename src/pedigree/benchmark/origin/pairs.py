@@ -7,13 +7,19 @@ long chains among them) and relatives of the calibration split of the benchmark.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pedigree.benchmark.families.sizes import SCALES
 from pedigree.benchmark.origin.kinsfolk import Kin, pairs
+
+if TYPE_CHECKING:
+    from pedigree.forensics.comparison.findings import Findings
+    from pedigree.forensics.comparison.verdict import Judgment
+    from pedigree.forensics.fingerprints.fingerprint import Fingerprint
 
 Job = tuple[str, Path, Path, str]
 """Family, both models, and what they are: twin, parent, sibling, or a word of the benchmark."""
@@ -51,13 +57,17 @@ def of_benchmark(place: Path, size: str) -> Iterator[Job]:
             yield f"{size}/{question.a.split('.')[0]}", home / question.a, home / question.b, truth
 
 
-def measured(path: Path, jobs: Iterable[Job]) -> list[dict[str, Any]]:
+def measured(
+    path: Path, jobs: Iterable[Job], how: Callable[[Path, Path], dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """One row for each pair, measured where it was not before.
 
     Args:
         path: of the JSON lines.
         jobs: the pairs.
+        how: what measures a pair; `measure` by default.
     """
+    how = how or measure
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     known = {(row["family"], row["a"], row["b"]): row for row in rows}
     found = []
@@ -65,7 +75,7 @@ def measured(path: Path, jobs: Iterable[Job]) -> list[dict[str, Any]]:
         for family, a, b, truth in jobs:
             key = (family, a.name, b.name)
             if key not in known:
-                known[key] = {"family": family, "a": a.name, "b": b.name, "truth": truth, **measure(a, b)}
+                known[key] = {"family": family, "a": a.name, "b": b.name, "truth": truth, **how(a, b)}
                 stream.write(json.dumps(known[key], sort_keys=True) + "\n")
                 stream.flush()
             found.append(known[key])
@@ -77,6 +87,30 @@ def measure(a: Path, b: Path) -> dict[str, Any]:
     from pedigree.forensics.compare import measure_pair
 
     _, _, found, judgment = measure_pair(a, b)
+    return _row(found, judgment)
+
+
+def measure_by_tokens(a: Path, b: Path) -> dict[str, Any]:
+    """The same of two fingerprints in the frame of tokens, whether or not something stands in place; no numbers where
+    nothing agrees."""
+    from pedigree.forensics.fingerprints.thin_side import naming_of, turned_sides
+    from pedigree.forensics.fingerprints.token_look import look_by_tokens
+
+    left, right = _fingerprint(a), _fingerprint(b)
+    turned = turned_sides(left, right)
+    if turned is None:
+        return {"verdict": "not-testable", "forward": None, "backward": None, "share": None, "gains": None}
+    return _row(*look_by_tokens(turned, naming_of(left.model, right.model)))
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(place: Path) -> Fingerprint:
+    from pedigree.forensics.fingerprints.fingerprint import make_fingerprint
+
+    return make_fingerprint(place)
+
+
+def _row(found: Findings, judgment: Judgment) -> dict[str, Any]:
     row: dict[str, Any] = {"verdict": judgment.verdict}
     for name in ("forward", "backward", "share", "gains"):
         value = getattr(found, name)

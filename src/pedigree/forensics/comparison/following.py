@@ -25,6 +25,7 @@ from pedigree.forensics.descent.origin import APART_GAINS, RAW, OriginEvidence, 
 from pedigree.forensics.descent.share import ShareMeter, moved_beyond_gains
 from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
 from pedigree.forensics.descent.untouched_rows import untouched_rows
+from pedigree.forensics.frames.turned_planes import planes_side_by_side
 from pedigree.forensics.sides.gauge import unit_rows
 from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
@@ -93,6 +94,7 @@ def origin_of(found: Findings) -> OriginEvidence:
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions,
         faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
+        by_tokens=found.evidence.gauge.by_tokens,
     )  # fmt: skip
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
@@ -136,12 +138,17 @@ def matched_matrices(
     layers = _layers_followed(a, found)
     for j in layers:
         i = found.layer_map[j]
-        for kind in kinds_that_stand(found):
+        for kind in ("ffn", "qk") if a.sample.by_tokens else kinds_that_stand(found):
             left = None if i is None else a.units(kind, i)
             right = b.units(kind, j)
-            if left is not None and right is not None:
-                for x_ND, y_ND in _aligned_rows(left, right, found, j, most_moved):
-                    yield kind, x_ND, y_ND
+            if left is None or right is None or (a.sample.by_tokens and not found.hit(kind, j)):
+                continue  # where tokens name the coordinates other units of a layer may stand in another order
+            if a.sample.by_tokens and kind == "qk":
+                aligned = _aligned_planes(left, right)
+            else:
+                aligned = _aligned_rows(left, right, found, j, most_moved)
+            for x_ND, y_ND in aligned:
+                yield kind, x_ND, y_ND
 
 
 def kinds_that_stand(found: Findings) -> tuple[UnitKind, ...]:
@@ -179,6 +186,23 @@ UNEVEN = 0.08
 """Deviation of that logarithm from which all units of a layer count as rescaled; training moves it less."""
 
 
+def _aligned_planes(left: UnitSet, right: UnitSet) -> Iterator[tuple[Tensor, Tensor]]:
+    """Planes of queries and keys with heads in A's order, at its angles and lengths, as rows of their own."""
+    for x_PW, y_PW in planes_side_by_side(left, right):
+        y_PW = y_PW * _lengths(x_PW, y_PW)
+        width = left.width
+        yield torch.cat([x_PW[:, :width], x_PW[:, width:]]), torch.cat([y_PW[:, :width], y_PW[:, width:]])
+
+
+def _lengths(x_ND: Tensor, y_ND: Tensor) -> Tensor:
+    """Factors that give rows of B the lengths of A's where theirs were changed by more than training does, [N, 1]."""
+    length_N1: Tensor = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    log_N1 = length_N1.clamp_min(1e-30).log()
+    if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
+        length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
+    return length_N1
+
+
 def _aligned_rows(
     left: UnitSet, right: UnitSet, found: Findings, j: int, most_moved: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -189,7 +213,10 @@ def _aligned_rows(
     if found.carried:
         in_place = True
     elif left.kind == "ffn":
-        in_place = units is None or units.in_place_share > 1.0 - most_moved or not bool(units.matched_N.any())
+        matched = units is not None and bool(units.matched_N.any())
+        in_place = (units is not None and units.in_place_share > 1.0 - most_moved) or not (
+            matched or found.evidence.gauge.by_tokens
+        )
     else:
         in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
@@ -206,11 +233,7 @@ def _aligned_rows(
         x_ND = carry(left.rows(name, units.origin_N[hit_N]))
         y_ND = right.rows(name, hit_N)
         sign_N1 = torch.sign((x_ND * y_ND).sum(1, keepdim=True))
-        length_N1 = x_ND.norm(dim=1, keepdim=True) / y_ND.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        log_N1 = length_N1.clamp_min(1e-30).log()
-        if float((log_N1 - log_N1.median()).abs().median()) < UNEVEN:
-            length_N1 = torch.where(log_N1.abs() > RESCALED, length_N1, 1.0)
-        yield x_ND, y_ND * sign_N1 * length_N1
+        yield x_ND, y_ND * sign_N1 * _lengths(x_ND, y_ND)
 
 
 WIDEST_FOLLOWED, FOLLOWED_ROWS = 2048, 1024

@@ -134,7 +134,8 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
         found.mixed_back = mixed_layers(b, units, found.reverse_map, turned=True)
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
-            found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if a.sample.ladder else None)
+            moved = a.sample.ladder or a.sample.by_tokens
+            found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if moved else None)
             if found.within_reach and _carry_over(a, b, found):
                 found.unit_maps = _unit_maps(a, b, found)
         tell("survival", 0.7, f"{evidence_words(found)}; comparing heads, following learned directions")
@@ -145,7 +146,9 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     tell("bits", 0.9, f"{evidence_words(found)}; comparing numbers")
     bit_map = found.layer_map if any(i is not None for i in found.layer_map) else _plain_map(a, b)
     found.bits = compare_bits(a, b, bit_map, whole_bits)
-    found.copies = None if found.bits.all_equal else find_copies(a, b, bit_map, found.bits)
+    # In the frame of tokens rows are rounded products, which may be equal where no tensor is.
+    alone = found.bits.all_equal or a.sample.by_tokens
+    found.copies = None if alone else find_copies(a, b, bit_map, found.bits)
     if any(i is not None for i in found.layer_map) and not found.bits.all_equal and found.unit_maps:
         found.rounded = rounded_side(a, b, found.layer_map)
         found.gridded = found.rounded or side_on_grid(a, b)
@@ -243,7 +246,7 @@ def _look_for_units(a: Side, b: Side, found: Findings) -> None:
 
 def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
     """Where no feed-forward units agree: does a frame that was fitted on vocabulary rows carry over to attention?"""
-    if found.in_place or found.keeps_units or found.layers_hit("ffn"):
+    if found.in_place or found.keeps_units or found.layers_hit("ffn") or a.sample.by_tokens:
         return
     hits = found.layers_hit("vo", "qk")
     if hits:

@@ -7,7 +7,8 @@ not seen above the noise; and long tuning covers what a parent knew. So the numb
 difference (`share.py`) and the learned gains (`gains.py`) are weighed together, by weights that
 `pedigree.benchmark.origin` fits on families of known descent and ships in `data/origin.json`. What descends by training
 and what was merged do not look alike, so each is told from twins by weights of its own, and the larger odds count.
-There are weights with gains and without, for frames in which gains mean nothing.
+There are weights with gains and without, for frames in which gains mean nothing; in the frame of tokens, where models
+of one language learn directions more alike, the latter have thresholds of their own.
 
 A twin called related is an error, a relative about which nothing is said is not. So the weights and both thresholds
 count a twin called related ten times, and between the thresholds the answer is "unknown".
@@ -103,6 +104,7 @@ def weigh_origin(
     *,
     faint: bool = False,
     gainless: bool = False,
+    by_tokens: bool = False,
 ) -> OriginEvidence:
     """Whether two models share a random start and nothing learned, or descend from one another or from one ancestor.
 
@@ -114,6 +116,8 @@ def weigh_origin(
         faint: whether so little is shared that single matrices scatter; then a share that is the same on the average of
             all matrices is even.
         gainless: whether the models stand in place and have no learned gains at all, as some designs do.
+        by_tokens: whether coordinates are tokens. Then the threshold of descent is higher, and what was learned may not
+            be taken away on both sides; the exceptions below were seen to hold in frames of the stream.
 
     Returns:
         "unknown" where no matrices could be laid side by side: agreement of units alone does not tell a start from
@@ -122,10 +126,16 @@ def weigh_origin(
     both = [s for s in (forward, backward) if s is not None]
     if not both or max(s.middle for s in both) < FOLLOWED:
         return OriginEvidence("unknown")
-    name = "matrices" if gains is None else "gains"
+    name = "tokens" if by_tokens else "matrices" if gains is None else "gains"
     fitted = calibration()[name]
     measured = numbers(forward, backward, share, gains)
     log_odds = odds(fitted["weights"], measured)
+    learned = min(s.excess for s in both)
+    if by_tokens:
+        # Twins that learned alike in their first steps have most of each other in that frame, learned directions too;
+        # but their difference takes away what both learned, and that of a parent and its child is the child's.
+        taken = all(s.own < TAKEN for s in both)
+        return OriginEvidence(_by_odds(log_odds, fitted, may_descend=not taken), log_odds, False, learned)
     if gains is not None and not _learned_apart(gains):
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share):
@@ -134,22 +144,23 @@ def weigh_origin(
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
-    learned = min(s.excess for s in both)
     if additions is not None and _was_not_trained_apart(additions, share, learned, gains):
         log_odds = max(log_odds, float(fitted["descent"]))
-    origin: Origin = "unknown"
-    if log_odds >= float(fitted["descent"]):
-        origin = "descent"
-    elif log_odds <= float(fitted["start"]) and not (
-        _is_minor_part(both) or (additions is not None and additions.is_planted)
-    ):
-        origin = "start"
+    origin = _by_odds(log_odds, fitted)
+    if origin == "start" and (_is_minor_part(both) or (additions is not None and additions.is_planted)):
+        origin = "unknown"
     return OriginEvidence(origin, log_odds, gains is not None, learned)
 
 
 def _learned_apart(gains: LearnedGains | None) -> bool:
     """Whether gains were learned apart, whatever else looks like a merge."""
     return gains is not None and gains.cosine < APART_GAINS
+
+
+def _by_odds(log_odds: float, fitted: Mapping[str, Any], *, may_descend: bool = True) -> Origin:
+    if log_odds >= float(fitted["descent"]):
+        return "descent" if may_descend else "unknown"
+    return "start" if log_odds <= float(fitted["start"]) else "unknown"
 
 
 def _took_from_both(both: list[Survival], share: Share | None) -> bool:

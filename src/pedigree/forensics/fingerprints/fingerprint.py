@@ -1,9 +1,10 @@
 """A fingerprint: a few megabytes of a model, enough to compare it later without its weights.
 
 The file is a safetensors file that holds a thin model, with one metadata entry of JSON. The same model and salt give
-the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md, docs/adr/0029-gains-in-fingerprints.md);
-version 1, without gains, is read and not written. A file is untrusted: sizes are capped, and everything is checked
-against what the metadata says before it is used.
+the same bytes. The format is versioned (docs/adr/0019-fingerprint-format.md, docs/adr/0029-gains-in-fingerprints.md,
+docs/adr/0030-token-frame-in-fingerprints.md): versions 1, without gains, and 2, without a token frame, are read and not
+written. A file is untrusted: sizes are capped, and everything is checked against what the metadata says before it is
+used.
 
 Shapes: N = norms, C = coordinates.
 """
@@ -27,6 +28,7 @@ from pedigree.forensics.fingerprints.held_norms import Norms, is_described, norm
 from pedigree.forensics.fingerprints.positions import TOKEN_BYTES, salt_check
 from pedigree.forensics.fingerprints.seal import TAG_BYTES, content_digest, opened, sealed
 from pedigree.forensics.fingerprints.thin_model import ThinModel, place, thin
+from pedigree.forensics.fingerprints.token_frame import FRAME_TOKENS, LEAST_TOKENS, NAMED_TOKENS
 from pedigree.forensics.sides.linear import is_damaged
 from pedigree.tokenizers.vocabulary import read_vocabulary
 from pedigree.weights.anatomy import read_anatomy
@@ -38,12 +40,12 @@ from pedigree.weights.safetensors_files import open_safetensors
 from pedigree.weights.weight_files import Choice
 
 FORMAT = "pedigree/fingerprint"
-FORMAT_VERSION, WITHOUT_GAINS = 2, 1
+FORMAT_VERSION, WITHOUT_TOKEN_FRAME, WITHOUT_GAINS = 3, 2, 1
 MAX_BYTES = 128_000_000
 FILE = "fingerprint.safetensors"
 
 _NAME = re.compile(
-    r"forms|tokens|lm_head\.weight|model\.embed_tokens\.weight|"
+    r"forms|tokens|token_frame\.(?:gate|up|k|q|names)|lm_head\.weight|model\.embed_tokens\.weight|"
     r"model\.layers\.\d{1,4}\.(?:mlp\.(?:gate|up|down)|self_attn\.[qkvo])_proj\.weight"
 )
 
@@ -242,7 +244,7 @@ def _facts(contents: Contents, where: str) -> dict[str, Any]:
         raise _wrong(where, contents.metadata.get("pedigree"), "JSON under the metadata key pedigree") from error
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise _wrong(where, facts, f"format {FORMAT}")
-    if type(facts.get("version")) is not int or facts["version"] not in (FORMAT_VERSION, WITHOUT_GAINS):
+    if type(facts.get("version")) is not int or not WITHOUT_GAINS <= facts["version"] <= FORMAT_VERSION:
         raise MalformedFile(
             "the fingerprint is of another version", where=where, got=facts.get("version"), expected=FORMAT_VERSION,
             fix="a newer pedigree, or make the fingerprint again",
@@ -274,12 +276,15 @@ def _model(tensors: dict[str, Tensor], facts: dict[str, Any], salt: str, where: 
     """The thin model, shapes held against the facts."""
     empty = place(salt, facts["layers"], facts["width"], [(a, b) for a, b in facts["inner"]], tuple(facts["heads"]))
     c, u, d = len(empty.coordinates), len(empty.units), len(empty.dims)
+    named = {"gate": u, "up": u, "k": len(empty.keys), "q": len(empty.keys), "names": NAMED_TOKENS}
     tokens: list[bytes] = []
     rows: set[int] = set()
+    framed: list[str] = []
     for name, tensor in tensors.items():
         if not _NAME.fullmatch(name):
             raise _wrong(f"{where}: tensor {name!r:.60}", name, "a tensor of a thin model")
         kind = name.rsplit(".", maxsplit=2)[-2] if "." in name else name
+        kind = name.removeprefix("token_frame.") if name.startswith("token_frame.") else kind
         count = {"gate_proj": u, "up_proj": u, "down_proj": u, "q_proj": d, "k_proj": d, "v_proj": d, "o_proj": d}.get(
             kind
         )
@@ -292,6 +297,13 @@ def _model(tensors: dict[str, Tensor], facts: dict[str, Any], salt: str, where: 
         elif kind == "forms":
             if len(shape) != 3 or shape[0] != facts["layers"] or shape[1] != shape[2]:
                 raise _wrong(f"{where}: forms", shape, f"[{facts['layers']}, tokens, tokens]")
+        elif kind in named and name.startswith("token_frame."):
+            if facts["version"] <= WITHOUT_TOKEN_FRAME:
+                raise _wrong(f"{where}: {name}", shape, f"no token frame in a file of version {facts['version']}")
+            wanted = (NAMED_TOKENS,) * 2 if kind == "names" else (facts["layers"], named[kind], 2 * FRAME_TOKENS)
+            if shape != wanted or tensor.dtype != torch.bfloat16:
+                raise _wrong(f"{where}: {name}", shape, f"{list(wanted)} of BF16")
+            framed.append(name)
         elif count is None:
             rows.add(shape[0] if shape else -1)
             if len(shape) != 2 or shape[1] != c:
@@ -302,5 +314,7 @@ def _model(tensors: dict[str, Tensor], facts: dict[str, Any], salt: str, where: 
             raise _wrong(f"{where}: {name}", name, f"a layer below {facts['layers']}")
     if len(rows) > 1:
         raise _wrong(f"{where}: tokens", sorted(rows), "as many hashes as vocabulary rows")
+    if framed and (len(tokens) < LEAST_TOKENS or "token_frame.names" not in framed):
+        raise _wrong(f"{where}: {framed[0]}", f"{len(tokens)} tokens", f"{LEAST_TOKENS} or more, with their names")
     body = {name: tensor for name, tensor in tensors.items() if name != "tokens"}
     return replace(empty, tensors=body, tokens=tokens, left_out=list(facts["left_out"]))

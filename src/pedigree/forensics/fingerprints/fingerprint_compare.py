@@ -1,8 +1,9 @@
 """Compare two fingerprints, or a model with a fingerprint: exact tests and unit agreement on the positions both hold.
 
-Everything is asked of units in place, so a relation that is found is as good as one found at glance depth. A
-fingerprint cannot exclude one: relatives whose units were reordered or rotated do not show, and the answer is then
-`inconclusive`, never `unrelated`. The error rate beside the answer was measured on fingerprints, not on weights.
+First everything is asked of units in place, so a relation that is found is as good as one found at glance depth. Where
+nothing stands in place rows are laid side by side in the frame of tokens (`token_look.py`), which no turn of the stream
+changes. A fingerprint cannot exclude a relation: some disguises do not show, and the answer is then `inconclusive`,
+never `unrelated`. The error rate beside the answer was measured on fingerprints, not on weights.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from pedigree.forensics.comparison.bank import fingerprint_error_rate
 from pedigree.forensics.comparison.measure import measure, single_thread
 from pedigree.forensics.comparison.operating_points import smallest_of_all
 from pedigree.forensics.comparison.record import ALWAYS_UNCHECKED, build_record
-from pedigree.forensics.comparison.verdict import judge
+from pedigree.forensics.comparison.verdict import IN_PLACE_COSINE, judge
 from pedigree.forensics.fingerprints.fingerprint import Fingerprint, is_fingerprint, make_fingerprint, read_fingerprint
-from pedigree.forensics.fingerprints.thin_side import sides
-from pedigree.records.comparison import Comparison, Decoy, InputRecord
+from pedigree.forensics.fingerprints.thin_side import naming_of, sides, turned_sides
+from pedigree.forensics.fingerprints.token_look import look_by_tokens
+from pedigree.forensics.frames.ladder import TABLES
+from pedigree.records.comparison import Comparison, Decoy, GaugeKind, InputRecord, Transformation
 
 NOT_CHECKED = (
-    "fingerprints hold units in place: reordered, rotated or re-tokenized relatives are not seen on them",
+    "fingerprints hold few units, at chosen positions, and a frame of vocabulary rows: relatives whose units were "
+    "reordered or whose stream was turned show by attention or by vocabulary rows that were kept, or not at all",
     "most of the weights: a fingerprint holds a few rows of each matrix at some coordinates",
     "whether a fingerprint was made from the model that it names: made again from that model it has the same bytes",
     "equality of whole tensors; copies, splits and origins of units that the fingerprint does not hold",
@@ -33,6 +37,24 @@ GAINS_NOT_HELD = (
     "learned gains of norms: {who} of version 1, which holds none, so models of one random start that look like noisy "
     "copies are not told from them; made again from the model it has gains"
 )
+
+BY_TOKENS = (
+    "what was done to coordinates: nothing stands in place, and weights were laid side by side in the frame that "
+    "vocabulary rows give"
+)
+
+NAMES_BELIEVED = (
+    "whether vocabulary rows bear their own names: the frame rests on them, and whoever renames rows chooses it; a "
+    "model whose rows were renamed writes no text with its own tokenizer"
+)
+
+FRAME_NOT_HELD = (
+    "models whose stream was turned: {who} no frame of vocabulary rows; made again from the model it has one where "
+    "there is a tokenizer"
+)
+
+TOLD = ("identical", "related", "partly-related", "shared-initialization")
+"""Words after which rows in the frame of tokens are not asked."""
 
 NO_GAINS = "learned gains of norms: {who} none"
 
@@ -96,9 +118,23 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
         a, b, dropped = sides(left, right)
         found = measure(a, b, whole_bits=False)
         judgment = judge(a, b, found)
+        stands = max(found.tables.get(f"{role}-in-place", 0.0) for role in TABLES) >= IN_PLACE_COSINE
+        turned = None if judgment.verdict in TOLD else turned_sides(left, right)
+        if turned is not None:
+            by_tokens, told = look_by_tokens(turned, naming_of(left.model, right.model))
+            if told.verdict in TOLD or (by_tokens.layers_hit("ffn", "qk") and not judgment.open_origin):
+                (a, b), found, judgment, dropped = turned, by_tokens, told, [BY_TOKENS, NAMES_BELIEVED]
         record = build_record(a, b, found, judgment, "glance", time.monotonic() - start)
+    if a.sample.by_tokens:
+        record = _in_the_stream(record, same_width=left.model.width == right.model.width, stands=stands)
     exact = [t.log10_p for t in record.result.tests if t.log10_p is not None]
-    not_checked = [*dropped, *_without_gains(left, right), *NOT_CHECKED, *ALWAYS_UNCHECKED]
+    not_checked = [
+        *dropped,
+        *_without_frame(left, right),
+        *_without_gains(left, right),
+        *NOT_CHECKED,
+        *ALWAYS_UNCHECKED,
+    ]
     not_checked += [f"{name}: {words}" for name, side in (("A", left), ("B", right)) for words in side.model.left_out]
     result = record.result.model_copy(
         update={
@@ -119,6 +155,22 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
     return record.model_copy(update={"result": result, "inputs": inputs})
 
 
+def _in_the_stream(record: Comparison, *, same_width: bool, stands: bool) -> Comparison:
+    """A record of rows in the frame of tokens with what that says of the streams: vocabulary rows stand in place, or
+    some turn leads from one to the other."""
+    result = record.result
+    if result.gauge.kind == "none" or not same_width:
+        return record
+    kind: GaugeKind = "identity" if stands else "orthogonal"
+    # Equal rows are rounded products, and no equal tensors.
+    changes = [change for change in result.transformations if change.kind != "tensors-frozen"]
+    if result.verdict in ("related", "partly-related") and not stands:
+        what = "residual coordinates rotated, or permuted and negated"
+        changes.insert(0, Transformation(kind="gauge-disguise", gauge=kind, what=what))
+    gauge = result.gauge.model_copy(update={"kind": kind})
+    return record.model_copy(update={"result": result.model_copy(update={"gauge": gauge, "transformations": changes})})
+
+
 def _without_gains(left: Fingerprint, right: Fingerprint) -> list[str]:
     """That gains could not speak, and why."""
     norms = {"A": left.model.norms, "B": right.model.norms}
@@ -129,6 +181,13 @@ def _without_gains(left: Fingerprint, right: Fingerprint) -> list[str]:
         ]
     bare = [name for name, held in norms.items() if held is not None and not held.gains]
     return [NO_GAINS.format(who="neither model has" if len(bare) == 2 else f"{bare[0]} has")] if bare else []
+
+
+def _without_frame(left: Fingerprint, right: Fingerprint) -> list[str]:
+    """That models could be compared in place only, and why."""
+    bare = [name for name, side in (("A", left), ("B", right)) if not side.model.turns]
+    who = "the fingerprints hold" if len(bare) == 2 else f"the fingerprint of {''.join(bare)} holds"
+    return [FRAME_NOT_HELD.format(who=who)] if bare else []
 
 
 def describe_fingerprint(fingerprint: Fingerprint) -> InputRecord:

@@ -17,8 +17,15 @@ from torch import Tensor
 from pedigree.errors import InternalError
 from pedigree.forensics.fingerprints.held_norms import Norms
 from pedigree.forensics.fingerprints.positions import choose, choose_tokens
+from pedigree.forensics.fingerprints.token_frame import NAMED_TOKENS, TokenRows, key_dimensions, token_frame
+from pedigree.forensics.frames.borne_names import kinds_of, products_beside_kinds
 from pedigree.forensics.sides.anchors import read_table
-from pedigree.forensics.sides.latent_attention import LatentAttention, Which, read_latent_attention
+from pedigree.forensics.sides.latent_attention import (
+    KEYS_AND_QUERIES,
+    LatentAttention,
+    Which,
+    read_latent_attention,
+)
 from pedigree.forensics.sides.linear import without_damage
 from pedigree.forensics.sides.views import SHARED_EXPERT, ffn_groups, fold_reader, read_gain
 from pedigree.tokenizers.vocabulary import Vocabulary
@@ -33,10 +40,12 @@ class ThinModel:
     """Tensors under the names of a Llama, and what their positions stand for.
 
     Attributes:
-        tensors: name to [.., C] in bfloat16; "forms" is [L, T, T] (see `value_forms`).
+        tensors: name to [.., C] in bfloat16; "forms" is [L, T, T] (see `value_forms`), "token_frame.KIND" [L, U, 2 M]
+            (see `token_frame.py`).
         coordinates: residual coordinates, in order.
         units: (expert, unit) of the feed-forward units, the same in every layer; empty where layers differ.
         dims: (key/value head, dimension) of the attention dimensions.
+        keys: the same of the rows of queries and keys in the frame of tokens.
         tokens: hash of the text of each vocabulary row; empty where no tokenizer was found.
         n_layers, width: of the model.
         inner: (expert, feed-forward width) of the groups that units are taken from.
@@ -56,6 +65,12 @@ class ThinModel:
     heads: tuple[int, int] = (0, 0)
     left_out: list[str] = field(default_factory=list)
     norms: Norms | None = None
+    keys: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def turns(self) -> bool:
+        """Whether rows in the frame of tokens are held, by which a model in another frame can be told."""
+        return any(name.startswith("token_frame.") for name in self.tensors)
 
 
 def thin(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str = "") -> ThinModel:
@@ -66,13 +81,16 @@ def thin(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str = "") -> Thi
         out.left_out.append("attention has no common form")
     if not out.units:
         out.left_out.append("no feed-forward units were found")
-    written = _read_tables(anatomy, vocabulary, salt, out)
+    written, named = _read_tables(anatomy, vocabulary, salt, out)
     for layer in range(anatomy.n_layers):
         prefix = f"model.layers.{layer}."
-        for name, rows_UC in _read_ffn(anatomy, layer, out).items():
+        for name, rows_UC in _read_ffn(anatomy, layer, out, named).items():
             out.tensors[f"{prefix}mlp.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "down")
         for name, rows_UC in _read_attention(anatomy, layer, out, written.get(layer)).items():
             out.tensors[f"{prefix}self_attn.{name}_proj.weight"] = _stored(rows_UC, transposed=name == "o")
+        if named is not None:
+            _take_keys(anatomy, layer, out, named)
+    out.tensors |= named.tensors() if named is not None else {}
     return out
 
 
@@ -91,7 +109,8 @@ def place(salt: str, n_layers: int, width: int, inner: list[tuple[int, int]], he
     chosen = choose(salt, "head", count, max(1, HEAD_DIMS // len(dims))) if dims else []
     coordinates = choose(salt, "coordinate", width, COORDINATES)
     return ThinModel(
-        {}, coordinates, units, [(h, c) for h in chosen for c in dims], [], n_layers, width, inner, heads
+        {}, coordinates, units, [(h, c) for h in chosen for c in dims], [], n_layers, width, inner, heads,
+        keys=key_dimensions(salt, heads),
     )  # fmt: skip
 
 
@@ -128,8 +147,11 @@ def _first_latent(anatomy: Anatomy) -> LatentAttention | None:
     return next((latent for latent in found if latent is not None), None)
 
 
-def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel) -> dict[int, Tensor]:
-    """Vocabulary rows and value forms; rows of the output projections, by layer, that were read on the way."""
+def _read_tables(
+    anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out: ThinModel
+) -> tuple[dict[int, Tensor], TokenRows | None]:
+    """Vocabulary rows and value forms; rows of the output projections, by layer, that were read on the way, and the
+    frame of tokens."""
     embed = anatomy.part("embed")
     total = embed.shape[0] if embed is not None else anatomy.vocab_size
     if vocabulary is not None:
@@ -138,30 +160,43 @@ def _read_tables(anatomy: Anatomy, vocabulary: Vocabulary | None, salt: str, out
     else:
         rows = choose(salt, "row", total, TOKENS)
     rows_T = torch.tensor(rows, dtype=torch.long)
+    frame_ND: Tensor | None = None
+    output_TD: Tensor | None = None
     for role, name in (("embed", "model.embed_tokens.weight"), ("head", "lm_head.weight")):
         table_TD = read_table(anatomy, role, rows_T) if rows else None
         if table_TD is not None:
             out.tensors[name] = _stored(table_TD[:, out.coordinates], transposed=False)
+        if table_TD is not None and vocabulary is not None:
+            frame_ND = token_frame(table_TD) if role == "embed" else frame_ND
+            output_TD = table_TD[:NAMED_TOKENS]
+    if frame_ND is not None and vocabulary is not None and output_TD is not None:
+        kinds_T = kinds_of(vocabulary.tokens, rows_T[:NAMED_TOKENS])
+        out.tensors["token_frame.names"] = products_beside_kinds(without_damage(output_TD), kinds_T).to(torch.bfloat16)
     written: dict[int, Tensor] = {}
     if len(rows) >= FORM_TOKENS and out.tokens:
         forms = value_forms(anatomy, rows_T[:FORM_TOKENS], out.coordinates, written)
         if forms is not None:
             out.tensors["forms"] = forms.to(torch.bfloat16)
-    return written
+    if frame_ND is None:
+        return written, None
+    return written, TokenRows(frame_ND, anatomy.n_layers, len(out.units), len(out.keys))
 
 
-def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel) -> dict[str, Tensor]:
+def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel, named: TokenRows | None) -> dict[str, Tensor]:
     groups = dict(ffn_groups(anatomy, layer))
     stacks: dict[str, list[Tensor]] = {}
-    for label in dict.fromkeys(label for label, _ in out.units):
-        group = groups.get(label)
-        if group is None:
-            return {}
+    labels = dict.fromkeys(label for label, _ in out.units)
+    if not labels.keys() <= groups.keys():
+        return {}
+    for label in labels:
+        group = groups[label]
         rows = [unit for at, unit in out.units if at == label]
         for name in ("gate", "up"):
             if name in group:
                 w_UD = fold_reader(anatomy, group[name].read(rows=rows), "norm.mlp", layer)
                 stacks.setdefault(name, []).append(w_UD[:, out.coordinates])
+                if named is not None:
+                    named.take(name, layer, without_damage(w_UD))
         down_UC = group["down"].read(rows=out.coordinates, cols=rows).T
         stacks.setdefault("down", []).append(_fold_writer(anatomy, down_UC, "norm.mlp.post", layer, out.coordinates))
     return {name: torch.cat(parts) for name, parts in stacks.items()}
@@ -215,6 +250,29 @@ def _read_latent(
     o_CU = output.read(rows=out.coordinates, cols=columns) if written_CQ is None else written_CQ[:, columns]
     found["o"] = _fold_writer(anatomy, o_CU.T, "norm.attn.post", layer, out.coordinates)
     return found
+
+
+def _take_keys(anatomy: Anatomy, layer: int, out: ThinModel, named: TokenRows) -> None:
+    """Rows of keys, and of the queries of their group added up, in the frame of tokens."""
+    key, query, heads = anatomy.part("attn.k", layer), anatomy.part("attn.q", layer), anatomy.n_kv_heads
+    if key is not None and query is not None and heads:
+        head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
+        if not repeat or not _holds(out.keys, heads, head_dim):
+            return
+        q_UD = torch.stack(
+            [query.read(rows=[(h * repeat + g) * head_dim + c for h, c in out.keys]) for g in range(repeat)]
+        ).sum(0)
+        k_UD = key.read(rows=[h * head_dim + c for h, c in out.keys])
+    else:
+        latent = read_latent_attention(anatomy, layer) if key is None else None
+        if latent is None or "query" not in latent.stacks or latent.rank < len(out.keys):
+            return
+        if not _holds(out.keys, latent.heads, latent.nope):
+            return
+        places_U = torch.tensor([h * latent.nope + c for h, c in out.keys])
+        k_UD, q_UD = (latent.rows(which, places_U, lambda w_UD: w_UD) for which in KEYS_AND_QUERIES)
+    for name, rows_UD in (("k", k_UD), ("q", q_UD)):
+        named.take(name, layer, without_damage(fold_reader(anatomy, rows_UD, "norm.attn", layer)))
 
 
 def _holds(dims: list[tuple[int, int]], heads: int, head_dim: int) -> bool:

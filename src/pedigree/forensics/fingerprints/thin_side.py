@@ -20,6 +20,8 @@ from torch import Tensor
 from pedigree.forensics.fingerprints.fingerprint import Fingerprint
 from pedigree.forensics.fingerprints.held_norms import FINAL, Norms, Place
 from pedigree.forensics.fingerprints.thin_model import ThinModel
+from pedigree.forensics.fingerprints.token_frame import FRAME_TOKENS, NAMED_TOKENS
+from pedigree.forensics.frames.borne_names import products_agree
 from pedigree.forensics.sides.linear import without_damage
 from pedigree.forensics.sides.sampling import Sample
 from pedigree.forensics.sides.side import Side
@@ -37,6 +39,14 @@ IN_PLACE = Sample(None, None, True, False, 1 << 30, ladder=False)
 
 FEWEST = 32
 """Fewer common coordinates than this cannot tell anything."""
+
+FEWEST_UNITS = 16
+"""Fewer common units are left out."""
+
+IN_TOKEN_FRAME = replace(IN_PLACE, column_layers=0, by_tokens=True)
+"""The same of rows in the frame of tokens."""
+
+FRAME_ROLES = {"gate": "mlp.gate", "up": "mlp.up", "k": "attn.k", "q": "attn.q"}
 
 ROLES = {
     "gate_proj": "mlp.gate", "up_proj": "mlp.up", "down_proj": "mlp.down",
@@ -59,14 +69,64 @@ def sides(left: Fingerprint, right: Fingerprint) -> tuple[Side, Side, list[str]]
         dropped.append("everything: the two hold too few common coordinates")
     elif a.width != b.width:
         dropped.append(f"coordinates that only one holds: {len(coordinates)} are common")
-    if len(units) < 16:
+    if len(units) < FEWEST_UNITS:
         units = []
         dropped.append("feed-forward units: the two hold too few common ones")
     if not dims:
         dropped.append("attention: heads differ in shape" if a.dims and b.dims else "attention: one holds none")
     known = a.norms is not None and b.norms is not None
-    found = [_side(one, *_cut(one.model, coordinates, units, dims, known), len(dims)) for one in (left, right)]
+    heads = max(1, len({head for head, _ in dims}))
+    found = [_side(one, *_cut(one.model, coordinates, units, dims, known), len(dims), heads) for one in (left, right)]
     return found[0], found[1], dropped
+
+
+def turned_sides(left: Fingerprint, right: Fingerprint) -> tuple[Side, Side] | None:
+    """Rows of both in the frame of the tokens that both hold, ready to be measured; None where there are too few.
+
+    The coordinates are the loud half of each token, then its quiet one. Gains are folded into the rows, as they have to
+    be in a frame that nobody knows.
+    """
+    a, b = left.model, right.model
+    tokens = _common(a.tokens[:FRAME_TOKENS], b.tokens[:FRAME_TOKENS])
+    units, keys = _common(a.units, b.units), _common(a.keys, b.keys) if a.heads[1] == b.heads[1] else []
+    units = units if len(units) >= FEWEST_UNITS else []
+    if len(tokens) < FEWEST or not (a.turns and b.turns):
+        return None
+    found = [_rows_of_tokens(model, tokens, units, keys) for model in (a, b)]
+    if not all(found):
+        return None
+    heads = max(1, len({head for head, _ in keys}))
+    left_side, right_side = (
+        _side(one, rows, NO_NORMS, len(keys), heads, IN_TOKEN_FRAME)
+        for one, rows in zip((left, right), found, strict=True)
+    )
+    return left_side, right_side
+
+
+def naming_of(left: ThinModel, right: ThinModel) -> float:
+    """How far output rows of tokens that both hold stand to each other alike, name by name (`borne_names.py`)."""
+    tokens = _common(left.tokens[:NAMED_TOKENS], right.tokens[:NAMED_TOKENS])
+    products = []
+    for model in (left, right):
+        at_T = _places(model.tokens[:NAMED_TOKENS], tokens)
+        products.append(without_damage(model.tensors["token_frame.names"])[at_T][:, at_T].double())
+    return products_agree(*products)
+
+
+def _rows_of_tokens(model: ThinModel, tokens: list[bytes], units: list[Any], keys: list[Any]) -> dict[Key, Tensor]:
+    """Rows by role and layer at some tokens, [U, 2 M]. Units hold no rows that write: zeros stand for them, unread."""
+    at_M = _places(model.tokens[:FRAME_TOKENS], tokens)
+    columns = torch.cat([at_M, at_M + FRAME_TOKENS])
+    places = {"mlp": _places(model.units, units), "attn": _places(model.keys, keys)}
+    out: dict[Key, Tensor] = {}
+    for kind, role in FRAME_ROLES.items():
+        tensor, rows = model.tensors.get(f"token_frame.{kind}"), places[role.split(".")[0]]
+        for layer, rows_UN in enumerate(tensor if tensor is not None and len(rows) else ()):
+            if bool(rows_UN.any()):
+                out[role, layer, None] = rows_UN[rows][:, columns].float().contiguous()
+    for key in [key for key in out if key[0] == "mlp.up"]:
+        out["mlp.down", key[1], None] = torch.zeros_like(out[key]).T.contiguous()
+    return out
 
 
 def _common(first: list[Any], second: list[Any]) -> list[Any]:
@@ -88,7 +148,7 @@ def _cut(
     unit_rows, dim_rows = _places(model.units, units), _places(model.dims, dims)
     out: dict[Key, Tensor] = {}
     for name, tensor in model.tensors.items():
-        if name == "forms":
+        if name == "forms" or name.startswith("token_frame."):
             continue
         role, layer = _place_of(name)
         rows_UC = tensor.T if _writes(role) else tensor
@@ -131,7 +191,10 @@ def _places(held: list[Any], wanted: list[Any]) -> Tensor:
     return torch.tensor([at[item] for item in wanted], dtype=torch.long)
 
 
-def _side(fingerprint: Fingerprint, tensors: Mapping[Key, Tensor], norms: Norms, n_dims: int) -> Side:
+def _side(
+    fingerprint: Fingerprint, tensors: Mapping[Key, Tensor], norms: Norms, n_dims: int, heads: int,
+    sample: Sample = IN_PLACE,
+) -> Side:  # fmt: skip
     """A thin model opened as a checkpoint of its own."""
     from safetensors.torch import save
 
@@ -143,11 +206,10 @@ def _side(fingerprint: Fingerprint, tensors: Mapping[Key, Tensor], norms: Norms,
     )
     parts = {key: _part(key, shown, tensors[key], checkpoint) for key, shown in zip(tensors, named, strict=True)}
     vocabulary = None
-    if model.tokens:
+    if model.tokens and not sample.by_tokens:
         tokens = {token: row for row, token in enumerate(model.tokens)}
         vocabulary = Vocabulary(MappingProxyType(tokens), len(tokens), "plain", MappingProxyType({}), "fingerprint")
-    heads = max(1, len({head for head, _ in model.dims})) if n_dims else 1
-    return Side(checkpoint, IN_PLACE, _anatomy(parts, norms, heads, n_dims), vocabulary)
+    return Side(checkpoint, sample, _anatomy(parts, norms, heads, n_dims), vocabulary)
 
 
 def _part(key: Key, name: str, tensor: Tensor, checkpoint: Checkpoint) -> Part:

@@ -60,17 +60,24 @@ def naming_agreement(a_TD: Tensor, b_TE: Tensor, kind_T: Tensor) -> float:
         a_TD, b_TE: rows side by side.
         kind_T: number of the kind of each token.
     """
+    return products_agree(products_beside_kinds(a_TD, kind_T), products_beside_kinds(b_TE, kind_T))
+
+
+def products_beside_kinds(rows_TD: Tensor, kind_T: Tensor) -> Tensor:
+    """Inner products among rows without what two kinds have in common, zeros on the diagonal, [T, T]."""
     member_TG = torch.nn.functional.one_hot(kind_T).double()
     mean_TG = member_TG / member_TG.sum(0).clamp_min(1.0)
-    parts = []
-    for rows in (a_TD, b_TE):
-        unit = unit_rows(rows - rows.mean(0)).double()
-        alike_TT = unit @ unit.T
-        alike_TT -= member_TG @ (mean_TG.T @ alike_TT)
-        alike_TT -= (alike_TT @ mean_TG) @ member_TG.T
-        parts.append(alike_TT.fill_diagonal_(0.0))
-    lengths = float(parts[0].norm() * parts[1].norm())
-    return float((parts[0] * parts[1]).sum()) / lengths if lengths > 0.0 else 0.0
+    unit = unit_rows(rows_TD - rows_TD.mean(0)).double()
+    alike_TT = unit @ unit.T
+    alike_TT -= member_TG @ (mean_TG.T @ alike_TT)
+    alike_TT -= (alike_TT @ mean_TG) @ member_TG.T
+    return alike_TT.fill_diagonal_(0.0)
+
+
+def products_agree(a_TT: Tensor, b_TT: Tensor) -> float:
+    """Correlation of inner products of two models; 0 where one has none."""
+    lengths = float(a_TT.norm() * b_TT.norm())
+    return float((a_TT * b_TT).sum()) / lengths if lengths > 0.0 else 0.0
 
 
 def kinds_of(rows: Mapping[bytes, int], row_T: Tensor) -> Tensor:

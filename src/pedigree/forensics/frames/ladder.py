@@ -23,6 +23,7 @@ from pedigree.forensics.sides.gauge import (
     refit_on_moment,
     refit_on_units,
     round_to_permutation,
+    token_gauge,
     unit_rows,
 )
 from pedigree.forensics.sides.sampling import spread_evenly
@@ -103,7 +104,8 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
     """Try frames from the plainest to the most general and keep the one with the best held-out agreement."""
     probe = _probe_layers(a)
     lens_BK = quiet_lens(b, tokens)
-    first = replace(identity_gauge(a.width, b.width), lens_BK=lens_BK)
+    plain = token_gauge(b.width // 2) if b.sample.by_tokens else identity_gauge(a.width, b.width)
+    first = replace(plain, lens_BK=lens_BK)
     result = Climb(Evidence(first), lens_BK=lens_BK)
     result.best = collect_evidence(a, b, result.tables(a, b, first), probe)
     whole, frames = b.sample.whole_layers(b.n_layers), list[Gauge]()
@@ -120,7 +122,7 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
         return result
     if not a.sample.ladder:
         return _finish(a, b, result)
-    plain = result.best
+    standing = result.best
     _climb_rungs(a, b, tokens, probe, frames, result)
     others = [i for i in range(a.n_layers) if i not in probe]
     if a.sample.max_units is None and not a.sample.streamed:
@@ -128,7 +130,7 @@ def climb(a: Side, b: Side, tokens: SharedTokens) -> Climb:
             _try_elsewhere(a, b, others, first, result)
     elif result.best.best_z() < NOISE_Z:
         # No frame has shown anything, so none was chosen for a reason: the other layers may stand where they stood.
-        result.best = plain
+        result.best = standing
     return _finish(a, b, result)
 
 

@@ -116,13 +116,13 @@ class Library:
         failed = self._connection.execute("SELECT COUNT(*) FROM models WHERE error IS NOT NULL").fetchone()[0]
         return int(total - failed), int(failed)
 
-    def outdated(self, locations: Sequence[str]) -> int:
-        """How many of these models have a fingerprint of an older version of the format."""
+    def outdated(self, locations: Sequence[str], version: int = FORMAT_VERSION) -> int:
+        """How many of these models have a fingerprint older than a version of the format."""
         marks = ",".join("?" * len(locations))
         told = self._connection.execute(
             "SELECT COUNT(*) FROM models LEFT JOIN versions USING (location) WHERE digest IS NOT NULL "
             f"AND COALESCE(version, 1) < ? AND location IN ({marks})",
-            (FORMAT_VERSION, *locations),
+            (version, *locations),
         )
         return int(told.fetchone()[0])
 

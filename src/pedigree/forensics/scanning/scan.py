@@ -24,7 +24,7 @@ from pedigree.forensics.comparison.bank import error_rate, fingerprint_error_rat
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import ALWAYS_UNCHECKED, producer
 from pedigree.forensics.comparison.remainder import believed
-from pedigree.forensics.fingerprints.fingerprint import Fingerprint, is_fingerprint
+from pedigree.forensics.fingerprints.fingerprint import WITHOUT_TOKEN_FRAME, Fingerprint, is_fingerprint
 from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints, describe_fingerprint, load
 from pedigree.forensics.scanning.library import Entry, Library
 from pedigree.forensics.scanning.sketch import Floats, sketch
@@ -122,7 +122,7 @@ def scan(
             multiplicity=_multiplicity(tried, found),
             not_checked=[
                 *_not_checked(failed, tried, found, copies),
-                *_without_gains(mine, found, library),
+                *_not_held(mine, found, library),
                 "models that are not in the library",
                 *ALWAYS_UNCHECKED,
             ],
@@ -380,17 +380,27 @@ def _not_checked(failed: int, tried: int, found: Sequence[Candidate], copies: in
         out.append(f"comparisons on weights that cannot say: {', '.join(open_on_weights[:MOST_NAMED])}{more}")
     only = sum(candidate.compared == "fingerprint" for candidate in found)
     if only:
-        out.append(f"{only} candidates were compared on fingerprints only, which see units in place")
+        out.append(
+            f"{only} candidates were compared on fingerprints only, which see no order of units, and a stream that "
+            "was turned only where vocabulary rows were kept"
+        )
     return out
 
 
-def _without_gains(mine: Fingerprint, found: Sequence[Candidate], library: Library) -> list[str]:
-    """That gains could not speak where fingerprints of the first version were compared."""
+def _not_held(mine: Fingerprint, found: Sequence[Candidate], library: Library) -> list[str]:
+    """What could not be asked where fingerprints of older versions were compared."""
     on_prints = [candidate.location for candidate in found if candidate.compared == "fingerprint"]
-    old = len(on_prints) if mine.model.norms is None else library.outdated(on_prints)
-    if not old:
-        return []
-    return [
-        f"learned gains of norms, for {old} candidates: fingerprints of version 1 hold none, so models of one random "
-        "start that look like noisy copies are not told from them; library add makes them again"
-    ]
+    bare = len(on_prints) if mine.model.norms is None else library.outdated(on_prints, WITHOUT_TOKEN_FRAME)
+    still = len(on_prints) if not mine.model.turns else library.outdated(on_prints)
+    out = []
+    if bare:
+        out.append(
+            f"learned gains of norms, for {bare} candidates: fingerprints of version 1 hold none, so models of one "
+            "random start that look like noisy copies are not told from them; library add makes them again"
+        )
+    if still:
+        out.append(
+            f"models whose stream was turned, for {still} candidates: one of the fingerprints holds no frame of "
+            "vocabulary rows; library add makes those of older versions again"
+        )
+    return out

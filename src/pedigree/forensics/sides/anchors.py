@@ -113,6 +113,8 @@ def quiet_lens(b: Side, tokens: SharedTokens) -> Tensor | None:
     of two models that share embeddings, or whose frames were fitted on tokens, come to agree there without common
     descent; outside they do not. None where B has no vocabulary rows.
     """
+    if b.sample.by_tokens:
+        return torch.eye(b.width)[:, b.width // 2 :].contiguous()
     chosen = tokens.of_width(max(b.sample.max_anchors, 64), b.width)
     tables = [read_table(b.anatomy, role, chosen.b_T) for role in ("embed", "head")]
     rows = [t - t.mean(dim=0, keepdim=True) for t in tables if t is not None and t.shape[0] > 1]

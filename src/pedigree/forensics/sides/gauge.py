@@ -45,6 +45,9 @@ LOOKED_AT = 256
 ROUNDING_MASS = 0.5
 """Share of a rotation's energy on its nearest signed permutation above which rounding is tried."""
 
+OF_TOKENS = "vocabulary rows of shared tokens"
+"""What a frame rests on in which each coordinate is a token."""
+
 
 @dataclass(frozen=True, eq=False)
 class SpanMap:
@@ -190,6 +193,11 @@ class Gauge:
         return Gauge(self.kind, turned, self.fitted_on, self.anchors, partial=self.partial)
 
     @property
+    def by_tokens(self) -> bool:
+        """Whether coordinates are tokens (`token_gauge`)."""
+        return self.fitted_on == OF_TOKENS
+
+    @property
     def is_trivial(self) -> bool:
         """Whether coordinates keep their index (identity, or padding to another width)."""
         return self.kind == "identity" or self.fitted_on == "coordinates by index"
@@ -200,6 +208,11 @@ def identity_gauge(d_a: int, d_b: int) -> Gauge:
     if d_a == d_b:
         return Gauge("identity", None, "coordinates by index")
     return Gauge("partial-isometry", torch.eye(d_a, d_b), "coordinates by index", partial=True)
+
+
+def token_gauge(tokens: int) -> Gauge:
+    """Coordinates that tokens name: they are one frame for both models, whatever the streams of these are."""
+    return Gauge("partial-isometry", None, OF_TOKENS, tokens)
 
 
 def center(rows_TD: Tensor) -> Tensor:

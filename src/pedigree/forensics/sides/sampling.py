@@ -53,6 +53,8 @@ class Sample:
             hundreds of experts are read by some of their experts; None for all experts.
         goes_on: whether a deeper look follows unless this one is certain. Then it ends where nothing stands in place,
             and a few layers that alone have no place are read whole, which settles what they are.
+        by_tokens: whether the coordinates are those of `fingerprints/token_frame.py`: tokens name them, the loud half
+            before the quiet one.
     """
 
     max_units: int | None
@@ -64,6 +66,7 @@ class Sample:
     attention_layers: int | None = None
     expert_units: int | None = None
     goes_on: bool = False
+    by_tokens: bool = False
 
     @property
     def search_units(self) -> int:
