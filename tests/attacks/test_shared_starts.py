@@ -192,3 +192,56 @@ def test_tables_that_were_taken_over_and_trained_are_listed() -> None:
         judgment = answer(with_tables(1, tables), with_tables(2, changed))
         assert judgment.verdict == "partly-related"
         assert {k for k, c in judgment.components.items() if c.verdict == "related"} == {"embed", "head"}
+
+
+def begun_together(seed: int, size: float, *, rank: int = 3, gain: float = 0.0) -> Tensors:
+    """A training of the start that seed 1 draws, whose gains moved by `gain`; of rank zero, one whose steps have no
+    strong directions."""
+    out: Tensors = {}
+    for number, (name, start) in enumerate(llama(1, TIED).items()):
+        g = generator(1000 * seed + number)
+        if start.ndim == 1:
+            out[name] = 1.0 + gain * torch.randn(start.shape, generator=g)
+            continue
+        change = torch.randn(start.shape, generator=g)
+        if rank:
+            change = torch.randn(start.shape[0], rank, generator=g) @ torch.randn(rank, start.shape[1], generator=g)
+        out[name] = start + change * (size * float(start.norm()) / float(change.norm()))
+    return out
+
+
+def twins(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Judgment:
+    left, right = (side(model, TIED.config(), tokens=words(TIED.vocab)) for model in (a, b))
+    return judge(left, right, measure(left, right, whole_bits=True))
+
+
+@pytest.mark.parametrize(("short", "rank"), [(0.04, 3), (0.5, 0)], ids=["one trained longer", "by orthogonal steps"])
+def test_twins_whose_gains_never_moved(short: float, rank: int) -> None:
+    """Frozen, or trained in bfloat16, which has no number near enough to one: gains of one are no sign of a model that
+    was never trained."""
+    judgment = twins(begun_together(2, short, rank=rank), begun_together(3, 0.5, rank=rank))
+    assert judgment.verdict in ("shared-initialization", "inconclusive"), judgment.reasons
+
+
+def test_a_training_of_a_start_that_is_at_hand_is_its_child() -> None:
+    assert twins(begun_together(2, 0.0), begun_together(3, 0.5, gain=0.02)).verdict == "related"
+
+
+def test_twins_that_both_began_with_the_table_of_a_third() -> None:
+    """Rows that neither text had still hold what the third learned: the table was handed down, and nothing else."""
+    table = begun_together(9, 1.0)["model.embed_tokens.weight"]
+    unseen = torch.rand(TIED.vocab, generator=generator(5)) < 0.5
+    table[unseen] = llama(1, TIED)["model.embed_tokens.weight"][unseen]
+    models = []
+    for seed in (2, 3):
+        model = begun_together(seed, 0.1, gain=0.01)
+        # Gains learn much alike from one language, so that the body leaves it open.
+        for name in model:
+            if model[name].ndim == 1:
+                model[name] += 0.03 * torch.randn(TIED.d, generator=generator(len(name)))
+        seen_V1 = torch.rand(TIED.vocab, 1, generator=generator(seed)) < 0.3
+        model["model.embed_tokens.weight"] = table + seen_V1 * learned(table.shape, seed)
+        models.append(model)
+    judgment = twins(models[0], models[1])
+    assert judgment.verdict != "related", judgment.reasons
+    assert "related" not in {judgment.components[name].verdict for name in ("attn", "mlp")}

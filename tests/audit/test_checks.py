@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from audited_family import Family
 from tests.comparison_examples import EXAMPLES
 
 from pedigree.audit.claims import Claim, card_claim, family_claims
+from pedigree.audit.judgment import relation_check
 from pedigree.audit.operations import COPIES, MAY_CHANGE, frozen_check, operation_check, steps_check
 from pedigree.audit.pairs import Pairs
 from pedigree.audit.places import Model, look_at_models, model_folders
@@ -63,6 +64,19 @@ def test_a_few_layers_without_an_exact_test_are_no_finding() -> None:
     assert seen([3, 4, 5, 6, 7], -2.2).strong
     assert pair().strong
     assert not PairEvidence(EXAMPLES["unrelated"]).strong
+
+
+def test_rows_that_were_handed_down_with_an_open_body_contradict_no_parent() -> None:
+    record = EXAMPLES["related"]
+
+    def answer(body: Literal["inconclusive", "unrelated"]) -> str:
+        parts = {name: Component(verdict=body) for name in ("attn", "mlp")} | {"embed": Component(verdict="related")}
+        changed = {"verdict": "partly-related", "components": parts, "log10_p": -40.0}
+        found = PairEvidence(record.model_copy(update={"result": record.result.model_copy(update=changed)}))
+        return relation_check(claim(), found).answer
+
+    assert answer("inconclusive") == "cannot-say"
+    assert answer("unrelated") == "disagrees"
 
 
 def test_operators_say_what_they_may_change() -> None:

@@ -132,6 +132,9 @@ def _partly(claim: Claim, pair: PairEvidence) -> AuditCheck:
     parts = pair.comparison.result.components
     alike = [name for name, part in parts.items() if part.verdict in ("related", "identical")]
     body = [name for name in alike if name in ("attn", "mlp", "experts", "tensors")]
+    if not body and any(parts[name].verdict == "inconclusive" for name in ("attn", "mlp", "experts") if name in parts):
+        told = f"{', '.join(alike)} came from the declared parent; whether the layers did is not told"
+        return AuditCheck(check="relation", answer="cannot-say", sentence=told)
     if not body:
         return AuditCheck(
             check="relation", answer="disagrees" if is_training(claim.operation) else "doubtful", lie="not-the-parent",

@@ -6,6 +6,7 @@ Shapes: N = units, D = residual width, R = rank.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.measure import measure
 from pedigree.forensics.comparison.verdict import judge
-from pedigree.forensics.descent.additions import STILL, WHITE, Additions, AdditionsMeter, is_untrained, uneven
+from pedigree.forensics.descent.additions import STILL, TRACE, WHITE, Additions, AdditionsMeter, is_untrained, uneven
 from pedigree.forensics.descent.gains import LearnedGains
 from pedigree.forensics.descent.origin import weigh_origin
 from pedigree.forensics.descent.share import Share
@@ -44,13 +45,14 @@ def added(difference_ND: Tensor, start_ND: Tensor | None = None) -> Additions:
     return found
 
 
-@pytest.mark.parametrize("size", [0.001, 0.1, 1.0])
+@pytest.mark.parametrize("size", [0.0005, 0.005, 0.1, 1.0])
 def test_noise_has_no_structure(size: float) -> None:
     found = added(size * drawn(2))
     assert found.is_white
     assert found.is_noise(KEPT_GAINS)
     assert found.is_noise(None) == (size < STILL)
     assert found.is_noise(OTHER_GAINS) == (size < STILL)
+    assert found.is_noise(None, own=-0.2) == (size < TRACE)
     assert found.structure < WHITE
     assert found.moved == pytest.approx(size, rel=0.1)
 
@@ -78,8 +80,16 @@ def test_a_difference_of_few_directions_is_all_structure() -> None:
 
 def test_another_frame_moves_nothing() -> None:
     found = added(1e-4 * learned(3))
-    assert found.moved < STILL
+    assert found.moved < TRACE
     assert found.is_noise(None)
+
+
+def test_a_few_steps_at_a_low_rate_are_no_cast() -> None:
+    """Two trainings that hardly moved lie as near as a cast or an 8-bit copy does; what moved them has directions."""
+    found = added(0.005 * (learned(3) - learned(4)) / 3**0.5)
+    assert TRACE < found.moved < STILL
+    assert not found.is_noise(None)
+    assert not found.is_noise(KEPT_GAINS)
 
 
 def test_gains_of_one_value_were_never_trained() -> None:
@@ -100,18 +110,24 @@ def test_gains_of_one_value_were_never_trained() -> None:
         (Additions(0.2, 0.0, True, 9, both_untrained=True), None, "descent"),
         (Additions(0.2, 0.0, True, 9, both_untrained=True, unevenness=0.8), None, "unknown"),
         (Additions(0.2, 0.0, False, 9), None, "unknown"),
-        (Additions(0.002, 0.9, False, 9), None, "descent"),
+        (Additions(0.0002, 0.9, False, 9), None, "descent"),
+        (Additions(0.005, 0.9, False, 9), None, "unknown"),
         (Additions(0.2, 0.6, False, 9), None, "unknown"),
-        (Additions(0.2, 0.6, True, 9), Share(0.02, 0.01, 0.2, 9), "descent"),
-        (Additions(0.2, 0.6, True, 9), Share(0.45, 0.01, 0.2, 9), "unknown"),
+        (Additions(0.2, 0.6, True, 9, bare="a"), Share(0.02, 0.01, 0.2, 9), "descent"),
+        (Additions(0.2, 0.6, True, 9, bare="b"), Share(0.02, 0.01, 0.2, 9), "unknown"),
+        (Additions(0.2, 0.6, True, 9), Share(0.02, 0.01, 0.2, 9), "unknown"),
+        (Additions(0.2, 0.6, True, 9, bare="a"), Share(0.45, 0.01, 0.2, 9), "unknown"),
     ],
     ids=[
         "noise",
         "more even than noise, gains folded away",
         "no strong directions, by Muon perhaps",
         "another frame",
+        "a few steps at a low rate",
         "learned",
         "learned on a bare start",
+        "the bare one has all of the difference",
+        "gains that were frozen in both",
         "both learned",
     ],
 )
@@ -119,9 +135,12 @@ def test_where_nothing_can_be_seen_of_learning_the_difference_speaks(
     additions: Additions, share: Share | None, origin: str
 ) -> None:
     kept = Survival(1.0, 1.0, 0.1, 9, residual=1.5, own=-0.3, alike=0.97, excess=0.001)
+    whole = replace(kept, own=-0.02)
     if share is None:
         share = Share(0.4, 0.01, 0.2, 9)
-    assert weigh_origin(kept, kept, share, None, additions).origin == origin
+    assert weigh_origin(whole, kept, share, None, additions).origin == origin
+    if additions.is_white:  # taken away from both
+        assert weigh_origin(kept, kept, share, None, additions).origin == "unknown"
 
 
 def test_what_was_learned_and_is_seen_speaks_for_itself() -> None:

@@ -58,6 +58,27 @@ def test_rows_drawn_by_other_distributions_are_no_sign() -> None:
         assert found is None or not found.told
 
 
+def waves(g: torch.Generator) -> Tensor:
+    angle = torch.arange(T)[:, None] / 9 ** (torch.arange(D // 2) / 8)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+DRAWN = {
+    "positive": lambda g: torch.rand(T, D, generator=g),
+    "one mean": lambda g: torch.randn(1, D, generator=g) + 0.25 * torch.randn(T, D, generator=g),
+    "groups": lambda g: torch.randn(16, D, generator=g)[torch.arange(T) % 16] + 0.7 * torch.randn(T, D, generator=g),
+    "waves": waves,
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_tables_drawn_with_directions_in_common_are_no_sign(name: str) -> None:
+    """What all rows share, those that nobody touched among them, is how the table was drawn."""
+    table = 0.02 * DRAWN[name](generator(8)).double()
+    found = compare_rows(trained(table, 6, 0.4), trained(table, 7, 0.4, 0.95))
+    assert found is None or not found.told
+
+
 def test_equal_added_rows_and_few_rows_say_nothing() -> None:
     padded = start(1)
     padded[100:] = padded[100]

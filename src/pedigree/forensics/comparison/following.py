@@ -89,8 +89,11 @@ def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:
 
 
 def origin_of(found: Findings) -> OriginEvidence:
-    """Start or descent, by everything that was measured; rows that were handed down settle an open question, and open
-    one that was settled otherwise."""
+    """Start or descent of the body, by everything that was measured.
+
+    Rows that were handed down open a question that was settled otherwise; they settle none, since two models of one
+    seed may both have begun with somebody's table.
+    """
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions,
         faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
@@ -98,9 +101,9 @@ def origin_of(found: Findings) -> OriginEvidence:
     )  # fmt: skip
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
-    if told.origin == "descent" or found.untouched is None or not found.untouched.told:
-        return told
-    return replace(told, origin="descent" if told.origin == "unknown" else "unknown")
+    if told.origin == "start" and found.untouched is not None and found.untouched.told:
+        return replace(told, origin="unknown")
+    return told
 
 
 def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:

@@ -22,6 +22,7 @@ from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, CLEAR_Z, Findi
 from pedigree.forensics.comparison.following import origin_of
 from pedigree.forensics.descent.origin import OriginEvidence
 from pedigree.forensics.descent.survival import SEEN_LEARNING
+from pedigree.forensics.descent.untouched_rows import UntouchedRows
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.units.shared_units import KeptUnits
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
@@ -104,14 +105,29 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
         return Judgment("shared-initialization", components, [why])
     if origin.origin == "unknown":
-        return Judgment("inconclusive", components, [_open_origin(found, origin)], open_origin=True)
-    reasons = []
-    if found.untouched is not None and found.untouched.told:
-        reasons.append(
-            f"of {found.untouched.rows} vocabulary rows that point in one direction in both some had been trained: "
-            "one learned them and the other never touched them"
-        )
-    return Judgment("partly-related" if _is_partial(a, b, found, components) else "related", components, reasons)
+        word: Verdict = "inconclusive"
+        reasons = [_open_origin(found, origin)]
+        if found.untouched is not None and found.untouched.told and "embed" in components:
+            word, components, told = "partly-related", *_rows_alone(components, found.untouched)
+            reasons.insert(0, told)
+        return Judgment(word, components, reasons, open_origin=True)
+    return Judgment("partly-related" if _is_partial(a, b, found, components) else "related", components)
+
+
+def _rows_alone(components: dict[str, Component], rows: UntouchedRows) -> tuple[dict[str, Component], str]:
+    """Vocabulary rows were handed down, and nothing tells whether the body was: two models of one seed that both begin
+    with the table of a third look the same."""
+    told = (
+        f"of {rows.rows} vocabulary rows that point in one direction in both some had been trained: "
+        "one learned them and the other never touched them"
+    )
+    is_open = {"verdict": "inconclusive", "note": "vocabulary rows were handed down; whether this was is not told"}
+    parts = {
+        name: part.model_copy(update=is_open) if name != "embed" and part.verdict == "related" else part
+        for name, part in components.items()
+    }
+    parts["embed"] = parts["embed"].model_copy(update={"verdict": "related", "note": told})
+    return parts, told
 
 
 def _with_units(found: Findings, components: dict[str, Component]) -> Judgment:

@@ -20,17 +20,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from pedigree.forensics.descent.gains import IN_LAYERS, LearnedGains
-from pedigree.forensics.descent.survival import MIN_DIRECTIONS, learning_of
-from pedigree.forensics.sides.linear import singular_values
+from pedigree.forensics.descent.gains import IN_LAYERS, LearnedGains, are_same
+from pedigree.forensics.descent.survival import MIN_DIRECTIONS, learning_of, standing_out
+from pedigree.forensics.sides.linear import singular_values, without_damage
+from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import read_gain
 
-STILL = 0.01
-"""Length of the difference over that of the weights below which nothing was learned apart: a cast, another frame."""
+STILL, TRACE = 0.01, 1e-3
+"""Length of the difference over that of the weights below which a cast or another frame may have left it, if it has no
+strong directions; and below which nothing is asked. A few steps at a low rate lie between the two."""
 
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""
@@ -40,8 +43,14 @@ TOO_EVEN, DEVIATIONS = 0.95, 4.0
 than chance makes them; and by how many of its deviations, 2 / K for a matrix. Noise has 1.00 to 1.07, rounding and
 masks 1.2 to 1.3, two trainings by Muon from one start 0.52 to 0.83 (docs/LOG.md, 2026-11-30)."""
 
-SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
-"""Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
+TAKES = -0.08
+"""Cosine of the difference with the strongest directions of a model from which it takes them away. What is added to a
+model takes nothing from it (0.04 at most in noisy, rounded and cast copies); two trainings whose steps have no strong
+directions take from both, from 12 steps on (-0.14 and less)."""
+
+STANDS_OUT, TABLE_ROWS = 1.1, 1024
+"""Largest singular value of a table over the edge of a random one, from which it was trained: 1.03 at most as drawn,
+1.3 and more after a dozen steps; and rows that are looked at."""
 
 KEPT, FOREIGN = 0.1, 1.0
 """Length of the difference over that of the weights of a matrix that was kept, and of one that is foreign (1.41)."""
@@ -63,6 +72,8 @@ class Additions:
         least, most: the same of the matrix that moved least, and most.
         rank: most directions that the difference of a matrix has, where all have a few and nothing else; else 0.
         both_untrained: whether neither side was ever trained, as far as their gains tell.
+        bare: the side that is as it was drawn, where the other was trained and its gains show it. Gains that stay at
+            one in both were frozen, or too coarse to move (bfloat16 has none near enough to one), and tell nothing.
         unevenness: of the singular values of the difference, mean of the matrices: one for numbers drawn at random,
             zero where all directions are equally long.
         unevenness_error: deviation of that by chance.
@@ -80,6 +91,7 @@ class Additions:
     unevenness: float = 1.0
     unevenness_error: float = 0.0
     folded_alike: bool = False
+    bare: Literal["a", "b"] | None = None
 
     @property
     def moves(self) -> bool:
@@ -103,7 +115,7 @@ class Additions:
         """Whether the difference is more even than noise, in any frame: somebody trained with steps that are."""
         return self.unevenness < min(TOO_EVEN, 1.0 - DEVIATIONS * self.unevenness_error)
 
-    def is_noise(self, gains: LearnedGains | None) -> bool:
+    def is_noise(self, gains: LearnedGains | None, own: float = 0.0) -> bool:
         """Whether the difference is nothing, or of a kind that training does not leave.
 
         Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
@@ -113,19 +125,15 @@ class Additions:
 
         Args:
             gains: agreement of learned gains; None where they cannot be laid side by side.
+            own: cosine of the difference with the strongest directions of the model from which it takes less away.
         """
-        if self.moved < STILL:
+        if self.moved < TRACE:
             return True
-        return (
-            self.is_white and not self.is_too_even and (self.both_untrained or self.folded_alike or _same_gains(gains))
-        )
-
-
-def _same_gains(gains: LearnedGains | None) -> bool:
-    """Whether two models hold the same learned gains."""
-    if gains is None or gains.cosine < SAME_GAINS:
-        return False
-    return all(SAME_SLOPE[0] <= slope <= SAME_SLOPE[1] for slope in (gains.forward, gains.backward))
+        if not self.is_white or self.is_too_even:
+            return False
+        if self.folded_alike or are_same(gains):
+            return True
+        return (self.moved < STILL or self.both_untrained) and own > TAKES
 
 
 class AdditionsMeter:
@@ -144,7 +152,7 @@ class AdditionsMeter:
             return
         difference_ND = b_ND - a_ND
         self._moved.append(float(difference_ND.norm()) / length)
-        if self._moved[-1] < STILL:
+        if self._moved[-1] < TRACE:
             return
         there_R = singular_values(difference_ND)
         self._ranks.append(few_directions(there_R))
@@ -167,7 +175,7 @@ class AdditionsMeter:
             error = math.hypot(*(one for _, one in self._uneven)) / len(self._uneven)
         return Additions(
             sum(self._moved) / n, structure, any(never), n, least, most, rank, all(never),
-            even, error,
+            even, error, bare=_bare(a, b),
         )  # fmt: skip
 
 
@@ -204,15 +212,38 @@ UNMOVED_GAINS = 1e-4
 ten steps at 1e-5 move no matrix by more than a hundredth of what it is drawn with."""
 
 
-def is_untrained(side: Side) -> bool:
-    """Whether all gains of a model, and it has some, are the one number that gains begin with, or a first step away."""
+def _bare(a: Side, b: Side) -> Literal["a", "b"] | None:
+    """The side that is as it was drawn, beside one whose gains were trained."""
+    unmoved = tuple(is_untrained(side, moved=0.0) for side in (a, b))
+    if unmoved[0] == unmoved[1] or _shows_training(a if unmoved[0] else b):
+        return None
+    return "a" if unmoved[0] else "b"
+
+
+def _shows_training(side: Side) -> bool:
+    """Whether a table of vocabulary rows has a direction that numbers drawn at random have not: gains may have been
+    folded away, or frozen, and output rows move together from the first steps on."""
+    for role in ("embed", "head"):
+        part = side.anatomy.part(role)
+        if part is None or min(part.shape) < MIN_DIRECTIONS:
+            continue
+        rows = [int(row) for row in spread_evenly(int(part.shape[0]), TABLE_ROWS)]
+        rows_ND = without_damage(part.read(rows=rows))
+        if standing_out(singular_values(rows_ND), max(rows_ND.shape)) > STANDS_OUT:
+            return True
+    return False
+
+
+def is_untrained(side: Side, moved: float = UNMOVED_GAINS) -> bool:
+    """Whether all gains of a model, and it has some, are the one number that gains begin with, or within `moved` of it:
+    by default a first step away."""
     seen = False
     for layer in range(side.n_layers):
         for role in IN_LAYERS:
             gain_D = read_gain(side.anatomy, role, layer)
             if gain_D is None or gain_D.numel() < 2:
                 continue
-            if float((gain_D - gain_D[0]).abs().max()) > UNMOVED_GAINS * abs(float(gain_D[0])):
+            if float((gain_D - gain_D[0]).abs().max()) > moved * abs(float(gain_D[0])):
                 return False  # of a trained model the first gain tells: no other is read
             seen = True
     return seen

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pedigree.forensics.descent.additions import SAME_SLOPE
+from pedigree.forensics.descent.gains import SAME_SLOPE
 from pedigree.forensics.sides.gauge import Gauge
 from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side

@@ -34,6 +34,9 @@ LEARNED = 1e-4
 SCATTERED = 0.3
 """Deviation of log gains above which they may have been chosen; both sides have to lie on one side of it."""
 
+SAME_GAINS, SAME_SLOPE = 0.95, (0.8, 1.25)
+"""Cosine of learned gains, and the share of one's that is in the other's, between which nothing was learned apart."""
+
 
 @dataclass(frozen=True)
 class LearnedGains:
@@ -50,6 +53,13 @@ class LearnedGains:
     forward: float
     backward: float
     norms: int
+
+
+def are_same(gains: LearnedGains | None) -> bool:
+    """Whether two models hold the same learned gains."""
+    if gains is None or gains.cosine < SAME_GAINS:
+        return False
+    return all(SAME_SLOPE[0] <= slope <= SAME_SLOPE[1] for slope in (gains.forward, gains.backward))
 
 
 def compare_gains(a: Side, b: Side, layer_map: Sequence[int | None], gauge: Gauge) -> LearnedGains | None:

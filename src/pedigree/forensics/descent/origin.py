@@ -28,7 +28,7 @@ from itertools import permutations
 from typing import Any, Literal
 
 from pedigree.forensics.descent.additions import Additions
-from pedigree.forensics.descent.gains import LearnedGains
+from pedigree.forensics.descent.gains import LearnedGains, are_same
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import MIXED_MIDDLE, SEEN_LEARNING, Survival
 
@@ -63,9 +63,10 @@ FAINT, FAINT_MIDDLE, FAINT_UNEVEN = (0.8, 1.25), 0.35, 0.3
 """Top over middle between which a faint share is even on the average, the share up to which it is faint, and how far
 single matrices may be from even. Twins reach that at shares of 0.45 and more."""
 
-HALVED, TAKEN, BELOW = 0.15, -0.15, 0.01
+HALVED, TAKEN, LITTLE_TAKEN, BELOW = 0.15, -0.15, -0.03, 0.01
 """How far from a half the share of a difference may be that belongs to both; cosine of it with what one learned from
-which it takes that away; and how far below descent such a pair without gains stays."""
+which it takes that away, without gains, and where next to nothing was learned; and how far below descent such a pair
+stays."""
 
 MINOR_MIDDLE, MINOR_EVEN = 0.3, 0.25
 """Below this share of the middle, and even to this part of it, nothing is called a shared start."""
@@ -131,20 +132,23 @@ def weigh_origin(
     measured = numbers(forward, backward, share, gains)
     log_odds = odds(fitted["weights"], measured)
     learned = min(s.excess for s in both)
+    too_little = _is_too_little(both, share, gains, learned)
     if by_tokens:
         # Twins that learned alike in their first steps have most of each other in that frame, learned directions too;
         # but their difference takes away what both learned, and that of a parent and its child is the child's.
-        taken = all(s.own < TAKEN for s in both)
+        taken = too_little or all(s.own < TAKEN for s in both)
         return OriginEvidence(_by_odds(log_odds, fitted, may_descend=not taken), log_odds, False, learned)
     if gains is not None and not _learned_apart(gains):
         log_odds = max(log_odds, odds(fitted["merged"], measured))
-    if gainless and _took_from_both(both, share):
+    if gainless and _took_from_both(both, share, TAKEN):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
     if _lives_on_evenly(both) and not _learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
-    if additions is not None and _was_not_trained_apart(additions, share, learned, gains):
+    if too_little:
+        log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
+    if additions is not None and _was_not_trained_apart(additions, share, learned, gains, max(s.own for s in both)):
         log_odds = max(log_odds, float(fitted["descent"]))
     origin = _by_odds(log_odds, fitted)
     if origin == "start" and (_is_minor_part(both) or (additions is not None and additions.is_planted)):
@@ -163,11 +167,19 @@ def _by_odds(log_odds: float, fitted: Mapping[str, Any], *, may_descend: bool = 
     return "start" if log_odds <= float(fitted["start"]) else "unknown"
 
 
-def _took_from_both(both: list[Survival], share: Share | None) -> bool:
+def _took_from_both(both: list[Survival], share: Share | None, taken: float) -> bool:
     """Whether the difference belongs to both alike and takes away from both what they learned. Twins of an optimizer
-    whose first steps are the same for any text (Lion) have all of each other but for that, and no gains speak."""
+    whose first steps are the same for any text (Lion, or any at a low rate) have all of each other but for that."""
     halved = share is not None and abs(share.lean) < HALVED
-    return halved and len(both) == 2 and all(s.own < TAKEN for s in both)
+    return halved and len(both) == 2 and all(s.own < taken for s in both)
+
+
+def _is_too_little(both: list[Survival], share: Share | None, gains: LearnedGains | None, learned: float) -> bool:
+    """Whether next to nothing was learned, and the difference takes that from both, or gains are all that speaks and
+    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92."""
+    if learned < RAW and gains is not None and not are_same(gains):
+        return True
+    return learned < SEEN_LEARNING and _took_from_both(both, share, LITTLE_TAKEN)
 
 
 def odds(weights: Mapping[str, float], measured: Mapping[str, float]) -> float:
@@ -239,15 +251,17 @@ def _is_even_on_average(both: list[Survival]) -> bool:
 
 
 def _was_not_trained_apart(
-    additions: Additions, share: Share | None, learned: float, gains: LearnedGains | None
+    additions: Additions, share: Share | None, learned: float, gains: LearnedGains | None, own: float
 ) -> bool:
     """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
     is an untrained start and all of the difference is the other's."""
     if learned >= SEEN_LEARNING:
         return False  # what was learned speaks for itself
-    if additions.is_noise(gains):
+    if additions.is_noise(gains, own):
         return True
-    return additions.untrained and learned < RAW and (share is None or abs(share.lean) >= ALL_OF_ONE)
+    if additions.bare is None or learned >= RAW:
+        return False
+    return share is None or (share.lean if additions.bare == "a" else -share.lean) >= ALL_OF_ONE
 
 
 def _is_minor_part(both: list[Survival]) -> bool:

@@ -221,13 +221,23 @@ def visible_learning(strength_N: Tensor, m: int) -> float:
         strength_N: all singular values, strongest first.
         m: the longer side of the matrix.
     """
+    edge2 = _edge2(strength_N, m) * EDGE**2
+    energy = float((strength_N**2).sum())
+    return float((strength_N**2 - edge2).clamp_min(0.0).sum()) / max(energy, 1e-300)
+
+
+def standing_out(strength_N: Tensor, m: int) -> float:
+    """Largest singular value over that edge."""
+    return float(strength_N[0]) / max(math.sqrt(_edge2(strength_N, m)), 1e-150)
+
+
+def _edge2(strength_N: Tensor, m: int) -> float:
+    """Square of the largest singular value that a random matrix of the same bulk has (Marchenko and Pastur)."""
     n = len(strength_N)
     middle = slice(n // 3, max(n // 3 + 1, 2 * n // 3))
     drawn_N = torch.tensor(bulk_spectrum(n, m), dtype=strength_N.dtype)
     variance = float((strength_N[middle] ** 2 / drawn_N[middle]).median())
-    edge2 = variance * (math.sqrt(n) + math.sqrt(m)) ** 2 * EDGE**2
-    energy = float((strength_N**2).sum())
-    return float((strength_N**2 - edge2).clamp_min(0.0).sum()) / max(energy, 1e-300)
+    return variance * (math.sqrt(n) + math.sqrt(m)) ** 2
 
 
 @lru_cache(maxsize=64)

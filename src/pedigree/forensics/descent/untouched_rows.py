@@ -29,7 +29,7 @@ from torch import Tensor
 from pedigree.forensics.descent.survival import bulk_spectrum
 from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.sides.anchors import SharedTokens
-from pedigree.forensics.sides.linear import singular_values, without_damage
+from pedigree.forensics.sides.linear import singular_values, symmetric_eigen, without_damage
 from pedigree.forensics.sides.side import Side
 
 TURNED = 1e-5
@@ -46,8 +46,9 @@ SURE_LOG10_P = -12.0
 HEAVY = 4.0
 """Kurtosis of numbers from which lengths scatter more than the null knows; three for normal numbers."""
 
-STRUCTURE = 1.2
-"""What the strongest direction has to reach: 1,432 pairs that were trained apart from one start have 0.89 to 1.04."""
+STRUCTURE, AS_DRAWN = 1.2, 1.15
+"""What the strongest direction has to reach: 1,432 pairs that were trained apart from one start have 0.89 to 1.04; and
+the most that it may have in rows as they were drawn."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,22 @@ def _is_heavy_tailed(rows_CD: Tensor) -> bool:
 
 
 def _structure(rows_CD: Tensor) -> float:
+    """Energy of the strongest common direction over the most that rows drawn one by one have.
+
+    None where the half of the rows that lies along it least has directions in common, too: then it is how the table was
+    drawn (positive numbers, one mean, groups, waves), and no sign of training.
+    """
+    along_C = (rows_CD @ _leading_direction(rows_CD)).abs()
+    quiet_CD = rows_CD[along_C <= along_C.median()]
+    return _over_edge(rows_CD) if _over_edge(quiet_CD) <= AS_DRAWN else 0.0
+
+
+def _leading_direction(rows_CD: Tensor) -> Tensor:
+    """The direction [D] along which rows are longest."""
+    return symmetric_eigen(rows_CD.T @ rows_CD)[1][:, -1]
+
+
+def _over_edge(rows_CD: Tensor) -> float:
     """Largest squared singular value over the edge of a random matrix whose bulk is as large (Marchenko and Pastur)."""
     n, m = sorted(rows_CD.shape)
     square_K = singular_values(rows_CD).square()

@@ -152,7 +152,7 @@ def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allo
     a, b, _, judged = measure_pair(locations[number], locations[0], allow_pickle=allow_pickle)
     a.checkpoint.close()
     b.checkpoint.close()
-    if judged.verdict in ("identical", "related", "partly-related"):
+    if judged.verdict in ("identical", "related", "partly-related") and not judged.open_origin:
         return
     found.verdict = "not-explained"
     why = judged.reasons[0] if judged.reasons else "no layer of the two agrees"
