@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
-from pedigree.forensics.trees.family_rows import MIN_ROWS
 from pedigree.forensics.trees.first_model import first_model_of
 from pedigree.forensics.trees.placement import LEAST_BULK, Placed, common, place
 from pedigree.forensics.trees.tree_odds import before_most
@@ -101,9 +100,14 @@ def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tup
 def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted:
     """The same with a hidden vertex above a first model that is none, and its siblings below that."""
     n, root = len(ways), tree.root
-    below = [v for u, v, _ in tree.edges if u == root and v < n and v not in merges]
-    first = first_model_of(root, below, ways, odds_NN)
-    tree.is_first = first.holds
+    below = {v: [w for u, w, _ in tree.edges if u == v] if v >= n else [v] for u, v, _ in tree.edges if u == root}
+    groups = [group for v, group in below.items() if v not in merges]
+    if len(groups) == 1 and len(groups[0]) > 1:
+        # All others part at one point that it is not: either may have come first.
+        tree.is_first = False
+        return tree
+    first = first_model_of(root, groups, ways, odds_NN)
+    tree.is_first = first.holds and not any(_is_proven(root, group, ways) for group in groups)
     if not first.siblings:
         return tree
     hidden = n + tree.hidden
@@ -116,6 +120,12 @@ def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tup
     tree.edges += [(u, v, max(0.0, length - own) if u == hidden else length) for u, v, length in moved]
     tree.root, tree.is_first = hidden, False
     return tree
+
+
+def _is_proven(root: int, group: list[int], ways: Ways) -> bool:
+    """Whether rows that were handed down show that two models part at a point below or beside the first one. Which of
+    the two it is they do not tell: either has rows that the other has not."""
+    return any(ways.handed(root, j, k).shares for j, k in itertools.combinations(group, 2))
 
 
 def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
@@ -153,7 +163,7 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
 
 def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
     """Whether two children have an ancestor that is not among the models."""
-    if ways.handed_down(parent, j, k) >= MIN_ROWS:
+    if ways.handed(parent, j, k).shares:
         return True
     bulk = ways.in_the_bulk(parent, j, k)
     if bulk is None or bulk.part < LEAST_BULK:
@@ -202,7 +212,8 @@ def _hang(tree: Rooted, placed: Placed, parent: int, ways: Ways, known: set[int]
         )
         shared = min(mean, *(ways.length(parent, j) for j in group))
         nearest = min(group, key=lambda j: ways.length(parent, j))
-        if ways.length(parent, nearest) - shared <= AT_POINT * shared:
+        is_apart = any(ways.handed(parent, nearest, j).excludes for j in group if j != nearest)
+        if not is_apart and ways.length(parent, nearest) - shared <= AT_POINT * shared:
             tree.edges.append((parent, nearest, ways.length(parent, nearest)))
             tree.edges += [(nearest, j, ways.length(nearest, j)) for j in group if j != nearest]
             continue
