@@ -91,8 +91,8 @@ class Placed:
         sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
         order: how much more that is than log-odds that the parent is below it: seen from the parent's parent, the one
             on the way to the other came first. Of models that are not below the root itself.
-        exact: models that continue their parent so that nothing but chance is left, seen from the one above it: the
-            parent itself is where their ways part.
+        exact: models that continue their parent so that nothing but chance is left, seen from the one above it, or by
+            rows that were handed down: the parent itself is where their ways part.
     """
 
     root: int
@@ -139,7 +139,9 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
             there, back = (continues(above, *pair, ways, odds_NN) for pair in ((parent, j), (j, parent)))
             out.order[j] = there - back
             by_chance = (told_by_chance(above, parent, j, ways) or 0.0) > 0
-            if ways.reshaped(above, parent) or by_chance or ways.handed(above, parent, j).follows:
+            # Of a sibling whose rows stayed as in a parent that is not there, rows say the same; the pair may object.
+            by_rows = odds_NN[parent, j] >= 0 and ways.handed(above, parent, j).follows
+            if ways.reshaped(above, parent) or by_chance or by_rows:
                 out.exact.add(j)
     return out
 
@@ -215,10 +217,9 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     if handed.follows:
         odds = max(odds, 0.0)
     told = told_by_chance(parent, i, j, ways) if odds > -ABSTAIN_BELOW else None
-    if told is not None:
-        return told
-    by_ways = _by_ways(parent, i, j, odds, ways)
-    return min(by_ways + HANDED_DOWN, MOST_ODDS - 1.0) if handed.shares else by_ways  # chance is surer
+    if told is None:
+        told = _by_ways(parent, i, j, odds, ways)
+    return told + HANDED_DOWN if handed.shares else told
 
 
 def _by_ways(parent: int, i: int, j: int, odds: float, ways: Ways) -> float:
@@ -237,7 +238,7 @@ def _by_ways(parent: int, i: int, j: int, odds: float, ways: Ways) -> float:
     part = bulk.both / bulk.one
     most = MAY_BE_TEXT if bulk.cosine < CHILDREN_SHARE else MOST_ODDS
     told_there = float(np.clip(PER_PART * min(part - WHOLE_PART, MORE_PART - part), -MOST_ODDS, most))
-    return min(told_there + BESIDE_BULK * learned, MOST_ODDS - 1.0)
+    return min(told_there + BESIDE_BULK * learned, MOST_ODDS - 1.0)  # chance is surer
 
 
 def _learned(parent: int, i: int, j: int, way_i: float, way_j: float, gain: float, odds: float, ways: Ways) -> float:
