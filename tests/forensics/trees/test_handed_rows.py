@@ -112,6 +112,15 @@ def test_where_all_others_part_at_another_point_the_first_model_has_no_arrow() -
     assert not tree.is_first
 
 
+def test_without_a_first_model_rows_show_where_ways_part_and_no_arrow_begins_at_the_one_they_are_seen_from() -> None:
+    tree = rooted_tree(side_by_side(OTHER, ONE, TWO), np.zeros((3, 3)))
+    assert tree is not None
+    assert tree.hidden == 1
+    assert not tree.is_first
+    unmoved = side_by_side(FIRST, trained(FIRST, 5, slice(0, 300)), trained(FIRST, 6, slice(0, 300)))
+    assert rooted_tree(unmoved, np.zeros((3, 3))) is None
+
+
 def test_rows_of_two_models_on_grids_of_few_numbers_may_meet() -> None:
     ways = side_by_side(FIRST, ONE, TWO, rounded=frozenset({1, 2}))
     found = ways.handed(0, 1, 2)

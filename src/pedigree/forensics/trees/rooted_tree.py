@@ -73,7 +73,7 @@ class Rooted:
 def rooted_tree(
     ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, merges: Mapping[int, tuple[int, ...]] | None = None
 ) -> Rooted | None:
-    """The tree, or None where no model came before all others.
+    """The tree; None where no model came before all others, and no rows prove a point at which they part.
 
     Args:
         ways: squared distances on one scale.
@@ -81,11 +81,15 @@ def rooted_tree(
         drift_NN: the same without structural evidence, see `placement.place`; None where there is none of that.
         merges: models that lie between others, see `placement.place`.
     """
-    root = first_model(odds_NN, merges or {})
+    known = merges or {}
+    root = first_model(odds_NN, known)
+    likest = max((k for k in range(len(ways)) if k not in known), key=lambda k: before_most(odds_NN, k), default=0)
+    tree = tree_below(likest if root is None else root, ways, odds_NN if drift_NN is None else drift_NN, merges)
     if root is None:
-        return None
-    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
-    return _doubted(tree, ways, odds_NN, merges or {})
+        # Seen from one of the others rows show the same points at which ways part, and nobody is the first.
+        tree.is_first = False
+        return tree if any(_is_proven(likest, group, ways) for group in _groups_below(tree, known, len(ways))) else None
+    return _doubted(tree, ways, odds_NN, known)
 
 
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
@@ -100,8 +104,7 @@ def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tup
 def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted:
     """The same with a hidden vertex above a first model that is none, and its siblings below that."""
     n, root = len(ways), tree.root
-    below = {v: [w for u, w, _ in tree.edges if u == v] if v >= n else [v] for u, v, _ in tree.edges if u == root}
-    groups = [group for v, group in below.items() if v not in merges]
+    groups = _groups_below(tree, merges, n)
     if len(groups) == 1 and len(groups[0]) > 1:
         # All others part at one point that it is not: either may have come first.
         tree.is_first = False
@@ -120,6 +123,12 @@ def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tup
     tree.edges += [(u, v, max(0.0, length - own) if u == hidden else length) for u, v, length in moved]
     tree.root, tree.is_first = hidden, False
     return tree
+
+
+def _groups_below(tree: Rooted, merges: Mapping[int, tuple[int, ...]], n: int) -> list[list[int]]:
+    """Models right below the root, merges left out: each alone, those below one hidden ancestor together."""
+    children = [v for u, v, _ in tree.edges if u == tree.root and v not in merges]
+    return [[w for u, w, _ in tree.edges if u == v] if v >= n else [v] for v in children]
 
 
 def _is_proven(root: int, group: list[int], ways: Ways) -> bool:
