@@ -10,6 +10,7 @@ import torch
 
 from pedigree.forensics.trees.family_bulk import Bulk, Shared, thinned
 from pedigree.forensics.trees.family_rows import CommonRows, of_one_expert
+from pedigree.forensics.trees.handed_rows import Handed
 from pedigree.forensics.trees.placement import WHOLE_PART
 from pedigree.forensics.units.unit_map import UnitMap
 
@@ -105,9 +106,9 @@ def test_rows_that_two_models_were_handed_down_are_equal_and_not_their_parents()
     two[300:500] += noise(3, 0.1)[300:500]
     shorter, longer = 0.9 * BASE, 0.9 * BASE
     rows = side_by_side([BASE, one, two, shorter, longer, np.zeros_like(BASE), np.zeros_like(BASE)])
-    assert rows.handed_down(0, 1, 2) == ROWS - 500
-    assert rows.handed_down(0, 3, 4) == 0  # decay leaves two models so without an ancestor between
-    assert rows.handed_down(0, 5, 6) == 0  # so does a mask
+    assert rows.handed(0, 1, 2).kept == ROWS - 500
+    assert rows.handed(0, 3, 4) == Handed()  # decay leaves two models so without an ancestor between
+    assert rows.handed(0, 5, 6) == Handed()  # so does a mask
 
 
 def test_of_a_mixture_beside_a_dense_model_rows_are_those_of_one_expert() -> None:

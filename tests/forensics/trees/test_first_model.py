@@ -55,7 +55,7 @@ NEAR, LONG, OTHER = START + learned(1, 0.2), START + learned(2, 0.35), START + l
 
 
 def test_a_true_first_model_has_nothing_of_its_own() -> None:
-    found = first_model_of(0, [1, 2, 3], laid([START, NEAR, LONG, OTHER]), odds(4))
+    found = first_model_of(0, [[1], [2], [3]], laid([START, NEAR, LONG, OTHER]), odds(4))
     assert found.share < 0.1
     assert found.holds
     assert found.siblings == []
@@ -63,7 +63,7 @@ def test_a_true_first_model_has_nothing_of_its_own() -> None:
 
 def test_the_least_trained_child_of_a_missing_first_model_is_none() -> None:
     """By every pair it came first; what it learned itself is in its numbers and missing in both others."""
-    found = first_model_of(0, [1, 2], laid([NEAR, LONG, OTHER]), odds(3))
+    found = first_model_of(0, [[1], [2]], laid([NEAR, LONG, OTHER]), odds(3))
     assert found.share > 0.3
     assert not found.holds
     assert found.siblings == []  # no pair says that it was not before a child: arrows are withheld, nothing is drawn
@@ -74,7 +74,7 @@ def test_where_a_pair_says_so_too_a_hidden_ancestor_stands_above_both() -> None:
     table = odds(4)
     table[0, 1] = table[1, 0] = 0.0
     ways = laid([NEAR, LONG, OTHER, child])
-    assert first_model_of(0, [1, 2, 3], ways, table).siblings == [1, 2]
+    assert first_model_of(0, [[1], [2], [3]], ways, table).siblings == [1, 2]
     table[0, 1], table[1, 0] = -0.5, 0.5
     tree = rooted_tree(ways, table)
     assert tree is not None
@@ -84,13 +84,13 @@ def test_where_a_pair_says_so_too_a_hidden_ancestor_stands_above_both() -> None:
 
 def test_a_child_with_nothing_but_noise_tells_nothing_of_a_first_model() -> None:
     ways = laid([NEAR, NEAR + noise(20, 0.1), LONG, OTHER])
-    assert not first_model_of(0, [1, 2, 3], ways, odds(4)).holds
+    assert not first_model_of(0, [[1], [2], [3]], ways, odds(4)).holds
 
 
 def test_a_model_on_a_grid_whose_children_are_on_none_was_not_first() -> None:
     models = [START, NEAR, LONG]
-    assert not first_model_of(0, [1, 2], laid(models, frozenset({0})), odds(3)).holds
-    assert first_model_of(0, [1, 2], laid(models, frozenset({0, 1, 2})), odds(3)).holds
+    assert not first_model_of(0, [[1], [2]], laid(models, frozenset({0})), odds(3)).holds
+    assert first_model_of(0, [[1], [2]], laid(models, frozenset({0, 1, 2})), odds(3)).holds
 
 
 @pytest.mark.parametrize(("least", "holds"), [(3.0, True), (0.0, False)])

@@ -12,7 +12,7 @@ Shapes  R = rows of the hub, N = models, U = units of a layer, D = residual widt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from pedigree.forensics.comparison.grids import is_on_grid
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.forensics.trees.family_bulk import Bulk, thinned
+from pedigree.forensics.trees.handed_rows import Handed, handed_rows, table_beside
 from pedigree.forensics.trees.kinship import FOREIGN
 from pedigree.forensics.units.unit_map import UnitMap
 
@@ -54,13 +55,6 @@ blocks of them; and the standard deviations from which on a history is excluded.
 NEAR = 3.0
 """The same over all rows, where a way of one's own would hide in it: of a sibling that hardly moved."""
 
-EQUAL = 1e-9
-"""Squared difference of two rows over that from a third model, up to which they are one row: to the last digit, in any
-frame in which numbers stand as they are stored."""
-
-TURNED = 1e-5
-"""Squared sine of the angle of two rows from which they are not one row of other lengths."""
-
 TOUCH = 1e-6
 """What is added to the diagonal of a fit, as a part of its trace."""
 
@@ -76,12 +70,14 @@ class Beside:
         hub, other: rows [U, K] of each matrix of the hub and of the other model in its frame; (kind, layer, name).
         there: which rows have a counterpart [U].
         rounded: whether the hub and the other model stand on a grid of few numbers.
+        table: the same of the input table; see `table_beside`.
     """
 
     hub: dict[Key, Tensor] = field(default_factory=dict)
     other: dict[Key, Tensor] = field(default_factory=dict)
     there: dict[Key, Tensor] = field(default_factory=dict)
     rounded: tuple[bool, bool] = (False, False)
+    table: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,7 @@ def beside(a: Side, b: Side, found: Findings) -> Beside | None:
     if frame.partial or a.width != b.width:
         return None
     out, back, signs_DK = Beside(rounded=(is_on_grid(a), is_on_grid(b))), frame.inverse(), _signs(a.width)
+    out.table = table_beside(a, b, found, signs_DK)
     for j in layers_once(found):
         i = found.layer_map[j]
         for kind in kinds_that_stand(found):
@@ -254,6 +251,7 @@ class CommonRows:
         width: dimensions of a row.
         bulk: some of the rows themselves.
         rounded: models that stand on a grid of few numbers.
+        table_RNN, table_RN: the same two of the rows of the input table, which take no part in distances.
     """
 
     gram_RNN: npt.NDArray[np.float64]
@@ -262,7 +260,10 @@ class CommonRows:
     width: int = 0
     bulk: Bulk = field(default_factory=Bulk)
     rounded: frozenset[int] = frozenset()
+    table_RNN: Floats | None = None
+    table_RN: npt.NDArray[np.bool_] | None = None
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
+    _handed: dict[tuple[int, int, int], Handed] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
         """Squared distances of some models for each row [n, n], relative to the hub's rows; None where they have too
@@ -321,16 +322,19 @@ class CommonRows:
         of_i_R, of_j_R, both_R, rest_R = (x[moved_R] for x in (of_i_R, of_j_R, both_R, rest_R))
         return Fit.of(both_R - of_i_R, of_i_R * rest_R / self.width), Fit.of(both_R, of_i_R * of_j_R / self.width)
 
-    def handed_down(self, parent: int, j: int, k: int) -> int:
-        """How many rows two models have in common to the last digit that their parent has not: nobody learns them
-        twice, so that another model learned them first and both were frozen there since. Rows that are empty, or are
-        another length of the parent's, are no evidence: masks and decay leave them so."""
-        common_R = np.all(self.there_RN[:, [parent, j, k]], axis=1)
-        gram = self.gram_RNN[:, [parent, j, k]][:, :, [parent, j, k]][common_R]
-        apart_R = np.abs(gram[:, 1, 1] + gram[:, 2, 2] - 2.0 * gram[:, 1, 2])
-        own_R = gram[:, 0, 0] * gram[:, 1, 1]
-        turned_R = 1.0 - gram[:, 0, 1] ** 2 / np.maximum(own_R, 1e-300)  # squared sine against the parent's row
-        return int(((apart_R <= EQUAL * turned_R * gram[:, 1, 1]) & (own_R > 0) & (turned_R > TURNED)).sum())
+    def handed(self, parent: int, i: int, j: int) -> Handed:
+        """What rows that were handed down say of two models, seen from a third; see `handed_rows`. Of two models on
+        grids of few numbers, on which rows may meet, only that they are apart."""
+        key = (parent, i, j)
+        if key not in self._handed:
+            found, models = Handed(), list(key)
+            for gram_RNN, there_RN in ((self.gram_RNN, self.there_RN), (self.table_RNN, self.table_RN)):
+                if gram_RNN is not None and there_RN is not None:
+                    common_R = there_RN[:, models].all(1)
+                    found += handed_rows(gram_RNN[:, models][:, :, models][common_R])
+            meet = {i, j} <= self.rounded
+            self._handed[key] = replace(found, kept=0) if meet else found
+        return self._handed[key]
 
     def first_by_chance(self, x: int, y: int) -> int:
         """One where the first model came first, minus one where the second did, zero where it cannot be told.
@@ -405,4 +409,21 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         all_rows.append(rows_NUK.numpy())
     width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
     rounded = {k for k, one in laid.items() if one.rounded[1]} | {hub for one in laid.values() if one.rounded[0]}
-    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded))
+    table_RNN, table_RN = _tables(hub, n, laid)
+    return CommonRows(
+        np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded), table_RNN, table_RN
+    )
+
+
+def _tables(hub: int, n: int, laid: dict[int, Beside]) -> tuple[Floats | None, npt.NDArray[np.bool_] | None]:
+    """Inner products of rows of the hub's input table between all models [V, N, N], and which have them [V, N]."""
+    tables = {k: one.table for k, one in laid.items() if one.table is not None}
+    if not tables:
+        return None, None
+    own_VK = next(iter(tables.values()))[0]
+    rows_NVK = torch.zeros(n, *own_VK.shape, dtype=torch.float64)
+    there_NV = torch.zeros(n, len(own_VK), dtype=torch.bool)
+    rows_NVK[hub], there_NV[hub] = own_VK, True
+    for k, (_, other_VK, there_V) in tables.items():
+        rows_NVK[k], there_NV[k] = other_VK, there_V
+    return torch.einsum("nvk,mvk->vnm", rows_NVK, rows_NVK).numpy(), there_NV.T.numpy()

@@ -362,7 +362,7 @@ def _order(rooted: Rooted, odds: Floats, parent: int, child: int) -> float:
     above = {v: u for u, v, _ in rooted.edges}
     if child in rooted.exact and above.get(parent, len(odds)) < len(odds):
         # Their ways part at the parent itself, which has one parent and no other: who is below is decided there.
-        return max(pair, _order(rooted, odds, above[parent], parent))
+        pair = max(pair, _order(rooted, odds, above[parent], parent))
     if parent == rooted.root or not rooted.is_first or pair < LEANS or child not in rooted.order:
         return pair
     root = rooted.root

@@ -88,31 +88,34 @@ class FirstModel:
         return self.share + 2 * self.error <= NO_SHARE or self.doubt <= MOST_DOUBT
 
 
-def first_model_of(root: int, children: Sequence[int], ways: Ways, odds_NN: Floats) -> FirstModel:
+def first_model_of(root: int, groups: Sequence[Sequence[int]], ways: Ways, odds_NN: Floats) -> FirstModel:
     """Ask whether a model is the first of a family.
 
     Args:
         root: the model.
-        children: models right below it, merges left out.
+        groups: models right below it, merges left out, each alone; those below one hidden ancestor together: what they
+            have in common is that one's, and the model's own part shows in their differences from it all the same.
         ways: of the family.
         odds_NN: log-odds that the first came before the second, if one descends from the other.
     """
+    children = [k for group in groups for k in group]
     if ways.is_rounded(root) and not all(ways.is_rounded(k) for k in children):
         return FirstModel(rounded=True)
     changed = [k for k in children if not ways.reshaped(root, k)]
     trained = [k for k in changed if not _stands_alone(root, k, changed, ways)]
     if len(trained) < 2:
         return FirstModel()
-    pairs = list(itertools.combinations(trained, 2))
+    pairs = list(itertools.combinations(sorted(trained), 2))
     share = ways.own_share(root, trained)
     if share is None:
         return FirstModel()
     cosine = {pair: bulk.cosine for pair in pairs if (bulk := ways.in_the_bulk(root, *pair)) is not None}
-    mean = float(np.mean(list(cosine.values()))) if cosine else 0.0
+    together = {pair for group in groups for pair in itertools.combinations(sorted(group), 2)}
+    mean = float(np.mean([value for pair, value in cosine.items() if pair not in together] or [0.0]))
     least = min(trained, key=lambda k: odds_NN[root, k])
     found = FirstModel(share.of_a, share.error, max(0.0, mean), float(odds_NN[root, least]))
     own = found.error <= MOST_ERROR and found.share - 2 * found.error >= OWN_SHARE
-    if found.holds or not own or found.least_odds >= NOT_BEFORE:
+    if found.holds or not own or found.least_odds >= NOT_BEFORE or together:
         return found
     with_it = {k: cosine.get((min(least, k), max(least, k)), 0.0) for k in trained if k != least}
     most = max(with_it.values())

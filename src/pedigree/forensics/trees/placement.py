@@ -15,9 +15,10 @@ training passes every short one on like texts at some distance. So the gain is w
 - the cosine of both ways, where it is larger than children of one model were ever seen to have.
 
 The weights are a logistic fit on the families of `experiments/trees.py` that are kept for development; the same fit
-says how sure it is. Three things say more than it where they speak: a model that was only grown or cut is known by its
-shape; what was added by chance (noise, rounding) is told exactly (`CommonRows.by_chance`); and beside what every
-training learns, in the bulk, a continuation has the whole way of what it continues (`family_bulk`).
+says how sure it is. Four things say more than it where they speak: a model that was only grown or cut is known by its
+shape; rows that trainings did not move tell exactly who is no ancestor, and who has one in common (`handed_rows`); what
+was added by chance (noise, rounding) is told exactly, too (`CommonRows.by_chance`); and beside what every training
+learns, in the bulk, a continuation has the whole way of what it continues (`family_bulk`).
 
 Shapes  N = models.
 """
@@ -69,6 +70,10 @@ MAY_BE_TEXT = 1.5
 """Most that the bulk says for a continuation where the cosine there is not above what children share: one that was
 trained long on the text that another was trained on briefly has its whole way, too (cosine 0.52)."""
 
+HANDED_DOWN = 4.0
+"""Log-odds for a continuation where rows exclude that the two have nothing in common but the parent; what is left is an
+ancestor of both that is not among the models."""
+
 MORE = 1.03
 """How many times as much, or as near, two models that grew together match."""
 
@@ -86,8 +91,8 @@ class Placed:
         sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
         order: how much more that is than log-odds that the parent is below it: seen from the parent's parent, the one
             on the way to the other came first. Of models that are not below the root itself.
-        exact: models that continue their parent so that nothing but chance is left, seen from the one above it: the
-            parent itself is where their ways part.
+        exact: models that continue their parent so that nothing but chance is left, seen from the one above it, or by
+            rows that were handed down: the parent itself is where their ways part.
     """
 
     root: int
@@ -133,7 +138,10 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
             above = out.parents[parent]
             there, back = (continues(above, *pair, ways, odds_NN) for pair in ((parent, j), (j, parent)))
             out.order[j] = there - back
-            if ways.reshaped(above, parent) or (told_by_chance(above, parent, j, ways) or 0.0) > 0:
+            by_chance = (told_by_chance(above, parent, j, ways) or 0.0) > 0
+            # Of a sibling whose rows stayed as in a parent that is not there, rows say the same; the pair may object.
+            by_rows = odds_NN[parent, j] >= 0 and ways.handed(above, parent, j).follows
+            if ways.reshaped(above, parent) or by_chance or by_rows:
                 out.exact.add(j)
     return out
 
@@ -202,15 +210,23 @@ def continues(parent: int, i: int, j: int, ways: Ways, odds_NN: Floats) -> float
     """Log-odds that j continues i, both being below `parent`, rather than standing beside it."""
     if ways.reshaped(parent, i):
         return MOST_ODDS if _has_the_shape(parent, i, j, ways) else -MOST_ODDS
-    if _lacks_layers(parent, i, j, ways) or ways.came_back(parent, i, j):
+    handed = ways.handed(parent, i, j)
+    if handed.excludes or _lacks_layers(parent, i, j, ways) or ways.came_back(parent, i, j):
         return -MOST_ODDS
+    odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
+    if handed.follows:
+        odds = max(odds, 0.0)
+    told = told_by_chance(parent, i, j, ways) if odds > -ABSTAIN_BELOW else None
+    if told is None:
+        told = _by_ways(parent, i, j, odds, ways)
+    return told + HANDED_DOWN if handed.shares else told
+
+
+def _by_ways(parent: int, i: int, j: int, odds: float, ways: Ways) -> float:
+    """The same by who came first and by the ways from the parent alone."""
     d = ways.between(parent, i, j)
     way_i, way_j = max(float(d[0, 1]), 1e-300), max(float(d[0, 2]), 1e-300)
     gain = float(d[0, 2] - d[1, 2]) / way_i
-    odds = float(np.clip(odds_NN[i, j], -MOST_ODDS, MOST_ODDS))
-    told = told_by_chance(parent, i, j, ways) if odds > -ABSTAIN_BELOW else None
-    if told is not None:
-        return told
     if way_i < SHORT * way_j or ways.rounded_NN[parent, i]:
         return PER_NOISE * float(gain) if abs(gain) <= BELIEVED else -BELIEVED
     if odds <= -ABSTAIN_BELOW:

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
-from pedigree.forensics.trees.family_rows import MIN_ROWS
 from pedigree.forensics.trees.first_model import first_model_of
 from pedigree.forensics.trees.placement import LEAST_BULK, Placed, common, place
 from pedigree.forensics.trees.tree_odds import before_most
@@ -74,7 +73,7 @@ class Rooted:
 def rooted_tree(
     ways: Ways, odds_NN: Floats, drift_NN: Floats | None = None, merges: Mapping[int, tuple[int, ...]] | None = None
 ) -> Rooted | None:
-    """The tree, or None where no model came before all others.
+    """The tree; None where no model came before all others, and no rows prove a point at which they part.
 
     Args:
         ways: squared distances on one scale.
@@ -82,11 +81,15 @@ def rooted_tree(
         drift_NN: the same without structural evidence, see `placement.place`; None where there is none of that.
         merges: models that lie between others, see `placement.place`.
     """
-    root = first_model(odds_NN, merges or {})
+    known = merges or {}
+    root = first_model(odds_NN, known)
+    likest = max((k for k in range(len(ways)) if k not in known), key=lambda k: before_most(odds_NN, k), default=0)
+    tree = tree_below(likest if root is None else root, ways, odds_NN if drift_NN is None else drift_NN, merges)
     if root is None:
-        return None
-    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
-    return _doubted(tree, ways, odds_NN, merges or {})
+        # Seen from one of the others rows show the same points at which ways part, and nobody is the first.
+        tree.is_first = False
+        return tree if any(_is_proven(likest, group, ways) for group in _groups_below(tree, known, len(ways))) else None
+    return _doubted(tree, ways, odds_NN, known)
 
 
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
@@ -101,9 +104,13 @@ def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tup
 def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted:
     """The same with a hidden vertex above a first model that is none, and its siblings below that."""
     n, root = len(ways), tree.root
-    below = [v for u, v, _ in tree.edges if u == root and v < n and v not in merges]
-    first = first_model_of(root, below, ways, odds_NN)
-    tree.is_first = first.holds
+    groups = _groups_below(tree, merges, n)
+    if len(groups) == 1 and len(groups[0]) > 1:
+        # All others part at one point that it is not: either may have come first.
+        tree.is_first = False
+        return tree
+    first = first_model_of(root, groups, ways, odds_NN)
+    tree.is_first = first.holds and not any(_is_proven(root, group, ways) for group in groups)
     if not first.siblings:
         return tree
     hidden = n + tree.hidden
@@ -116,6 +123,18 @@ def _doubted(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tup
     tree.edges += [(u, v, max(0.0, length - own) if u == hidden else length) for u, v, length in moved]
     tree.root, tree.is_first = hidden, False
     return tree
+
+
+def _groups_below(tree: Rooted, merges: Mapping[int, tuple[int, ...]], n: int) -> list[list[int]]:
+    """Models right below the root, merges left out: each alone, those below one hidden ancestor together."""
+    children = [v for u, v, _ in tree.edges if u == tree.root and v not in merges]
+    return [[w for u, w, _ in tree.edges if u == v] if v >= n else [v] for v in children]
+
+
+def _is_proven(root: int, group: list[int], ways: Ways) -> bool:
+    """Whether rows that were handed down show that two models part at a point below or beside the first one. Which of
+    the two it is they do not tell: either has rows that the other has not."""
+    return any(ways.handed(root, j, k).shares for j, k in itertools.combinations(group, 2))
 
 
 def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
@@ -153,7 +172,7 @@ def _near(parent: int, children: list[int], ways: Ways) -> list[int]:
 
 def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
     """Whether two children have an ancestor that is not among the models."""
-    if ways.handed_down(parent, j, k) >= MIN_ROWS:
+    if ways.handed(parent, j, k).shares:
         return True
     bulk = ways.in_the_bulk(parent, j, k)
     if bulk is None or bulk.part < LEAST_BULK:
@@ -202,7 +221,8 @@ def _hang(tree: Rooted, placed: Placed, parent: int, ways: Ways, known: set[int]
         )
         shared = min(mean, *(ways.length(parent, j) for j in group))
         nearest = min(group, key=lambda j: ways.length(parent, j))
-        if ways.length(parent, nearest) - shared <= AT_POINT * shared:
+        is_apart = any(ways.handed(parent, nearest, j).excludes for j in group if j != nearest)
+        if not is_apart and ways.length(parent, nearest) - shared <= AT_POINT * shared:
             tree.edges.append((parent, nearest, ways.length(parent, nearest)))
             tree.edges += [(nearest, j, ways.length(nearest, j)) for j in group if j != nearest]
             continue

@@ -19,6 +19,7 @@ from pedigree.forensics.comparison.direction import ROUNDED
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.trees.family_bulk import Shared
 from pedigree.forensics.trees.family_rows import MIN_ROWS, CommonRows, Fit
+from pedigree.forensics.trees.handed_rows import Handed
 from pedigree.forensics.trees.kinship import Shape
 from pedigree.forensics.trees.strains import Pairs, kinship
 
@@ -128,12 +129,11 @@ class Ways:
         lost_R = whole_R & ~less_R
         return int(lost_R.sum()) >= MIN_ROWS and int((lost_R & again_R).sum()) >= HALF * int(lost_R.sum())
 
-    def handed_down(self, parent: int, j: int, k: int) -> int:
-        """As `CommonRows.handed_down`; zero of models that were rounded to a grid of few numbers, on which rows may
-        meet, and where models were not laid side by side."""
-        if self.rows is None or bool(self.rounded_NN[parent, [j, k]].any()):
-            return 0
-        return self.rows.handed_down(*(self.numbers[x] for x in (parent, j, k)))
+    def handed(self, parent: int, i: int, j: int) -> Handed:
+        """As `CommonRows.handed`; nothing where models were not laid side by side."""
+        if self.rows is None:
+            return Handed()
+        return self.rows.handed(*(self.numbers[x] for x in (parent, i, j)))
 
     def first_by_chance(self) -> Floats:
         """As `CommonRows.first_by_chance`, of every two models [n, n]; zeros where they were not laid side by side."""
