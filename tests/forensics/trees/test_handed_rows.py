@@ -126,3 +126,15 @@ def test_rows_of_two_models_on_grids_of_few_numbers_may_meet() -> None:
     found = ways.handed(0, 1, 2)
     assert found.kept == 0
     assert found.apart >= LEAST
+
+
+def test_rows_that_two_trainings_over_one_text_learned_alike_were_not_handed_down() -> None:
+    """A few rows that single steps touched meet to the last digit, amid many that nearly do."""
+    met, close = np.r_[0:5], np.r_[5:150]
+    one = trained(FIRST, 1, slice(0, 150))
+    other = one.copy()
+    other[close] += 1e-3 * np.random.default_rng(2).standard_normal(other[close].shape)
+    found = handed_rows(gram(FIRST, one, other))
+    assert found == Handed(kept=len(met), apart=0, beyond=0, near=len(close))
+    assert found.kept >= LEAST
+    assert not found.shares

@@ -10,8 +10,12 @@ Seen from a model of which i and j descend,
     apart     rows that i turned and that are in j as in the first model: i is no ancestor of j
     beyond    rows that j turned and that are in i as in the first model: j is no ancestor of i
 
-None of them is ever more than zero against the truth, but for merges and for rows that were put back; zero says little
-by itself, where two texts have the same tokens. Trained tables that are tied to the output have none, since every row
+    near      rows that i turned and that j has nearly so: both learned them, over one text in one order
+
+None of the first three is ever more than zero against the truth, but for merges, for rows that were put back, and for
+what two trainings of one start learn from one text in one order: there rows that a few steps touch meet, some to the
+last digit, amid many that nearly do. What was handed down is met by none nearly. Zero says little by itself, where two
+texts have the same tokens. Trained tables that are tied to the output have none, since every row
 takes part in every step there.
 
 Source  infinitely many alleles (Kimura and Crow 1964); trees of states that arise once (perfect phylogeny: Gusfield
@@ -34,7 +38,7 @@ from pedigree.forensics.sides.linear import without_damage
 from pedigree.forensics.sides.sampling import runs
 from pedigree.forensics.sides.side import Side
 
-EQUAL = 1e-9
+EQUAL = 1e-12
 """Squared sine of the angle of two rows up to which they are one row: to the last digit, in any frame in which numbers
 stand as they are stored."""
 
@@ -55,14 +59,17 @@ class Handed:
     kept: int = 0
     apart: int = 0
     beyond: int = 0
+    near: int = 0
 
     def __add__(self, other: Handed) -> Handed:
-        return Handed(self.kept + other.kept, self.apart + other.apart, self.beyond + other.beyond)
+        return Handed(
+            self.kept + other.kept, self.apart + other.apart, self.beyond + other.beyond, self.near + other.near
+        )
 
     @property
     def shares(self) -> bool:
         """Whether the two have an ancestor below the third, which may be one of them."""
-        return self.kept >= LEAST
+        return self.kept >= LEAST and self.kept > self.near
 
     @property
     def excludes(self) -> bool:
@@ -91,6 +98,7 @@ def handed_rows(gram_R33: npt.NDArray[np.float64]) -> Handed:
         int((new_i_R & (apart_R <= EQUAL)).sum()),
         int((new_i_R & (of_j_R <= EQUAL)).sum()),
         int((new_j_R & (of_i_R <= EQUAL)).sum()),
+        int((new_i_R & (apart_R > EQUAL) & (apart_R < TURNED)).sum()),
     )
 
 
