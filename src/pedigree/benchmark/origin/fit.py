@@ -60,11 +60,10 @@ def calibrate_by_tokens(rows: Sequence[Row], matrices: Mapping[str, Any]) -> dic
     seen = [(row, _bare(found)) for row in rows if (found := numbers_of(row))]
     kinds = [kind_of(row) for row, _ in seen]
     odds_N = np.array([odds(matrices["weights"], found) for _, found in seen])
-    trained_N = np.array([kind not in ("twin", "one run", "of a bare one") for kind in kinds])
-    start = min(0.0, round(float(np.quantile(odds_N[trained_N], LOST)), 2))
+    start = _start(odds_N, kinds, LOST)
     # What takes away from both what they learned is no descent, however likely else (`origin.weigh_origin`).
     taken_N = np.array([max(found["own"], found["own2"]) < TAKEN for _, found in seen])
-    apart_N = np.array([kind in ("twin", "one run") for kind in kinds])
+    apart_N = np.array([kind in APART for kind in kinds])
     descent = round(float(odds_N[apart_N & ~taken_N].max(initial=0.0)) + MARGIN, 2)
     odds_N[taken_N] = np.minimum(odds_N[taken_N], descent - MARGIN)
     measured = {"families": len({row["family"] for row, _ in seen}), **_counted(kinds, odds_N, descent, start)}
@@ -98,8 +97,7 @@ def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]], *, merges_apart: bo
         weights[0] += rise
         odds_N = np.maximum(odds_N, of_merges_N + rise)
         part["merged"] = _named(names, weights)
-    trained_N = np.array([kind not in (*APART, "of a bare one") for kind in kinds])
-    start = min(0.0, round(float(np.quantile(odds_N[trained_N], LOST / 2 if merges_apart else LOST)), 2))
+    start = _start(odds_N, kinds, LOST / 2 if merges_apart else LOST)
     measured = {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)}
     return part | {"start": start, "measured": measured}
 
@@ -110,6 +108,12 @@ def _threshold(odds_N: Floats, kinds: Sequence[str], runs: float) -> float:
     twins_N, runs_N = (odds_N[np.array([kind == apart for kind in kinds])] for apart in APART)
     highest = [float(twins_N.max()) + MARGIN, *([float(np.quantile(runs_N, 1.0 - runs))] if len(runs_N) else [])]
     return round(max(highest) + 0.005, 2)
+
+
+def _start(odds_N: Floats, kinds: Sequence[str], lost: float) -> float:
+    """Where a shared start begins: below all but a share of the relatives whose parents were trained."""
+    trained_N = np.array([kind not in (*APART, "of a bare one") for kind in kinds])
+    return min(0.0, round(float(np.quantile(odds_N[trained_N], lost)), 2))
 
 
 def _weighed(

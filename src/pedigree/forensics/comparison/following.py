@@ -21,7 +21,7 @@ from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings
 from pedigree.forensics.descent.additions import AdditionsMeter
 from pedigree.forensics.descent.folded_gains import folded_side, same_gains_folded
 from pedigree.forensics.descent.gains import LearnedGains, compare_gains
-from pedigree.forensics.descent.origin import APART_GAINS, RAW, OriginEvidence, weigh_origin
+from pedigree.forensics.descent.origin import RAW, OriginEvidence, learned_apart, weigh_origin
 from pedigree.forensics.descent.share import ShareMeter, moved_beyond_gains
 from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
 from pedigree.forensics.descent.untouched_rows import untouched_rows
@@ -85,7 +85,7 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
 def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:
     """Whether norms of two kinds, or places, have gains that do not agree: a converted model learns new ones."""
     converted = (a.anatomy.norm, a.anatomy.norm_placement) != (b.anatomy.norm, b.anatomy.norm_placement)
-    return gains is not None and converted and gains.cosine < APART_GAINS
+    return converted and learned_apart(gains)
 
 
 def origin_of(found: Findings) -> OriginEvidence:

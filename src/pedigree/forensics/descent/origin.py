@@ -138,11 +138,11 @@ def weigh_origin(
         # but their difference takes away what both learned, and that of a parent and its child is the child's.
         taken = too_little or all(s.own < TAKEN for s in both)
         return OriginEvidence(_by_odds(log_odds, fitted, may_descend=not taken), log_odds, False, learned)
-    if gains is not None and not _learned_apart(gains):
+    if gains is not None and not learned_apart(gains):
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share, TAKEN):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if _lives_on_evenly(both) and not _learned_apart(gains):
+    if _lives_on_evenly(both) and not learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
@@ -156,7 +156,7 @@ def weigh_origin(
     return OriginEvidence(origin, log_odds, gains is not None, learned)
 
 
-def _learned_apart(gains: LearnedGains | None) -> bool:
+def learned_apart(gains: LearnedGains | None) -> bool:
     """Whether gains were learned apart, whatever else looks like a merge."""
     return gains is not None and gains.cosine < APART_GAINS
 
