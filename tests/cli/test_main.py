@@ -134,6 +134,7 @@ def test_help_shows_examples_groups_and_exit_codes(pedigree: Pedigree, command: 
     for code in ("0", "1", "2", "3", "70", "130"):
         assert re.search(rf"^ *{code} +\w", ran.out, re.MULTILINE)
     assert not re.search(rf"\b({FORBIDDEN})\b", ran.out, re.IGNORECASE)
+    assert "<bool>" not in ran.out, "a flag takes no word"
     assert max(map(len, ran.out.splitlines())) <= 100
 
 

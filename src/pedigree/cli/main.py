@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -104,7 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; those of the process when absent.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(app)
+    _name_no_value_of_flags(command)
     if not given:
-        guarded(lambda: app(args=["--help"], prog_name="pedigree", standalone_mode=False), given)
+        guarded(lambda: command(args=["--help"], prog_name="pedigree", standalone_mode=False), given)
         return COULD_NOT_RUN
-    return guarded(lambda: app(args=given, prog_name="pedigree", standalone_mode=False), given)
+    return guarded(lambda: command(args=given, prog_name="pedigree", standalone_mode=False), given)
+
+
+def _name_no_value_of_flags(command: Any) -> None:
+    """In help a flag stands alone; the parser would write `<bool>` beside it, as if it took a word."""
+    context = command.context_class(command, **command.context_settings)
+    for parameter in command.get_params(context):
+        if getattr(parameter, "is_flag", False) and parameter.metavar is None:
+            parameter.metavar = ""
+    for verb in getattr(command, "commands", {}).values():
+        _name_no_value_of_flags(verb)
