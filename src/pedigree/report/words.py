@@ -237,7 +237,9 @@ def off_diagonal_sentence(result: Result) -> str | None:
         if isinstance(off.get(key), int | float)
     ]
     lead = plural(int(count), "unmatched layer pair") if isinstance(count, int | float) else "unmatched layer pairs"
-    return f"{lead}: {', '.join(parts)}" if parts else lead
+    least = off.get("matched_min")
+    beside = f"; matched ones at least {number_text(float(least))}" if isinstance(least, int | float) else ""
+    return f"{lead}: {', '.join(parts)}{beside}" if parts else lead
 
 
 def read_sentence(result: Result) -> str:

@@ -201,11 +201,17 @@ def _effect(found: Findings, kind: str, i: int | None, j: int) -> float | None:
 
 
 def off_diagonal(found: Findings) -> dict[str, object]:
-    """Standard scores of layer pairs that do not belong together: the comparison's own null."""
+    """Standard scores of layer pairs that do not belong together, the comparison's own null, and the least of those
+    that do.
+
+    Layers of one trained model share directions (a few coordinates of the stream that are loud everywhere), so in a
+    relative of real size pairs off the map may stand at 20 and more; they are read beside those on it.
+    """
     grid = found.evidence.grids.get("ffn") or next(iter(found.evidence.grids.values()), None)
     if grid is None:
         return {}
     mask = np.isfinite(grid.z_IJ)
+    matched = [float(grid.z_IJ[i, j]) for j, i in enumerate(found.layer_map) if i is not None and mask[i, j]]
     for j, i in enumerate(found.layer_map):
         if i is not None:
             mask[[i, *found.mixed.get(j, [])], j] = False
@@ -220,6 +226,7 @@ def off_diagonal(found: Findings) -> dict[str, object]:
         "sd": float(values.std()),
         "max": float(values.max()),
         "p99": float(np.quantile(values, 0.99)),
+        **({"matched_min": min(matched)} if matched else {}),
     }
 
 
