@@ -135,7 +135,9 @@ def grown_child(**changes: Any) -> Comparison:
             Transformation(kind="continued-training", drift=0.31),
         ],
         tests=tests_made(-1234.5),
-        controls=Controls(decoys=decoys(), off_diagonal={"n": 155, "mean": 0.02, "sd": 1.1, "max": 3.9, "matched_min": 41.2}),
+        controls=Controls(
+            decoys=decoys(), off_diagonal={"n": 155, "mean": 0.02, "sd": 1.1, "max": 3.9, "matched_min": 41.2}
+        ),
         illustrations=[
             Illustration(name="correlation of standard deviations by layer", value=0.93, note="strangers reach 0.9 too")
         ],

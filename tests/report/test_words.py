@@ -79,7 +79,10 @@ def test_direction_basis_control_and_bytes_are_told() -> None:
     assert words.direction_sentence(result) == "B descends from A (log odds 5.1)"
     assert words.direction_sentence(strangers().result) == "not determined"
     assert words.gauge_sentence(result).endswith("agreement on held-out tensors 0.97")
-    assert words.off_diagonal_sentence(result) == "155 unmatched layer pairs: mean 0.02, sd 1.1, highest 3.9; matched ones at least 41.2"
+    assert (
+        words.off_diagonal_sentence(result)
+        == "155 unmatched layer pairs: mean 0.02, sd 1.1, highest 3.9; matched ones at least 41.2"
+    )
     assert words.off_diagonal_sentence(simple("related").result) is None
     assert words.read_sentence(result) == "120 MB of 7 GB (1.7 %) in 4.2 s, depth standard"
     twice = result.model_copy(update={"read": ReadRecord(bytes=20_500_000, of=6_800_000, seconds=1.6)})

@@ -200,8 +200,8 @@ class Decoy(Record):
 class Controls(Record):
     """What the comparison says about pairs that should show nothing.
 
-    `off_diagonal` holds summary numbers over layer pairs off the layer map (n, mean, sd, max, p99) and, beside them, the
-    least standard score of a pair on it (matched_min).
+    `off_diagonal` holds summary numbers over layer pairs off the layer map (n, mean, sd, max, p99) and,
+    beside them, the least standard score of a pair on it (matched_min).
     """
 
     decoys: list[Decoy] = Field(default_factory=list)
