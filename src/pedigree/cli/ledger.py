@@ -243,7 +243,7 @@ def checkpoint(ledger: LedgerOption = None, json: JsonOption = False) -> int:
     pedigree ledger checkpoint > kept-elsewhere.txt
     """
     out = Output(json=json)
-    head = open_store(ledger).head()
+    head, _ = open_store(ledger).sound_head()
     if out.mode == "json":
         print_json(out, "ledger checkpoint", {}, {"size": head.size, "root": head.root.hex(), "note": head.note})
     else:
@@ -277,7 +277,7 @@ def anchor(
     open_store(ledger).database.close()  # an anchor makes no new ledger
     place = LedgerPlace.find(ledger)
     opened = Ledger(place)
-    head = opened.store.head()
+    head, _ = opened.store.sound_head()
     target = to or place.keys.parent.parent / ANCHORS
     with target.open("a", encoding="utf-8") as stream:
         stream.write(head.note + "\n")
