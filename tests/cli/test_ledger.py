@@ -11,14 +11,18 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from jsonschema import Draft202012Validator
 from tests.cli.conftest import Ran
 
 from pedigree.cli.ledger_keys import ROLE_WORDS
 from pedigree.cli.ledger_options import STYLES, VERDICT_WORDS
 from pedigree.ledger.keys import ROLES
 from pedigree.ledger.verdict import WORST_LAST
+from pedigree.records.ledger_answers import Word
+from pedigree.records.schemas import json_schema
 
 Pedigree = Callable[..., Ran]
 
@@ -41,6 +45,7 @@ def models(tmp_path: Path, pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) 
 def test_words_are_those_of_the_ledger() -> None:
     assert {word.upper() for word in VERDICT_WORDS} == set(WORST_LAST) == set(STYLES)
     assert set(ROLE_WORDS) == set(ROLES)
+    assert get_args(Word) == WORST_LAST
 
 
 def test_what_is_made_is_in_the_log_without_an_argument(pedigree: Pedigree, models: Path) -> None:
@@ -278,3 +283,16 @@ def test_a_damaged_checkpoint_is_neither_given_away_nor_written_upon(
         assert "the newest checkpoint of this ledger is damaged" in ran.err
         assert "fix: pedigree ledger verify" in ran.err
     assert pedigree("ledger", "verify", "--quiet").out == "CONTRADICTED\n"
+
+
+def test_what_is_printed_as_json_keeps_its_published_schema(pedigree: Pedigree, models: Path) -> None:
+    asked = [
+        ("ledger", "verify"), ("ledger", "verify", "tok"), ("ledger", "log"), ("ledger", "checkpoint"),
+        ("ledger", "graph"), ("ledger", "show", "1"), ("ledger", "show", "tok"), ("ledger", "credits", "tok"),
+        ("why", "tok"), ("why", "base"),
+    ]  # fmt: skip
+    for words in asked:
+        record = json.loads(pedigree(*words, "--json").out)
+        name = record["schema"].removeprefix("pedigree/")
+        assert name == "-".join(words[: 1 if words[0] == "why" else 2])
+        Draft202012Validator(json_schema(name)).validate(record)

@@ -85,7 +85,7 @@ def write_card(before: str, passport: Passport) -> tuple[str, list[str]]:
     if theirs.strip() and not known:
         raise MalformedFile(
             "the front matter of the card is no mapping in YAML", where=FILE,
-            expected=f"keys and values, no anchors or tags, at most {MAX_FRONT:,} characters",
+            expected=f"keys and values, no tags or merge keys, at most {MAX_FRONT:,} characters",
             fix="mend it by hand",
         )  # fmt: skip
     ours = _front(passport)
@@ -181,15 +181,18 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _is_plain(head: str) -> bool:
-    """Whether YAML means what it shows: no anchors, aliases or tags, by which a few lines stand for gigabytes."""
+    """Whether YAML can be loaded in time and memory of its length: no tags, little depth, and no merge keys.
+
+    Aliases alone share what they name; merged into each other, ten mappings of ten become ten to the tenth.
+    """
     depth = 0
     for event in yaml.parse(head, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        named = isinstance(event, yaml.NodeEvent) and event.anchor is not None
-        if named or getattr(event, "tag", None) is not None or depth > MAX_DEPTH:
+        merges = isinstance(event, yaml.ScalarEvent) and event.value == "<<"
+        if merges or getattr(event, "tag", None) is not None or depth > MAX_DEPTH:
             return False
     return True
 

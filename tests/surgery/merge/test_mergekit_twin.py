@@ -141,7 +141,7 @@ def test_what_a_recipe_lacks_is_told_all_at_once() -> None:
     "changed",
     [
         {"dtype": ["bfloat16"]}, {"out_dtype": {}}, {"models": 5}, {"slices": None}, {"slices": [{"sources": 5}]},
-        {"parameters": {"rescale": [True]}}, {"tokenizer": [1]}, {"tokenizer": {"source": [1]}},
+        {"tokenizer": [1]}, {"tokenizer": {"source": [1]}},
         {"tokenizer": {"source": "base", "pad_to_multiple_of": 8}},
     ],
 )  # fmt: skip

@@ -257,7 +257,7 @@ def _renumber(settings: dict[str, Any], number_of: dict[int, int], file: str) ->
     for key in _IDS:
         value = settings.get(key)
         if isinstance(value, list):
-            settings[key] = [number_of[n] for n in value if n in number_of]
+            settings[key] = [number_of[n] for n in value if type(n) is int and n in number_of]
         elif type(value) is int:
             settings[key] = number_of.get(value)
             if settings[key] is None:
