@@ -19,7 +19,9 @@ from tests.cli.conftest import Ran
 
 from pedigree.cli.ledger_keys import ROLE_WORDS
 from pedigree.cli.ledger_options import STYLES, VERDICT_WORDS
+from pedigree.ledger.database import Database
 from pedigree.ledger.keys import ROLES
+from pedigree.ledger.people import enter
 from pedigree.ledger.verdict import WORST_LAST
 from pedigree.records.ledger_answers import Word
 from pedigree.records.schemas import json_schema
@@ -296,3 +298,17 @@ def test_what_is_printed_as_json_keeps_its_published_schema(pedigree: Pedigree, 
         name = record["schema"].removeprefix("pedigree/")
         assert name == "-".join(words[: 1 if words[0] == "why" else 2])
         Draft202012Validator(json_schema(name)).validate(record)
+
+
+def test_a_name_is_erased_to_the_last_byte_and_everything_still_holds(pedigree: Pedigree, models: Path) -> None:
+    folder = models / "project" / ".pedigree"
+    with closing(Database(str(folder / "ledger.db"))) as database:
+        entered = enter(database, "Unmistakable Name", "somebody@unmistakable.example")
+    assert any(b"Unmistakable" in file.read_bytes() for file in folder.glob("ledger.db*"))
+    ran = pedigree("ledger", "erase", entered.id.removeprefix("person:")[:8])
+    assert ran.code == 0, ran.err
+    assert not any(b"nmistakable" in file.read_bytes() for file in folder.glob("ledger.db*"))
+    assert pedigree("ledger", "verify", "--quiet").code == 0
+    ran = pedigree("ledger", "erase", entered.id)
+    assert (ran.code, "no name under this id" in ran.err) == (2, True)
+    assert pedigree("ledger", "erase", "person:").code == 2
