@@ -176,7 +176,7 @@ def _without(text: str, begin: str, end: str) -> str:
     return text[:at] + text[stop + len(end) :].removeprefix("\n")
 
 
-# libyaml's parser where it is there: ten times as fast, and cards may carry long tables of results.
+# The safe loader on libyaml's parser where that is there: ten times as fast, and cards may carry long tables.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -202,7 +202,11 @@ def _fields(head: str) -> dict[str, Any]:
     try:
         if len(head) > MAX_FRONT or not _is_plain(head):
             return {}
-        found = yaml.load(head, Loader=_Loader)
+        loader = _Loader(head)
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
