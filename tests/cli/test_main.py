@@ -20,7 +20,7 @@ Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
 LEDGER = (
-    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list",
+    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "erase", "export", "key list",
     "key rotate", "key revoke", "key add", "signature", "approve", "waive", "attach", "replay",
 )  # fmt: skip
 COMMANDS = (
