@@ -127,6 +127,8 @@ def test_what_a_model_says_cannot_steer_the_terminal(pedigree: Pedigree, plain: 
         (("--temperature", "-1"), "greater than or equal to 0"),
         (("--max-tokens", "5000"), "longer than the context"),
         (("--device", "abacus"), "not a device"),
+        (("--temperature", "inf"), "this is no temperature"),
+        (("--seed", str(2**63)), "less than or equal to"),
     ],
 )
 def test_what_cannot_be_done_is_told(pedigree: Pedigree, model: str, arguments: tuple[str, ...], words: str) -> None:
@@ -175,3 +177,22 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_leaves(tmp_path: Path) -> None:
             assert b"interrupted: nothing was written" in process.stderr.read()
         finally:
             process.kill()
+
+
+def test_an_answer_takes_what_the_context_has_room_for(pedigree: Pedigree, tmp_path: Path) -> None:
+    folder = str(write_speaker(tmp_path / "model", template=None, context=32))
+    found = record(pedigree("chat", folder, "--prompt", "the moon", "--json"))
+    taken = int(str(found["result"]["prompt_tokens"]))
+    assert taken < 32
+    assert found["inputs"]["max_tokens"] == 32 - taken
+
+
+def test_a_message_that_is_too_long_does_not_end_the_conversation(
+    pedigree: Pedigree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_speaker(tmp_path / "model", template=None, context=32))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the moon\n" + "xyzw" * 40 + "\nthe river\n/exit\n"))
+    ran = pedigree("chat", folder, "--json", "--max-tokens", "2")
+    assert ran.code == 2
+    assert "error: prompt and answer are longer than the context" in ran.err
+    assert [json.loads(line)["inputs"]["prompt"] for line in ran.out.splitlines()] == ["the moon", "the river"]

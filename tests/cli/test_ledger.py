@@ -11,14 +11,20 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from jsonschema import Draft202012Validator
 from tests.cli.conftest import Ran
 
 from pedigree.cli.ledger_keys import ROLE_WORDS
 from pedigree.cli.ledger_options import STYLES, VERDICT_WORDS
+from pedigree.ledger.database import Database
 from pedigree.ledger.keys import ROLES
+from pedigree.ledger.people import enter
 from pedigree.ledger.verdict import WORST_LAST
+from pedigree.records.ledger_answers import Word
+from pedigree.records.schemas import json_schema
 
 Pedigree = Callable[..., Ran]
 
@@ -41,6 +47,7 @@ def models(tmp_path: Path, pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) 
 def test_words_are_those_of_the_ledger() -> None:
     assert {word.upper() for word in VERDICT_WORDS} == set(WORST_LAST) == set(STYLES)
     assert set(ROLE_WORDS) == set(ROLES)
+    assert get_args(Word) == WORST_LAST
 
 
 def test_what_is_made_is_in_the_log_without_an_argument(pedigree: Pedigree, models: Path) -> None:
@@ -78,6 +85,11 @@ def test_a_checkpoint_kept_elsewhere_makes_the_difference(pedigree: Pedigree, mo
     pedigree("import", "base", "--quiet")
     ran = pedigree("ledger", "verify", "--checkpoint", str(kept))
     assert "a checkpoint of another ledger" in ran.out
+    assert (ran.code, ran.out.split()[0]) == (1, "SUSPECT")
+    assert "none is of this ledger" in ran.out
+    both = models / "both.txt"
+    both.write_text(kept.read_text() + "\n" + pedigree("ledger", "checkpoint").out)
+    assert pedigree("ledger", "verify", "--checkpoint", str(both), "--quiet").code == 0
     ran = pedigree("ledger", "verify", "--checkpoint", "t.txt")
     assert (ran.code, "no signed checkpoint" in ran.err) == (2, True)
 
@@ -237,3 +249,66 @@ def test_every_option_can_be_set_by_the_environment(
     key = json.loads(pedigree("ledger", "key", "list", "--json").out)["result"][2]["id"]
     ran = under({"PEDIGREE_LAST_TRUSTED": "0", "PEDIGREE_REASON": "lost"}, "ledger", "key", "revoke", key, "--json")
     assert json.loads(ran.out)["result"]["last_trusted"] == 0
+
+
+def test_a_proof_that_is_held_against_another_ledger_is_in_doubt(pedigree: Pedigree, models: Path) -> None:
+    assert pedigree("ledger", "export", "--release", "tok").code == 0
+    kept = models / "kept.txt"
+    kept.write_text(pedigree("ledger", "checkpoint").out)
+    assert pedigree("ledger", "verify", "tok", "--checkpoint", str(kept), "--quiet").out == "VERIFIED\n"
+    shutil.rmtree(models / "project" / ".pedigree")
+    pedigree("import", "base", "--quiet")
+    kept.write_text(pedigree("ledger", "checkpoint").out)
+    ran = pedigree("ledger", "verify", "tok", "--checkpoint", str(kept))
+    assert (ran.code, ran.out.split()[0]) == (1, "SUSPECT")
+
+
+def test_a_changed_file_of_a_release_is_named_where_the_ledger_is_here(pedigree: Pedigree, models: Path) -> None:
+    assert pedigree("ledger", "export", "--release", "tok").code == 0
+    (models / "tok" / "tokenizer_config.json").write_text("{}")
+    ran = pedigree("ledger", "verify", "tok")
+    assert ran.code == 1
+    assert "tokenizer_config.json was changed" in ran.out
+    assert "tokenizer.json was changed" not in ran.out
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM ledger_head", "UPDATE ledger_head SET note = x'ff1b5b'",
+                                    "UPDATE ledger_head SET root = zeroblob(32)"])  # fmt: skip
+def test_a_damaged_checkpoint_is_neither_given_away_nor_written_upon(
+    pedigree: Pedigree, models: Path, damage: str
+) -> None:
+    with closing(sqlite3.connect(models / "project" / ".pedigree" / "ledger.db")) as database, database:
+        database.execute(damage)
+    for words in (("ledger", "checkpoint"), ("ledger", "anchor"), ("import", "silent")):
+        ran = pedigree(*words)
+        assert (ran.code, ran.out) == (2, ""), words
+        assert "the newest checkpoint of this ledger is damaged" in ran.err
+        assert "fix: pedigree ledger verify" in ran.err
+    assert pedigree("ledger", "verify", "--quiet").out == "CONTRADICTED\n"
+
+
+def test_what_is_printed_as_json_keeps_its_published_schema(pedigree: Pedigree, models: Path) -> None:
+    asked = [
+        ("ledger", "verify"), ("ledger", "verify", "tok"), ("ledger", "log"), ("ledger", "checkpoint"),
+        ("ledger", "graph"), ("ledger", "show", "1"), ("ledger", "show", "tok"), ("ledger", "credits", "tok"),
+        ("why", "tok"), ("why", "base"),
+    ]  # fmt: skip
+    for words in asked:
+        record = json.loads(pedigree(*words, "--json").out)
+        name = record["schema"].removeprefix("pedigree/")
+        assert name == "-".join(words[: 1 if words[0] == "why" else 2])
+        Draft202012Validator(json_schema(name)).validate(record)
+
+
+def test_a_name_is_erased_to_the_last_byte_and_everything_still_holds(pedigree: Pedigree, models: Path) -> None:
+    folder = models / "project" / ".pedigree"
+    with closing(Database(str(folder / "ledger.db"))) as database:
+        entered = enter(database, "Unmistakable Name", "somebody@unmistakable.example")
+    assert any(b"Unmistakable" in file.read_bytes() for file in folder.glob("ledger.db*"))
+    ran = pedigree("ledger", "erase", entered.id.removeprefix("person:")[:8])
+    assert ran.code == 0, ran.err
+    assert not any(b"nmistakable" in file.read_bytes() for file in folder.glob("ledger.db*"))
+    assert pedigree("ledger", "verify", "--quiet").code == 0
+    ran = pedigree("ledger", "erase", entered.id)
+    assert (ran.code, "no name under this id" in ran.err) == (2, True)
+    assert pedigree("ledger", "erase", "person:").code == 2

@@ -20,7 +20,7 @@ Pedigree = Callable[..., Ran]
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("train", "audit", "compare", "extend", "concat")
 LEDGER = (
-    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "export", "key list",
+    "log", "verify", "show", "graph", "checkpoint", "anchor", "credits", "erase", "export", "key list",
     "key rotate", "key revoke", "key add", "signature", "approve", "waive", "attach", "replay",
 )  # fmt: skip
 COMMANDS = (
@@ -238,3 +238,31 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     done = in_a_process("-m", "pedigree", "schema", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0
     assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize(
+    ("words", "closed", "code"),
+    [
+        ("schema", ">&-", 0),
+        ("schema", ">&- 2>&-", 0),
+        ("plan nothing.yaml", "2>&-", 2),
+        ("plan nothing.yaml", "2>/dev/full", 2),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_is_no_bug(words: str, closed: str, code: int) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pedigree {words} {closed}"], capture_output=True, env=env, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_help_whose_reader_leaves_early_is_done() -> None:
+    line = f"{sys.executable} -m pedigree compare --help; echo $? >&2"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"0\n"

@@ -308,3 +308,9 @@ def test_concat_refuses_what_does_not_go_together(pedigree: Pedigree, first: Pat
     assert ran.code == 2
     assert "cannot be put into one" in ran.err
     assert not Path("both").exists()
+
+
+def test_a_seed_below_nothing_is_told(pedigree: Pedigree, tmp_path: Path) -> None:
+    ran = pedigree("tokenizer", "compare", "a", "b", "--text", "c", "--seed", "-1")
+    assert ran.code == 2
+    assert "--seed" in ran.err

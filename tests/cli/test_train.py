@@ -194,7 +194,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(recipe: Path, tmp_path
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     assert "base: interrupted at step" in out
-    assert "pedigree train tiny.yaml goes on from there" in err
+    assert "the same command, without --fresh or --force, goes on from there" in err
     saved = sorted((tmp_path / "runs" / "tiny" / "base" / "checkpoints").glob("step-*"))
     assert int(saved[-1].name.removeprefix("step-")) > 0
 

@@ -287,3 +287,23 @@ def test_a_second_implementation_verifies_a_released_proof(project: Project) -> 
         entries = [{**one, **change} if one is entry else one for one in proof["entries"]]
         assert proof_holds({**proof, "entries": entries}) is None, change
     assert proof_holds({**proof, "origin": "another"}) is None
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "a: &a {x: 1}\nb: {<<: [*a, *a]}", "x: !!bool foo", "x: !!timestamp foo",
+        'x: !!int ""',
+        "x: " + "[" * 30 + "]" * 30, "x: " + "a" * (1 << 19), "x: !!python/name:os.system",
+    ],
+)  # fmt: skip
+def test_a_card_that_means_more_than_it_shows_is_not_read(tmp_path: Path, front: str) -> None:
+    (tmp_path / "README.md").write_text(f"---\nbase_model: owner/base\nlicense: mit\n{front}\n---\n# hi\n")
+    assert card_claims(tmp_path) == []
+    assert card_license(tmp_path) == ""
+
+
+def test_a_card_with_a_long_table_of_results_is_read(tmp_path: Path) -> None:
+    rows = "".join(f"- {{task: t{n}, value: 0.{n}}}\n" for n in range(5000))
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\nresults:\n{rows}---\n# hi\n")
+    assert card_license(tmp_path) == "mit"

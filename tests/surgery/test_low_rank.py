@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from surgery.merge.tiny_checkpoints import MODELS, read_tensors, run_recipe, write_checkpoint, write_family
 
-from pedigree.errors import PedigreeError, ProblemsFound
+from pedigree.errors import MalformedFile, PedigreeError, ProblemsFound
 from pedigree.records.recorder import NullRecorder
 from pedigree.surgery.composition import compose
 from pedigree.surgery.engine import run
-from pedigree.surgery.low_rank import extract, rounding_loss
+from pedigree.surgery.low_rank import extract, read_adapter, rounding_loss
 from pedigree.surgery.plan import make_plan
 from pedigree.surgery.recipe import read_recipe
 from pedigree.surgery.verify import verify
@@ -233,3 +233,9 @@ def test_all_problems_of_an_adapter_are_told_at_once(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter", tensors)
     with pytest.raises(ProblemsFound, match="2 problems"):
         run_recipe(tmp_path, RECIPE.replace("OUT", "out"))
+
+
+def test_a_config_without_end_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(MalformedFile, match="is not JSON"):
+        read_adapter(str(tmp_path))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing.context
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pedigree.errors import MalformedFile, PedigreeError, UnsafeFile, UsageError
-from pedigree.tokenizers.chat_template import ChatTemplate, Message, read_chat_template
+from pedigree.tokenizers.chat_template import ChatTemplate, Message, TemplateProcess, read_chat_template
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.template_worker import render
 from pedigree.tokenizers.texts import Text
@@ -114,7 +115,13 @@ def test_a_template_may_refuse_a_conversation(make: Make) -> None:
         template.prompt([Message("assistant", "hello")])
 
 
-@pytest.mark.parametrize("source", ["{% for %}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ nothing.at.all }}"])
+NESTED = "{% for a in [1] %}" * 25 + "x" + "{% endfor %}" * 25
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{% for %}", "{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{{ nothing.at.all }}", "{% break %}", "{{ f(a=1, a=2) }}", NESTED],
+)
 def test_a_broken_template_is_a_malformed_file(make: Make, source: str) -> None:
     with pytest.raises(MalformedFile, match=r"does not work, in here"):
         make(source).prompt([Message("user", "hello")])
@@ -153,3 +160,11 @@ def test_a_template_file_that_is_too_large_is_refused(tmp_path: Path, encoder: E
     (tmp_path / "chat_template.jinja").write_text("x" * 1_000_001, encoding="utf-8")
     with pytest.raises(PedigreeError, match="larger than any"):
         read_chat_template(tmp_path, encoder)
+
+
+def test_a_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: object) -> None:
+        raise BlockingIOError(11, "resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", refuse)
+    assert TemplateProcess().render("x", {}, 1.0)["error"] == "large"

@@ -336,3 +336,11 @@ def test_gguf_arrays_that_do_not_fit_are_told(
 ) -> None:
     with pytest.raises(error, match=message):
         gguf_definition(metadata, "x.gguf")
+
+
+@pytest.mark.parametrize("declared", [[1], "x", {"0": 5}, {"0": None}, {"x": {"content": "y"}}])
+def test_declarations_beside_a_bare_vocabulary_that_are_none_are_passed_over(tmp_path: Path, declared: object) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}', encoding="utf-8")
+    (tmp_path / "merges.txt").write_text("a b\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": declared}), encoding="utf-8")
+    assert open_encoder(tmp_path, pattern="gpt2").encode("ab") == [2]

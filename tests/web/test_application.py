@@ -165,6 +165,12 @@ def test_a_body_that_is_not_a_json_object_is_refused(client: TestClient, desk: D
     assert told["code"] == "invalid_json"
 
 
+def test_a_field_that_stands_twice_is_refused_by_name(client: TestClient) -> None:
+    body = '{"max_tokens": 1, ' + json.dumps(HELLO)[1:-1] + ', "max_tokens": 2}'
+    told = error(client.post(CHAT, content=body, headers={"Content-Type": "application/json"}), 400)
+    assert (told["code"], told["param"]) == ("invalid_json", "max_tokens")
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_a_body_that_another_site_could_send_is_refused(client: TestClient, kind: str) -> None:
     headers = {"Content-Type": kind} if kind else {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
-from pedigree.cli.files import check_free, write_file
+from pedigree.cli.files import GO_ON, check_free, write_file
 from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import MissingInput, UsageError
@@ -81,6 +81,7 @@ def make(
     minutes = foundry.estimate(todo, scale) / 60 / workers
     out.note(f"{len(todo)} of {len(asked)} models are to be made: about {minutes:.0f} minutes on {workers} free cores")
     folder.mkdir(parents=True, exist_ok=True)
+    GO_ON.append(f"finished models, if any, are in {folder}; the same command goes on from there")
     made = foundry.make(folder, everyone, asked, scale, workers=workers, told=out.progress())
     out.clear_status()
     if out.mode == "json":
@@ -119,6 +120,7 @@ def run(
     for method in chosen:
         if method.missing():
             out.note(f"{method.name} is left out: {method.missing()}")
+    GO_ON.append(f"answers so far, if any, are in {folder}; the same command goes on from there")
     counts = runs.run(folder, paper.tasks, chosen, workers=workers, told=out.progress())
     out.clear_status()
     if out.mode == "json":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pedigree.cli.errors import DONE
+from pedigree.cli.errors import COULD_NOT_RUN, DONE, error_text, say
 from pedigree.cli.options import COMPUTE, INPUT, JsonOption, QuietOption
 from pedigree.cli.output import Output
 from pedigree.cli.speaking import DeviceOption, DomainOption, ModelArgument, open_model
@@ -15,6 +16,7 @@ from pedigree.cli.version import producer
 from pedigree.errors import UsageError
 
 if TYPE_CHECKING:
+    from pedigree.model.generation import Sampling
     from pedigree.records.answer import Answer
     from pedigree.tokenizers.chat_template import Message
     from pedigree.web.speaker import Generation, Manner, Speaker
@@ -56,16 +58,18 @@ TopPOption = Annotated[
         rich_help_panel=COMPUTE,
     ),
 ]  # fmt: skip
+MOST_TOKENS = 256  # of an answer, where nothing else is asked for and the context has room for them
 TokensOption = Annotated[
-    int,
+    int | None,
     typer.Option(
-        metavar="N", min=1, help="Most tokens of an answer.", envvar="PEDIGREE_MAX_TOKENS", rich_help_panel=COMPUTE
+        metavar="N", min=1, help=f"Most tokens of an answer; by default {MOST_TOKENS}, or what there is room for.",
+        envvar="PEDIGREE_MAX_TOKENS", rich_help_panel=COMPUTE, show_default=False,
     ),
-]
+]  # fmt: skip
 SeedOption = Annotated[
     int,
     typer.Option(
-        metavar="N", min=0, help="The same seed gives the same answers.", envvar="PEDIGREE_SEED",
+        metavar="N", min=0, max=2**63 - 1, help="The same seed gives the same answers.", envvar="PEDIGREE_SEED",
         rich_help_panel=COMPUTE,
     ),
 ]  # fmt: skip
@@ -80,7 +84,7 @@ def chat(
     temperature: TemperatureOption = 0.8,
     top_k: TopKOption = None,
     top_p: TopPOption = 0.95,
-    max_tokens: TokensOption = 256,
+    max_tokens: TokensOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     domain: DomainOption = 0,
@@ -96,32 +100,33 @@ def chat(
     In a conversation /reset forgets what was said, /exit leaves; Ctrl-C stops an answer, once more leaves.
     """
     from pedigree.model.generation import Sampling
-    from pedigree.web.speaker import Manner
 
     out = Output(json=json, quiet=quiet)
     if not 0 < top_p <= 1:
         raise UsageError("this is no share", where="--top-p", got=top_p, expected="above 0, at most 1")
-    manner = Manner(Sampling(temperature, top_k, top_p if top_p < 1 else None, seed), max_tokens)
+    if not math.isfinite(temperature):
+        raise UsageError("this is no temperature", where="--temperature", got=temperature, expected="a number from 0")
+    sampling = Sampling(temperature, top_k, top_p if top_p < 1 else None, seed)
     speaker = open_model(model, out, name=None, device=device, domain=domain)
     try:
-        conversation = Conversation(speaker, manner, system, out)
-        if prompt is not None:
-            conversation.ask(prompt)
-        else:
-            _talk(conversation, out)
+        conversation = Conversation(speaker, sampling, system, out, max_tokens)
+        if prompt is None:
+            return _talk(conversation, out)
+        conversation.ask(prompt)
     finally:
         speaker.close()
     return DONE
 
 
-def _talk(conversation: Conversation, out: Output) -> None:
-    """Answer line after line, until there are no more."""
+def _talk(conversation: Conversation, out: Output) -> int:
+    """Answer line after line, until there are no more; 2 where one of them could not be asked."""
     kind = "chat" if conversation.speaker.template is not None else "no chat template: it goes on with your text"
     out.note(f"{conversation.speaker.name} ({kind}); {FORGET} forgets, {LEAVE} leaves, Ctrl-C stops an answer")
+    code = DONE
     while (line := _next_line()) is not None:
         word = line.strip()
         if word == LEAVE:
-            return
+            break
         if word == FORGET:
             conversation.forget()
             out.note("forgotten")
@@ -131,10 +136,16 @@ def _talk(conversation: Conversation, out: Output) -> None:
             except KeyboardInterrupt:
                 out.note("")
                 out.note("stopped; Ctrl-C once more leaves")
+            except UsageError as error:  # this message was too much; the conversation goes on without it
+                say(error_text(error))
+                code = COULD_NOT_RUN
+    return code
 
 
 def _next_line() -> str | None:
     """A line of the user, None at the end."""
+    if sys.stdin is None:  # closed by whoever started us
+        return None
     if sys.stdin.isatty() and sys.stdout.isatty():
         import readline  # noqa: F401 - gives input() its editing
 
@@ -151,13 +162,17 @@ class Conversation:
 
     Args:
         speaker: the model.
-        manner: how answers are drawn; the seed grows by one with each.
+        sampling: how answers are drawn; the seed grows by one with each.
         system: what stands before, if anything.
         out: where answers go.
+        max_tokens: most tokens of an answer; None takes what the context has room for, up to `MOST_TOKENS`.
     """
 
-    def __init__(self, speaker: Speaker, manner: Manner, system: str | None, out: Output) -> None:
-        self.speaker, self._manner, self._system, self._out = speaker, manner, system, out
+    def __init__(
+        self, speaker: Speaker, sampling: Sampling, system: str | None, out: Output, max_tokens: int | None = None
+    ) -> None:
+        self.speaker, self._sampling, self._system, self._out = speaker, sampling, system, out
+        self._max_tokens = max_tokens
         self._said: list[Message] = []
         self._answers = 0
 
@@ -175,11 +190,18 @@ class Conversation:
         from dataclasses import replace
 
         from pedigree.tokenizers.chat_template import Message
+        from pedigree.web.speaker import Manner
 
-        self._said.append(Message("user", text))
-        prompt = self._fitting()
-        sampling = replace(self._manner.sampling, seed=self._manner.sampling.seed + self._answers)
-        generation = self.speaker.answer(prompt, replace(self._manner, sampling=sampling))
+        before = self._said
+        self._said = [*before, Message("user", text)]
+        sampling = replace(self._sampling, seed=(self._sampling.seed + self._answers) % 2**63)
+        try:
+            prompt = self._fitting()
+            manner = Manner(sampling, self._room(prompt))
+            generation = self.speaker.answer(prompt, manner)
+        except UsageError:
+            self._said = before
+            raise
         self._answers += 1
         pieces: list[str] = []
         try:
@@ -190,7 +212,11 @@ class Conversation:
         finally:
             answer = "".join(pieces)
             self._said.append(Message("assistant", answer))
-            self._show_end(text, answer, generation, sampling.seed)
+            self._show_end(text, answer, generation, manner)
+
+    def _room(self, prompt: list[int]) -> int:
+        """Tokens that the answer may have."""
+        return self._max_tokens or max(1, min(MOST_TOKENS, self.speaker.context_tokens - len(prompt)))
 
     def _fitting(self) -> list[int]:
         """The prompt; where it is too long for the context, what was said first is forgotten."""
@@ -198,7 +224,8 @@ class Conversation:
 
         head = [Message("system", self._system)] if self._system else []
         prompt = self.speaker.conversation([*head, *self._said])
-        room = self.speaker.context_tokens - self._manner.max_tokens
+        context = self.speaker.context_tokens
+        room = context - (self._max_tokens or min(MOST_TOKENS, context // 2))
         forgotten = 0
         while len(prompt) > room and len(self._said) > 2:
             self._said = self._said[2:]
@@ -208,19 +235,19 @@ class Conversation:
             self._out.warn(f"the context is full; the oldest {forgotten} of the exchanges are forgotten")
         return prompt
 
-    def _show_end(self, asked: str, answer: str, generation: Generation, seed: int) -> None:
+    def _show_end(self, asked: str, answer: str, generation: Generation, manner: Manner) -> None:
         if self._out.mode == "json":
-            self._out.result(self._record(asked, answer, generation, seed).to_json(indent=None))
+            self._out.result(self._record(asked, answer, generation, manner).to_json(indent=None))
             return
         self._out.result("")
         rate = generation.tokens_per_second
         if rate is not None:
             self._out.note(f"{generation.completion_tokens} tokens, {rate:.1f} tokens per second")
 
-    def _record(self, asked: str, answer: str, generation: Generation, seed: int) -> Answer:
+    def _record(self, asked: str, answer: str, generation: Generation, manner: Manner) -> Answer:
         from pedigree.records.answer import Answer, AnswerInputs, AnswerResult
 
-        sampling = self._manner.sampling
+        sampling = manner.sampling
         return Answer(
             producer=producer(),
             inputs=AnswerInputs(
@@ -231,8 +258,8 @@ class Conversation:
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,
-                max_tokens=self._manner.max_tokens,
-                seed=seed,
+                max_tokens=manner.max_tokens,
+                seed=sampling.seed,
             ),
             result=AnswerResult(
                 text=answer,

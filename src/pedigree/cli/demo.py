@@ -16,7 +16,7 @@ import typer
 
 from pedigree.cli.compare import run_compare
 from pedigree.cli.errors import DONE, SAYS_NO
-from pedigree.cli.files import write_file
+from pedigree.cli.files import GO_ON, write_file
 from pedigree.cli.options import INPUT, OUTPUT, ColorOption, JsonOption, QuietOption
 from pedigree.cli.output import Output, Span, shorten
 from pedigree.errors import OutputExists
@@ -59,6 +59,7 @@ def demo(
     """
     out = Output(json=json, quiet=quiet, color=color)
     start = time.monotonic()
+    GO_ON.append(f"finished models, if any, are in {directory}; the same command goes on from there")
     zoo = _make(directory, out)
     if out.mode in ("human", "plain"):
         _show_training(zoo, out)

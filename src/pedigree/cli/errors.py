@@ -9,6 +9,7 @@ No traceback, unless PEDIGREE_DEBUG=1. What we did not raise on purpose is our b
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -82,7 +83,9 @@ def system_error(error: OSError) -> InputError:
 def say(text: str) -> None:
     """One message on stderr, whatever the encoding there can hold; names in it cannot steer the terminal."""
     encoding = sys.stderr.encoding or "utf-8"
-    sys.stderr.write(printable_lines(text).encode(encoding, "replace").decode(encoding) + "\n")
+    with contextlib.suppress(OSError):  # nobody can be told; the exit code still says how it ended
+        sys.stderr.write(printable_lines(text).encode(encoding, "replace").decode(encoding) + "\n")
+        sys.stderr.flush()
 
 
 def crash_file(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -135,6 +138,9 @@ def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
         code = run() or DONE
     except typer.Exit as stop:
         code = stop.exit_code
+    except SystemExit:  # how the parser leaves when the reader of its help has left: no error, as in `Output`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except (KeyboardInterrupt, typer.Abort):
         say("\n" + interrupted_text())
         return INTERRUPTED

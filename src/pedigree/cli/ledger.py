@@ -13,6 +13,7 @@ from pedigree.cli.errors import DONE
 from pedigree.cli.ledger_export import export
 from pedigree.cli.ledger_keys import key_app
 from pedigree.cli.ledger_options import LedgerOption, open_store, print_json, short
+from pedigree.cli.ledger_people import erase
 from pedigree.cli.ledger_replay import replay
 from pedigree.cli.ledger_sign import approve, attach, waive
 from pedigree.cli.ledger_signature import signature
@@ -243,7 +244,7 @@ def checkpoint(ledger: LedgerOption = None, json: JsonOption = False) -> int:
     pedigree ledger checkpoint > kept-elsewhere.txt
     """
     out = Output(json=json)
-    head = open_store(ledger).head()
+    head, _ = open_store(ledger).sound_head()
     if out.mode == "json":
         print_json(out, "ledger checkpoint", {}, {"size": head.size, "root": head.root.hex(), "note": head.note})
     else:
@@ -277,7 +278,7 @@ def anchor(
     open_store(ledger).database.close()  # an anchor makes no new ledger
     place = LedgerPlace.find(ledger)
     opened = Ledger(place)
-    head = opened.store.head()
+    head, _ = opened.store.sound_head()
     target = to or place.keys.parent.parent / ANCHORS
     with target.open("a", encoding="utf-8") as stream:
         stream.write(head.note + "\n")
@@ -333,7 +334,7 @@ def credits_(
 COMMANDS: tuple[tuple[str, Callable[..., int]], ...] = (
     ("log", log), ("verify", verify), ("show", show), ("graph", graph), ("checkpoint", checkpoint),
     ("anchor", anchor), ("credits", credits_), ("export", export), ("signature", signature),
-    ("replay", replay), ("approve", approve), ("waive", waive), ("attach", attach),
+    ("replay", replay), ("approve", approve), ("waive", waive), ("attach", attach), ("erase", erase),
 )  # fmt: skip
 
 
@@ -355,7 +356,7 @@ def ledger_app(settings: dict[str, Any], epilog: str) -> typer.Typer:
             raise UsageError("a verb is missing", where="pedigree ledger", fix="pedigree ledger --help")
 
     for name, command in COMMANDS:
-        wants_words = name in ("show", "credits", "signature", "approve", "waive", "attach")
+        wants_words = name in ("show", "credits", "signature", "approve", "waive", "attach", "erase")
         group.command(name, context_settings=settings, epilog=epilog, no_args_is_help=wants_words)(command)
     group.add_typer(key_app(settings, epilog), name="key", epilog=epilog)
     return group

@@ -133,15 +133,17 @@ def _check(
 ) -> tuple[Verification, str]:
     """The verification, and whether it was made from the ledger or from the proof in the sidecar."""
     if found is not None and found.proof is not None and from_proof:
-        from pedigree.ledger.directory import file_problems
+        from pedigree.ledger.directory import file_problems, registered_manifest
         from pedigree.ledger.proof import verify_proof
 
         known = memory.recall(str(found.proof.get("origin"))) if memory else None
         seen, pinned = ([known.note], known.root_keys) if known else ([], ())
         report = verify_proof(found.proof, found.digest, outside, seen=seen, max_age_days=max_age, pinned=pinned)
         if any(item.word == "other-artifact" for item in report.problems):
-            # A proof holds no manifest: which file differs is known to the ledger alone.
-            report.problems += file_problems(found, None, registered=False)
+            # A proof holds no manifest: which file differs is known to the ledger alone, where that is here.
+            here = _is_here(found, place) and found.claimed is not None
+            manifest = registered_manifest(open_store(place), str(found.claimed)) if here else None
+            report.problems += file_problems(found, manifest, registered=False)
         return report, "proof"
     from pedigree.ledger.verification import verify as verify_store
 

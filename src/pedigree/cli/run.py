@@ -14,7 +14,7 @@ from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
 from pedigree.cli.recording import UnrecordedOption
-from pedigree.cli.train import SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
+from pedigree.cli.train import SAME_COMMAND, SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
 from pedigree.cli.version import producer
 from pedigree.errors import InternalError
 
@@ -92,6 +92,7 @@ def run(
     wanted = _wanted(family, only or [])
     check_steps(place, [family.steps[name] for name in wanted if name in family.steps], wanted)
     check_evaluations(place)
+    GO_ON.append(f"what is made, if anything, is in {folder}; {SAME_COMMAND}")
     with hashed_once():
         with placed(folder):
             members, outcome = _make(place, wanted, out)
@@ -102,7 +103,6 @@ def run(
     record = _record(place, members, evaluations, edges, time.monotonic() - begun)
     _finish(record, folder, out)
     if outcome == INTERRUPTED:
-        GO_ON.append(f"what is made is in {folder}; pedigree run {recipe} goes on from there")
         return outcome
     wrong = any(edge.finding == "contradicted" and edge.standing != ["claimed"] for edge in edges)
     return outcome or (SAYS_NO if wrong else DONE)

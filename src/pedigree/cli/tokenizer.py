@@ -208,7 +208,8 @@ def compare(
         typer.Option(metavar="N", help="Bootstrap draws.", envvar="PEDIGREE_DRAWS", rich_help_panel=COMPUTE),
     ] = 1000,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of the draws.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE)
+        int,
+        typer.Option(metavar="N", min=0, help="Seed of the draws.", envvar="PEDIGREE_SEED", rich_help_panel=COMPUTE),
     ] = 0,
     pattern: PatternOption = None,
     json: JsonOption = False,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pedigree.training.progress import Beat
     from pedigree.training.run import Start
 
+# The options belong to it: they say which step, which settings, which folder. Those that begin anew do not.
+SAME_COMMAND = "the same command, without --fresh or --force, goes on from there"
 SIZE_WORDS = ("pico", "real")  # repeated from pedigree.family, whose import would slow every start
 
 
@@ -123,6 +125,7 @@ def train(
     place = Workplace(
         read, family, output or Path("runs") / family.name, overrides, start, device, unrecorded, status(out), out.warn
     )
+    GO_ON.append(f"finished steps, and states of others, are in {place.output} if there are any; {SAME_COMMAND}")
     results: list[StepResult] = []
     steps = [family.steps[name] for name in _wanted(family, only or [])]
     check_steps(place, steps)
@@ -140,7 +143,7 @@ def train(
         out.result(_record(recipe, read.digest, overrides, results))
     elif is_first and out.mode == "quiet":
         out.result(results[-1].outcome)
-    return _code(results[-1], recipe)
+    return _code(results[-1])
 
 
 def _wanted(family: Family, only: list[str]) -> list[str]:
@@ -207,10 +210,10 @@ def _record(recipe: Path, digest: str, overrides: dict[str, object], results: li
     return record.to_json()
 
 
-def _code(result: StepResult, recipe: Path) -> int:
+def _code(result: StepResult) -> int:
     if result.outcome == "finished":
         return DONE
     if result.outcome == "stopped":
         return SAYS_NO
-    GO_ON.append(f"step {result.steps:,} is saved in {result.output}; pedigree train {recipe} goes on from there")
+    GO_ON.append(f"step {result.steps:,} is saved in {result.output}; {SAME_COMMAND}")
     return INTERRUPTED

@@ -82,8 +82,9 @@ class Leaf(NamedTuple):
             match = None
         if match is None:
             raise MalformedFile(
-                "this is no leaf", where=where, got=f"{len(data):,} bytes", expected=f"at most {MAX_LEAF:,}"
-            )
+                "this is no leaf", where=where, got=f"{len(data):,} bytes",
+                expected=f"its one form, at most {MAX_LEAF:,} bytes", fix="pedigree ledger verify",
+            )  # fmt: skip
         body, key, kind, parents, run, size, root, signature, subjects, time = match.groups()
         return cls(
             kind, body, time, key, signature, run, None if size is None else int(size), root, _unlisted(subjects),

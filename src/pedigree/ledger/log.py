@@ -16,7 +16,7 @@ from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
 
-from pedigree.errors import InputError, MissingInput
+from pedigree.errors import InputError
 from pedigree.ledger.database import Database
 from pedigree.ledger.envelope import Envelope
 from pedigree.ledger.keys import KeyFolder, PrivateKey, Role
@@ -72,7 +72,7 @@ class Ledger:
     @property
     def origin(self) -> str:
         """The name of the log, as its checkpoints have it."""
-        return Checkpoint.from_note(self.store.head().note).origin
+        return self.store.sound_head()[1].origin
 
     def key(self, role: Role) -> PrivateKey:
         """The private key of a role, as it lies in the folder now."""
@@ -95,18 +95,15 @@ class Ledger:
         signers = list(keys) if keys is not None else [self.key("actor")]
         log_keys = [self.key("log")]
         with self._lock, self.database.write():
-            head = self.store.head()
-            if not head.size:
-                raise MissingInput("the ledger has lost its first entry", where=self.database.safe_place)
-            return self._add(head, drafts, signers, log_keys, Checkpoint.from_note(head.note).origin)
+            head, note = self.store.sound_head()
+            return self._add(head, drafts, signers, log_keys, note.origin)
 
     def rotate(self, draft: Draft, role: Role, old: PrivateKey, new: PrivateKey, more: Sequence[PrivateKey]) -> Receipt:
         """Record a rotation; a checkpoint over a rotated log key carries both signatures."""
         log_keys = [old, new] if role == "log" else [self.key("log")]
         with self._lock, self.database.write():
-            head = self.store.head()
-            origin = Checkpoint.from_note(head.note).origin
-            return self._add(head, [draft], [old, new, *more], log_keys, origin)[0]
+            head, note = self.store.sound_head()
+            return self._add(head, [draft], [old, new, *more], log_keys, note.origin)[0]
 
     def _begin(self) -> None:
         """Write the genesis, unless another process did so meanwhile."""
@@ -118,8 +115,10 @@ class Ledger:
             "keys": {role: [key.public.to_dict()] for role, key in keys.items()},
         }
         with self._lock, self.database.write():
-            head = self.store.head()
-            if not head.size:
+            if self.database.run("SELECT 1 FROM ledger_entry LIMIT 1"):
+                self.store.sound_head()  # says what is wrong where the entries have lost their checkpoint
+            else:
+                head = self.store.head()
                 self._add(head, [Draft("genesis", facts)], [keys["root"]], [keys["log"]], origin)
 
     def _add(

@@ -52,9 +52,17 @@ def people(database: Database) -> list[Person]:
 
 
 def erase(database: Database, person: str) -> None:
-    """Forget name and address of somebody; the id stays in the ledger and points to nobody."""
+    """Forget name and address of somebody; the id stays in the ledger and points to nobody.
+
+    Of a file of SQLite the bytes are overwritten, and those that wait beside it are taken in; what a server of
+    PostgreSQL keeps until it is vacuumed is its own.
+    """
+    if not database.is_postgres:
+        database.run("PRAGMA secure_delete=ON")
     with database.write():
         database.run("DELETE FROM ledger_person WHERE id = ?", (person.encode(),))
+    if not database.is_postgres:
+        database.run("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _from_git(project: Path) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from pedigree.ledger.tree import leaf_hash, verify_inclusion
 from pedigree.ledger.verdict import Problem
 from pedigree.ledger.verification import (
     Verification,
+    foreign_problems,
     judge_order,
     opened_report,
     root_problems,
@@ -124,6 +125,7 @@ def verify_proof(
     problems += signer_problems(note, ring) + root_problems(ring, pinned)
     _judge(report, note, artifact, entries, max_age_days)
     _hold_against(report, note, outside, seen)
+    report.problems += foreign_problems(outside, ring)
     anchors = [note.size] if report.anchored else []
     report.edges = edges_of(report.entries, problems, ring, anchors)
     return report

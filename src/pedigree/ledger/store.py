@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pedigree.errors import MissingInput
+from pedigree.errors import MalformedFile, MissingInput
 from pedigree.ledger.database import Database
 from pedigree.ledger.note import Checkpoint
 from pedigree.ledger.tree import EMPTY_ROOT, Place, completed, fold, inclusion_proof, kept_places
@@ -54,6 +54,27 @@ class Store:
             return Head(0, EMPTY_ROOT, "")
         size, root, note = rows[0]
         return Head(int(size), bytes(root), bytes(note).decode("utf-8", "replace"))
+
+    def sound_head(self) -> tuple[Head, Checkpoint]:
+        """The newest checkpoint, and the note in it as it was signed; who writes or hands it on begins here.
+
+        Raises:
+            MalformedFile: entries are there without a checkpoint, or it is not over the tree that is stored beside it.
+        """
+        head = self.head()
+        if not head.note and not self.database.run("SELECT 1 FROM ledger_entry LIMIT 1"):
+            raise MissingInput("the ledger has no entry yet", where=self.database.safe_place)
+        try:
+            note = Checkpoint.from_note(head.note)
+            is_over_it = (note.size, note.root) == (head.size, head.root)
+        except MalformedFile:
+            is_over_it = False
+        if not is_over_it:
+            raise MalformedFile(
+                "the newest checkpoint of this ledger is damaged", where=self.database.safe_place,
+                expected="a signed note over the stored tree", fix="pedigree ledger verify says what was changed",
+            )  # fmt: skip
+        return head, note
 
     def row(self, index: int) -> Row:
         """One leaf.

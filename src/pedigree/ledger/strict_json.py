@@ -84,8 +84,8 @@ def _check_depth(data: bytes, where: str) -> None:
 def _without_twins(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twin = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise _refused(where, f"the key {twin!r} twice", "each key once")
     return found
 

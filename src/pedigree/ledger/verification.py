@@ -141,6 +141,7 @@ def verify(
     report = opened_report(ring, head.size, head.root, problems, entries.values(), n_bodies)
     problems += _head_problems(head, tree, ring) + root_problems(ring, pinned)
     report.anchored = _hold_against(outside, tree, ring, report)
+    report.problems += foreign_problems(outside, ring)
     _hold_against([note for note in seen if note.origin == ring.origin], tree, ring, report)
     _judge_edges(report, entries, outside, max_age_days)
     return report
@@ -162,6 +163,15 @@ def root_problems(ring: KeyRing, pinned: Sequence[str]) -> list[Problem]:
     if not pinned or set(pinned) & {life.key.id for life in ring.lives.values() if life.role == "root"}:
         return []
     return [Problem("CONTRADICTED", "other-root-keys", f"{ring.origin} was known with other root keys than it has now")]
+
+
+def foreign_problems(outside: Sequence[Checkpoint], ring: KeyRing) -> list[Problem]:
+    """Whether checkpoints were held against a ledger that none of them is of: it may stand in the place of theirs."""
+    if not outside or any(note.origin == ring.origin for note in outside):
+        return []
+    others = ", ".join(dict.fromkeys(note.origin for note in outside))[:200]
+    sentence = f"the checkpoints held outside are of {others}, and none is of this ledger, {ring.origin or 'unnamed'}"
+    return [Problem("SUSPECT", "other-ledger", sentence)]
 
 
 def signer_problems(note: Checkpoint, ring: KeyRing) -> list[Problem]:

@@ -13,6 +13,7 @@ from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
 from pedigree.records.family_tree import FamilyTree
 from pedigree.records.fingerprint import FingerprintMade
+from pedigree.records.ledger_answers import LEDGER_ANSWERS
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
 from pedigree.records.policy import Policy
@@ -41,6 +42,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "family-run": FamilyRun,
     "family-tree": FamilyTree,
     "fingerprint-made": FingerprintMade,
+    **{name: LEDGER_ANSWERS[name] for name in LEDGER_ANSWERS if name != "why"},
     "library": LibraryListing,
     "machine": Machine,
     "manifest": Manifest,
@@ -60,6 +62,7 @@ SCHEMAS: dict[str, type[Record]] = {
     "tokenizer-training": TokenizerTraining,
     "training-run": TrainingRun,
     "unmerging": Unmerging,
+    "why": LEDGER_ANSWERS["why"],
 }
 
 

@@ -83,7 +83,7 @@ def read_adapter(location: str) -> Adapter:
         raise MissingInput("no adapter is there", where=str(folder), expected=f"{CONFIG} and {WEIGHTS}")
     try:
         config = json.loads(file.read_bytes()[:_MAX_CONFIG])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedFile("the config of the adapter is not JSON", where=str(file), got=str(error)[:80]) from error
     if not isinstance(config, dict):
         raise MalformedFile("the config of the adapter is not a mapping", where=str(file))

@@ -108,7 +108,7 @@ def _json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise MissingInput("this folder was not made by `pedigree surgery run`", where=str(path),
                            fix="name the target.dir of a finished recipe") from error  # fmt: skip
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedFile("the file is no JSON", where=str(path)) from error
     if not isinstance(content, dict):
         raise MalformedFile("the file holds no mapping", where=str(path))

@@ -80,8 +80,9 @@ class TemplateProcess:
             return self._connection
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=template_worker.work, args=(theirs,), daemon=True)
-        self._process.start()
+        process = context.Process(target=template_worker.work, args=(theirs,), daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
         try:
             if self._connection.poll(START_SECONDS):

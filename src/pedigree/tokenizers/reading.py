@@ -135,11 +135,13 @@ def _read_vocab_json(file: Path, pattern: str | None) -> _Read:
     vocab = parse_json(read_capped(file, MAX_JSON_BYTES), where)
     config_file = file.with_name("tokenizer_config.json")
     config = parse_json(read_capped(config_file, MAX_JSON_BYTES), str(config_file)) if config_file.exists() else {}
+    declared = config.get("added_tokens_decoder")
     added = [
         added_token(int(number), entry["content"], special=entry.get("special") is True)
-        for number, entry in (config.get("added_tokens_decoder") or {}).items()
-        if number.isascii() and number.isdigit() and len(number) < 9 and isinstance(entry.get("content"), str)
-    ]
+        for number, entry in (declared.items() if isinstance(declared, dict) else ())
+        if number.isascii() and number.isdigit() and len(number) < 9
+        and isinstance(entry, dict) and isinstance(entry.get("content"), str)
+    ]  # fmt: skip
     merges_file = file.with_name("merges.txt")
     lines = text_of(read_capped(merges_file, MAX_JSON_BYTES), str(merges_file)).split("\n")
     merges = [

@@ -92,7 +92,10 @@ def render(source: str, variables: dict[str, Any]) -> dict[str, str]:
         return {"error": "unsafe", "message": str(error)[:500]}
     except MemoryError:
         return {"error": "large", "message": f"more than {MAX_MEMORY:,} bytes of memory"}
-    except (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+        SyntaxError,  # of the Python that jinja2 makes of it: loops too deep, a `break` outside of one
+    ) as error:  # fmt: skip
         return {"error": "malformed", "message": f"{type(error).__name__}: {error}"[:500]}
     return {"text": "".join(parts)}
 

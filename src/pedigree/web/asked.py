@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pedigree.errors import PedigreeError
 from pedigree.model.generation import Sampling
 from pedigree.tokenizers.chat_template import Message
+from pedigree.weights.safetensors_header import RepeatedKey, unique_keys
 
 MAX_MESSAGES = 1_000
 MAX_STOPS = 4
@@ -171,7 +172,12 @@ def read_asked(kind: type[AnyAsked], body: bytes) -> AnyAsked:
         RequestError: not JSON, a field that is wrong, unknown, or asks for what is not built here.
     """
     try:
-        found = json.loads(body)
+        found = json.loads(body, object_pairs_hook=unique_keys)
+    except RepeatedKey as error:
+        raise RequestError(
+            400, f"'{str(error.args[0])[:100]}' stands twice in the body.", param=str(error.args[0])[:100],
+            code="invalid_json",
+        ) from error  # fmt: skip
     except (ValueError, RecursionError) as error:
         raise RequestError(400, "The body is not JSON.", code="invalid_json") from error
     if not isinstance(found, dict):

@@ -135,3 +135,19 @@ def test_what_a_recipe_lacks_is_told_all_at_once() -> None:
     assert "needs a base model" in text
     assert "thickness" in text
     assert "no weight" in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dtype": ["bfloat16"]}, {"out_dtype": {}}, {"models": 5}, {"slices": None}, {"slices": [{"sources": 5}]},
+        {"tokenizer": [1]}, {"tokenizer": {"source": [1]}},
+        {"tokenizer": {"source": "base", "pad_to_multiple_of": 8}},
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_a_problem_with_a_place(changed: dict[str, Any]) -> None:
+    raw = {"merge_method": "dare_linear", "base_model": "a", "models": [{"model": "b", "parameters": {"weight": 1.0}}]}
+    if "slices" in changed:
+        del raw["models"]
+    with pytest.raises(ProblemsFound, match=r"merge\.yaml"):
+        translate({**raw, **changed}, "merge.yaml")

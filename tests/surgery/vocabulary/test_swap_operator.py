@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from surgery.vocabulary.swapping import load, swap, write_models
 
 from pedigree.errors import PedigreeError
 from pedigree.model.hf_checkpoint import import_checkpoint
+from pedigree.surgery.operators.vocabulary import _renumber
 from pedigree.surgery.vocabulary.states import mean_state
 from pedigree.surgery.vocabulary.token_map import map_tokens
 from pedigree.tokenizers.reading import open_encoder
@@ -172,3 +174,18 @@ def test_only_the_tables_are_written_where_they_have_a_file_of_their_own(folder:
     body = sum(tensors[name].numel() * tensors[name].element_size() for name in set(tensors) - set(TABLES))
     assert plan.linked_bytes >= body
     assert plan.write_bytes < np.sum([tensors[n].numel() * tensors[n].element_size() for n in TABLES]) + 100_000
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 100_000])
+def test_a_generation_config_that_is_none_is_told(folder: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    shutil.copytree(folder / "new", tmp_path / "new")
+    (tmp_path / "model" / "generation_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PedigreeError, match="generation_config"):
+        swap(tmp_path, "out", init="mean")
+
+
+def test_control_tokens_that_are_no_numbers_are_left_out() -> None:
+    settings = {"eos_token_id": [[1], 5, {"a": 1}], "bos_token_id": {"a": 1}}
+    assert _renumber(settings, {5: 7}, "generation_config.json") == []
+    assert settings["eos_token_id"] == [7]

@@ -73,10 +73,12 @@ def translate(raw: Mapping[str, Any], where: str) -> Translation:
     if settings:
         merge["settings"] = settings
     if "models" in raw:
-        merge["models"] = [_source(entry, f"{where}: models", problems, notes) for entry in raw["models"] or []]
+        listed = _list(raw["models"], f"{where}: models", problems)
+        merge["models"] = [_source(entry, f"{where}: models", problems, notes) for entry in listed]
     if "slices" in raw:
         merge["slices"] = [
-            _slice(part, f"{where}: slices[{n}]", problems, notes) for n, part in enumerate(raw["slices"])
+            _slice(part, f"{where}: slices[{n}]", problems, notes)
+            for n, part in enumerate(_list(raw["slices"], f"{where}: slices", problems))
         ]
     _tokenizer(raw, merge, where, problems)
     if name == "passthrough":
@@ -85,6 +87,14 @@ def translate(raw: Mapping[str, Any], where: str) -> Translation:
     if problems:
         raise ProblemsFound(where, problems)
     return Translation(merge, read_merge(merge, where), dtype, tuple(notes))
+
+
+def _list(raw: Any, where: str, problems: list[PedigreeError]) -> list[Any]:
+    """A list as it is; anything else is a problem, and nothing."""
+    if isinstance(raw, list):
+        return raw
+    problems.append(UsageError("this is no list", where=where, got=f"{raw!r:.60}", expected="- entries, one a line"))
+    return []
 
 
 def _source(raw: Any, where: str, problems: list[PedigreeError], notes: list[str]) -> dict[str, Any]:
@@ -112,7 +122,9 @@ def _slice(raw: Any, where: str, problems: list[PedigreeError], notes: list[str]
         if key not in ("sources", "parameters")
     ]
     return {
-        "sources": [_source(entry, where, problems, notes) for entry in raw.get("sources") or []],
+        "sources": [
+            _source(entry, where, problems, notes) for entry in _list(raw.get("sources"), f"{where}.sources", problems)
+        ],
         "settings": _settings(raw.get("parameters"), where, problems, notes),
     }
 
@@ -143,7 +155,7 @@ def _settings(raw: Any, where: str, problems: list[PedigreeError], notes: list[s
         del found["int8_mask"]
         notes.append("int8_mask changes memory there and nothing here")
     if "rescale" in found:
-        found["rescale"] = {True: "l1", False: "none"}.get(found["rescale"], found["rescale"])
+        found["rescale"] = {"True": "l1", "False": "none"}.get(str(found["rescale"]), found["rescale"])
     flatten, row_wise = found.pop("nuslerp_flatten", None), found.pop("nuslerp_row_wise", None)
     if flatten is False:
         # There, vectors along the last axis are called columns: each row of the stored matrix is one.
@@ -158,29 +170,31 @@ def _tokenizer(raw: Mapping[str, Any], merge: dict[str, Any], where: str, proble
         problems += [
             UsageError("this key of mergekit is not supported", where=f"{where}: tokenizer.{key}")
             for key in declared
-            if key not in ("source", "pad_to_multiple_of")
+            if key != "source"
         ]
         chosen = declared.get("source", "union")
-        if declared.get("pad_to_multiple_of"):
-            merge["pad_to"] = declared["pad_to_multiple_of"]
+    elif declared is not None:
+        problems.append(UsageError("a tokenizer is a mapping", where=f"{where}: tokenizer", got=f"{declared!r:.60}"))
     if chosen == "union":
         problems.append(
             UsageError("a union of vocabularies is not made by a merge here", where=f"{where}: tokenizer", got="union",
-                       fix="concatenate first (`pedigree tokenizer concatenate`), or source: base")
+                       fix="concatenate first (`pedigree tokenizer concat`), or source: base")
         )  # fmt: skip
     elif chosen is not None:
         merge["vocabulary"] = "base" if chosen == "base" else _model(chosen, f"{where}: tokenizer", problems)
 
 
 def _dtype(raw: Mapping[str, Any], where: str, problems: list[PedigreeError], notes: list[str]) -> str | None:
-    wanted = raw.get("out_dtype") or raw.get("dtype")
-    if raw.get("dtype") in ("bfloat16", "float16"):
+    wanted = raw.get("dtype") if raw.get("out_dtype") is None else raw["out_dtype"]
+    if str(raw.get("dtype")) in ("bfloat16", "float16"):
         notes.append(f"dtype: {raw['dtype']} is the type of the arithmetic there; here it is float32, rounded once")
     if wanted is None:
         return None
-    if wanted not in _DTYPES:
+    if str(wanted) not in _DTYPES:
         problems.append(
-            UsageError("unknown number type", where=f"{where}: dtype", got=wanted, expected=", ".join(_DTYPES))
+            UsageError(
+                "unknown number type", where=f"{where}: dtype", got=f"{wanted!r:.60}", expected=", ".join(_DTYPES)
+            )
         )
         return None
-    return _DTYPES[wanted]
+    return _DTYPES[str(wanted)]

@@ -26,7 +26,7 @@ from typing import Any
 from pedigree.errors import PedigreeError, ProblemsFound, UsageError
 from pedigree.surgery.merge.methods import METHODS, REQUIRED, Method
 
-_KEYS = {"method", "base", "models", "slices", "settings", "vocabulary", "pad_to", "seed"}
+_KEYS = {"method", "base", "models", "slices", "settings", "vocabulary", "seed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,6 @@ class MergeRecipe:
         slices: stacked one on the other; one slice without layers is a merge of whole models.
         settings: for everything that no slice or source says otherwise.
         vocabulary: None (rows by number), "base", or the model whose tokens the result has.
-        pad_to: rows of the tables are a multiple of this; None keeps the padding of the chosen model.
         seed: of the draws.
     """
 
@@ -71,7 +70,6 @@ class MergeRecipe:
     slices: tuple[Slice, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     vocabulary: str | None = None
-    pad_to: int | None = None
     seed: int = 0
 
     @property
@@ -123,9 +121,8 @@ def read_merge(raw: Mapping[str, Any], where: str) -> MergeRecipe:
     if problems or method is None:
         raise ProblemsFound(where, problems)
     recipe = MergeRecipe(
-        method, raw.get("base"), tuple(slices), settings, raw.get("vocabulary"), raw.get("pad_to"),
-        int(raw.get("seed", 0)),
-    )  # fmt: skip
+        method, raw.get("base"), tuple(slices), settings, raw.get("vocabulary"), int(raw.get("seed", 0))
+    )
     problems = check_merge(recipe, where)
     if problems:
         raise ProblemsFound(where, problems)

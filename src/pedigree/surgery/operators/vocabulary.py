@@ -35,6 +35,7 @@ from pedigree.tokenizers.companions import config_beside, tokenizer_config, writ
 from pedigree.tokenizers.encoder import Encoder
 from pedigree.tokenizers.reading import open_encoder
 from pedigree.tokenizers.texts import Text, read_text
+from pedigree.tokenizers.tokenizer_json import parse_json
 
 Init = Literal["random", "mean", "subtoken", "ridge", "pursuit"]
 INPUTS, OUTPUTS = ("embed", "mtp.embed"), ("head", "mtp.head", "head.bias")
@@ -245,10 +246,9 @@ def write_tokenizer(symbolic: Symbolic, new: Encoder, old_of_W: Numbers) -> None
         symbolic.notes += _renumber(level, number_of, "config.json")
     text = symbolic.checkpoint.sibling_bytes("generation_config.json", 1 << 20)
     if text is not None:
-        generation = json.loads(text)
-        if isinstance(generation, dict):
-            symbolic.notes += _renumber(generation, number_of, "generation_config.json")
-            symbolic.files["generation_config.json"] = (json.dumps(generation, indent=2) + "\n").encode()
+        generation = parse_json(text, f"{symbolic.checkpoint.location}: generation_config.json")
+        symbolic.notes += _renumber(generation, number_of, "generation_config.json")
+        symbolic.files["generation_config.json"] = (json.dumps(generation, indent=2) + "\n").encode()
 
 
 def _renumber(settings: dict[str, Any], number_of: dict[int, int], file: str) -> list[str]:
@@ -257,7 +257,7 @@ def _renumber(settings: dict[str, Any], number_of: dict[int, int], file: str) ->
     for key in _IDS:
         value = settings.get(key)
         if isinstance(value, list):
-            settings[key] = [number_of[n] for n in value if n in number_of]
+            settings[key] = [number_of[n] for n in value if type(n) is int and n in number_of]
         elif type(value) is int:
             settings[key] = number_of.get(value)
             if settings[key] is None:
