@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 CHANCE_ODDS = 6.0
 """Log-odds of a model that stands at a right angle to what another has on top of it; see `CommonRows`."""
 
+WORN_ODDS = 6.0
+"""Log-odds of a model whose untouched rows are longer."""
+
 CUT_ODDS = 4.0
 """Log-odds of a model that has all numbers of another and more beside them, which are no copies and do write: nobody
 adds such parts and leaves everything else to the last digit."""
@@ -80,6 +83,14 @@ def exact_odds(heads: Sequence[int], pairs: Pairs, ways: Ways) -> Floats:
                 if min(more) >= 0:
                     out[x, y], out[y, x] = CUT_ODDS, -CUT_ODDS
     return out
+
+
+def worn_odds(ways: Ways, drift: Floats) -> Floats:
+    """What rows that no step touched add to them: the shorter came later if one descends from the other (`worn_rows`).
+    Nothing where a pair clearly says the contrary. It says nothing of who is a first model: children of one that is not
+    there have such an order, too."""
+    later = ways.came_later()
+    return np.where(later * drift <= -ABSTAIN_BELOW, 0.0, WORN_ODDS * later)
 
 
 def pair_odds(first: Sequence[int], second: Sequence[int], pairs: Pairs, direct: bool) -> float:
