@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pedigree.forensics.trees.family_bulk import Bulk
 from pedigree.forensics.trees.family_rows import CommonRows
 from pedigree.forensics.trees.placement import MARKS_LACKING, continues
+from pedigree.forensics.trees.rooted_tree import rooted_tree
 from pedigree.forensics.trees.tree_odds import WORN_ODDS, worn_odds
 from pedigree.forensics.trees.ways import Ways
 from pedigree.forensics.trees.worn_rows import Marks, came_later, marks
@@ -38,7 +40,7 @@ def seen(*models: np.ndarray) -> Marks:
 
 
 def said(found: Marks) -> list[str]:
-    return [word for word in ("lacking", "apart", "in_common") if getattr(found, word)]
+    return [word for word in ("lacking", "apart") if getattr(found, word)]
 
 
 def test_the_longer_training_has_the_shorter_rows() -> None:
@@ -103,7 +105,7 @@ def test_trainings_by_one_and_the_same_rates_leave_the_same_marks_and_nothing_is
 def test_two_children_of_a_model_that_is_not_there_have_a_part_of_their_marks_in_common() -> None:
     missing = trained(START, 1, 60)
     found = seen(START, trained(missing, 2, 50), trained(missing, 3, 90))
-    assert said(found) == ["lacking", "in_common"]
+    assert said(found) == ["lacking"]
     assert found.share == pytest.approx(60 / 110, abs=0.1)
 
 
@@ -145,7 +147,53 @@ def test_the_order_of_two_is_told_by_their_tables_unless_the_pair_clearly_says_t
     assert ways.came_later().tolist() == [[0, 1, 1], [-1, 0, 1], [-1, -1, 0]]
     drift = np.zeros((3, 3))
     drift[0, 1], drift[1, 0], drift[0, 2], drift[2, 0] = -3.5, 3.5, -1.0, 1.0
-    assert worn_odds(ways, drift).tolist() == [[0, 0, WORN_ODDS], [0, 0, WORN_ODDS], [-WORN_ODDS, -WORN_ODDS, 0]]
+    told = worn_odds(ways, drift)
+    assert told.tolist() == [[0, 3.5, WORN_ODDS], [-3.5, 0, WORN_ODDS], [-WORN_ODDS, -WORN_ODDS, 0]]
+    assert (told + drift)[0, 1] == 0
     ways.rows = None
     assert not ways.came_later().any()
     assert ways.marks(0, 1, 2) is None
+
+
+def way_pair(shape: tuple[int, int], cosine: float, seed: int) -> list[np.ndarray]:
+    """A model, and two whose ways from it have a cosine."""
+    g = np.random.default_rng(seed)
+    start, common, *own = (g.standard_normal(shape) for _ in range(4))
+    return [start, *(start + 0.3 * (cosine**0.5 * common + (1 - cosine) ** 0.5 * x) for x in own)]
+
+
+def two_children(bulk: float, table: float, worn: list[np.ndarray] | None = None) -> Ways:
+    """Two children of a model, with the cosines of their ways in matrices and in the input table."""
+    parts, rows = np.stack(way_pair((96, 64), bulk, 1)), np.stack(way_pair((ROWS, WIDTH), table, 2))
+    there = np.ones((96, 3), dtype=np.bool_)
+    told = CommonRows(
+        np.einsum("nrk,mrk->rnm", parts, parts), there, 0, 64, Bulk([parts.astype(np.float32)], [there.T]),
+        table_RNN=np.einsum("nrk,mrk->rnm", rows, rows), table_RN=np.ones((ROWS, 3), dtype=np.bool_),
+    )  # fmt: skip
+    if worn is not None:
+        told.worn_NRK, told.worn_NR = np.stack(worn).astype(np.float64), np.ones((3, len(worn[0])), dtype=np.bool_)
+    ways = Ways.of(np.array([[float(((x - y) ** 2).mean()) for y in parts] for x in parts]))
+    ways.rows, ways.numbers = told, (0, 1, 2)
+    return ways
+
+
+ODDS = np.array([[0.0, 4.0, 4.0], [-4.0, 0.0, 0.0], [-4.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize(("bulk", "table", "hidden"), [(0.6, 0.45, 1), (0.6, 0.8, 0), (0.25, 0.1, 0)])
+def test_two_that_share_as_much_beside_the_table_as_in_it_have_an_ancestor_between(
+    bulk: float, table: float, hidden: int
+) -> None:
+    tree = rooted_tree(two_children(bulk, table), ODDS)
+    assert tree is not None
+    assert tree.hidden == hidden
+
+
+def test_two_whose_untouched_rows_have_no_marks_in_common_have_no_ancestor_between() -> None:
+    missing = trained(START, 1, 60)
+    below = [START, trained(missing, 2, 20), trained(missing, 3, 90)]
+    beside = [START, trained(START, 2, 20), trained(START, 3, 90)]
+    for worn, hidden in ((below, 1), (beside, 0)):
+        tree = rooted_tree(two_children(0.8, 0.8, worn), ODDS)
+        assert tree is not None
+        assert tree.hidden == hidden

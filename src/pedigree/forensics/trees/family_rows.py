@@ -447,19 +447,16 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         all_rows.append(rows_NUK.numpy())
     width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
     rounded = {k for k, one in laid.items() if one.rounded[1]} | {hub for one in laid.values() if one.rounded[0]}
-    kept = (width, bulk, frozenset(rounded))
-    return CommonRows(np.concatenate(grams), np.concatenate(there), hub, *kept, *_tables(hub, n, laid))
+    out = CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded))
+    _add_tables(out, hub, n, laid)
+    return out
 
 
-Tables = tuple[Floats | None, npt.NDArray[np.bool_] | None, Floats | None, npt.NDArray[np.bool_] | None]
-
-
-def _tables(hub: int, n: int, laid: dict[int, Beside]) -> Tables:
-    """Inner products of rows of the hub's input table between all models [V, N, N], and which have them [V, N]; some of
-    these rows themselves [N, R, K], and which models have them [N, R]."""
+def _add_tables(out: CommonRows, hub: int, n: int, laid: dict[int, Beside]) -> None:
+    """Add what is kept of the hub's input table and of what was laid beside it, where there is any."""
     tables = {k: one.table for k, one in laid.items() if one.table is not None}
     if not tables:
-        return None, None, None, None
+        return
     own_VK = next(iter(tables.values()))[0]
     rows_NVK = torch.zeros(n, *own_VK.shape, dtype=torch.float64)
     there_NV = torch.zeros(n, len(own_VK), dtype=torch.bool)
@@ -471,4 +468,5 @@ def _tables(hub: int, n: int, laid: dict[int, Beside]) -> Tables:
     sine_VN = 1.0 - gram_VNN[:, hub] ** 2 / (square_VN * square_VN[:, hub, None]).clamp_min(1e-300)
     stand_V = (there_NV.T & (sine_VN <= EQUAL)).sum(1)
     worn_R = stand_V.argsort(descending=True, stable=True)[:WORN_ROWS]
-    return gram_VNN.numpy(), there_NV.T.numpy(), rows_NVK[:, worn_R].numpy(), there_NV[:, worn_R].numpy()
+    out.table_RNN, out.table_RN = gram_VNN.numpy(), there_NV.T.numpy()
+    out.worn_NRK, out.worn_NR = rows_NVK[:, worn_R].numpy(), there_NV[:, worn_R].numpy()

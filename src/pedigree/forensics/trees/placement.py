@@ -76,8 +76,8 @@ HANDED_DOWN = 4.0
 ancestor of both that is not among the models."""
 
 MARKS_LACKING = 5.0
-"""Log-odds against a continuation without the marks of what it continues: 0.55 % of simulated continuations, and 72 %
-of other children, look so (`worn_rows`)."""
+"""Log-odds against a continuation without the marks of what it continues: 0.6 % of simulated continuations, and 72 % of
+other children, look so (`worn_rows`)."""
 
 MORE = 1.03
 """How many times as much, or as near, two models that grew together match."""

@@ -87,10 +87,10 @@ def exact_odds(heads: Sequence[int], pairs: Pairs, ways: Ways) -> Floats:
 
 def worn_odds(ways: Ways, drift: Floats) -> Floats:
     """What rows that no step touched add to them: the shorter came later if one descends from the other (`worn_rows`).
-    Nothing where a pair clearly says the contrary. It says nothing of who is a first model: children of one that is not
-    there have such an order, too."""
+    Where a pair clearly says the contrary neither is believed: they are no ancestor and descendant, or were changed by
+    other means. It says nothing of who is a first model: children of one that is not there have such an order, too."""
     later = ways.came_later()
-    return np.where(later * drift <= -ABSTAIN_BELOW, 0.0, WORN_ODDS * later)
+    return np.where(later * drift <= -ABSTAIN_BELOW, -drift, WORN_ODDS * later)
 
 
 def pair_odds(first: Sequence[int], second: Sequence[int], pairs: Pairs, direct: bool) -> float:
