@@ -88,7 +88,8 @@ def exact_odds(heads: Sequence[int], pairs: Pairs, ways: Ways) -> Floats:
 def worn_odds(ways: Ways, drift: Floats) -> Floats:
     """What rows that no step touched add to them: the shorter came later if one descends from the other (`worn_rows`).
     Where a pair clearly says the contrary neither is believed: they are no ancestor and descendant, or were changed by
-    other means. It says nothing of who is a first model: children of one that is not there have such an order, too."""
+    other means. Children of a model that is not there have such an order, too: so it helps to place a model and takes
+    arrows away, gives none by itself, and has no part in the question who is a first model."""
     later = ways.came_later()
     return np.where(later * drift <= -ABSTAIN_BELOW, -drift, WORN_ODDS * later)
 
