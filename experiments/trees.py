@@ -37,8 +37,9 @@ from pedigree.records.family_tree import TreeResult
 
 ROOT = Path(__file__).resolve().parents[1]
 FRESH = 120
-KEPT_ROWS = 5
+KEPT_ROWS = 6
 """Raised by hand when rows are laid side by side in another way."""
+TABLES = ("table", "table_there", "worn", "worn_there")
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,14 @@ def _rows(folder: Path, shown: Sequence[str], hub: int, members: Sequence[int]) 
         parts["rounded"] = np.array(sorted(found.rounded), dtype=np.int64)
         if found.table_RNN is not None and found.table_RN is not None:
             parts |= {"table": found.table_RNN, "table_there": found.table_RN}
+        if found.worn_NRK is not None and found.worn_NR is not None:
+            parts |= {"worn": found.worn_NRK, "worn_there": found.worn_NR}
         np.savez(path, gram=found.gram_RNN.astype(np.float64), there=found.there_RN, width=found.width, **parts)
     with np.load(path) as kept:
         count = sum(name.startswith("bulk-") for name in kept.files)
         bulk = Bulk([kept[f"bulk-{k}"] for k in range(count)], [kept[f"there-{k}"] for k in range(count)])
         rounded = frozenset(int(k) for k in kept["rounded"])
-        table = [kept[name] if name in kept.files else None for name in ("table", "table_there")]
+        table = [kept[name] if name in kept.files else None for name in TABLES]
         return CommonRows(kept["gram"], kept["there"], members.index(hub), int(kept["width"]), bulk, rounded, *table)
 
 

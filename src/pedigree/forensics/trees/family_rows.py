@@ -28,8 +28,9 @@ from pedigree.forensics.comparison.grids import is_on_grid
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.forensics.trees.family_bulk import Bulk, thinned
-from pedigree.forensics.trees.handed_rows import Handed, handed_rows, table_beside
+from pedigree.forensics.trees.handed_rows import EQUAL, Handed, handed_rows, table_beside, ways_in_rows
 from pedigree.forensics.trees.kinship import FOREIGN
+from pedigree.forensics.trees.worn_rows import Marks, came_later, marks
 from pedigree.forensics.units.unit_map import UnitMap
 
 KEPT = 256
@@ -54,6 +55,9 @@ blocks of them; and the standard deviations from which on a history is excluded.
 
 NEAR = 3.0
 """The same over all rows, where a way of one's own would hide in it: of a sibling that hardly moved."""
+
+WORN_ROWS = 512
+"""Rows of the input table that are kept for their marks."""
 
 TOUCH = 1e-6
 """What is added to the diagonal of a fit, as a part of its trace."""
@@ -252,6 +256,8 @@ class CommonRows:
         bulk: some of the rows themselves.
         rounded: models that stand on a grid of few numbers.
         table_RNN, table_RN: the same two of the rows of the input table, which take no part in distances.
+        worn_NRK: some rows of that table, those that most models have in the hub's direction; see `worn_rows`.
+        worn_NR: which models have them.
     """
 
     gram_RNN: npt.NDArray[np.float64]
@@ -262,8 +268,11 @@ class CommonRows:
     rounded: frozenset[int] = frozenset()
     table_RNN: Floats | None = None
     table_RN: npt.NDArray[np.bool_] | None = None
+    worn_NRK: Floats | None = None
+    worn_NR: npt.NDArray[np.bool_] | None = None
     _known: dict[tuple[int, ...], Floats | None] = field(default_factory=dict)
     _handed: dict[tuple[int, int, int], Handed] = field(default_factory=dict)
+    _marks: dict[tuple[int, int, int], Marks | None] = field(default_factory=dict)
 
     def distances(self, models: Sequence[int]) -> Floats | None:
         """Squared distances of some models for each row [n, n], relative to the hub's rows; None where they have too
@@ -335,6 +344,35 @@ class CommonRows:
             meet = {i, j} <= self.rounded
             self._handed[key] = replace(found, kept=0) if meet else found
         return self._handed[key]
+
+    def came_later(self, x: int, y: int) -> int:
+        """As `worn_rows.came_later`, by rows of the input table."""
+        if self.table_RNN is None or self.table_RN is None:
+            return 0
+        common_R = self.table_RN[:, [x, y]].all(1)
+        return came_later(self.table_RNN[:, [x, y]][:, :, [x, y]][common_R])
+
+    def in_the_table(self, parent: int, i: int, j: int) -> float | None:
+        """Cosine of the ways from the parent to two models in those rows of the input table that either turned; None
+        where these are too few."""
+        if self.table_RNN is None or self.table_RN is None:
+            return None
+        models = [parent, i, j]
+        way_R22, turned_R = ways_in_rows(self.table_RNN[:, models][:, :, models][self.table_RN[:, models].all(1)])
+        if int(turned_R.sum()) < MIN_ROWS:
+            return None
+        way_22 = way_R22[turned_R].sum(0)
+        return float(way_22[0, 1] / (way_22[0, 0] * way_22[1, 1]) ** 0.5) if min(np.diag(way_22)) > 0 else None
+
+    def marks(self, parent: int, i: int, j: int) -> Marks | None:
+        """As `worn_rows.marks`; None where they say nothing."""
+        if self.worn_NRK is None or self.worn_NR is None:
+            return None
+        key = (parent, i, j)
+        if key not in self._marks:
+            models = list(key)
+            self._marks[key] = marks(self.worn_NRK[models][:, self.worn_NR[models].all(0)])
+        return self._marks[key]
 
     def first_by_chance(self, x: int, y: int) -> int:
         """One where the first model came first, minus one where the second did, zero where it cannot be told.
@@ -409,21 +447,26 @@ def gathered(hub: int, n: int, laid: dict[int, Beside]) -> CommonRows | None:
         all_rows.append(rows_NUK.numpy())
     width, bulk = all_rows[0].shape[2], thinned(all_rows, [x.T for x in there])
     rounded = {k for k, one in laid.items() if one.rounded[1]} | {hub for one in laid.values() if one.rounded[0]}
-    table_RNN, table_RN = _tables(hub, n, laid)
-    return CommonRows(
-        np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded), table_RNN, table_RN
-    )
+    out = CommonRows(np.concatenate(grams), np.concatenate(there), hub, width, bulk, frozenset(rounded))
+    _add_tables(out, hub, n, laid)
+    return out
 
 
-def _tables(hub: int, n: int, laid: dict[int, Beside]) -> tuple[Floats | None, npt.NDArray[np.bool_] | None]:
-    """Inner products of rows of the hub's input table between all models [V, N, N], and which have them [V, N]."""
+def _add_tables(out: CommonRows, hub: int, n: int, laid: dict[int, Beside]) -> None:
+    """Add what is kept of the hub's input table and of what was laid beside it, where there is any."""
     tables = {k: one.table for k, one in laid.items() if one.table is not None}
     if not tables:
-        return None, None
+        return
     own_VK = next(iter(tables.values()))[0]
     rows_NVK = torch.zeros(n, *own_VK.shape, dtype=torch.float64)
     there_NV = torch.zeros(n, len(own_VK), dtype=torch.bool)
     rows_NVK[hub], there_NV[hub] = own_VK, True
     for k, (_, other_VK, there_V) in tables.items():
         rows_NVK[k], there_NV[k] = other_VK, there_V
-    return torch.einsum("nvk,mvk->vnm", rows_NVK, rows_NVK).numpy(), there_NV.T.numpy()
+    gram_VNN = torch.einsum("nvk,mvk->vnm", rows_NVK, rows_NVK)
+    square_VN = torch.einsum("vnn->vn", gram_VNN)
+    sine_VN = 1.0 - gram_VNN[:, hub] ** 2 / (square_VN * square_VN[:, hub, None]).clamp_min(1e-300)
+    stand_V = (there_NV.T & (sine_VN <= EQUAL)).sum(1)
+    worn_R = stand_V.argsort(descending=True, stable=True)[:WORN_ROWS]
+    out.table_RNN, out.table_RN = gram_VNN.numpy(), there_NV.T.numpy()
+    out.worn_NRK, out.worn_NR = rows_NVK[:, worn_R].numpy(), there_NV[:, worn_R].numpy()

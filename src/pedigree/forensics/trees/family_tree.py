@@ -45,7 +45,15 @@ from pedigree.forensics.trees.tree_merges import (
     parents_of_hybrid,
     unmerged,
 )
-from pedigree.forensics.trees.tree_odds import all_odds, before_most, drift_odds, exact_odds, pair_odds, told_odds
+from pedigree.forensics.trees.tree_odds import (
+    all_odds,
+    before_most,
+    drift_odds,
+    exact_odds,
+    pair_odds,
+    told_odds,
+    worn_odds,
+)
 from pedigree.forensics.trees.ways import FAR, SAME, Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
@@ -218,9 +226,11 @@ class _Drawn:
             merges |= find_joint_merges(ways, odds, merges, _among(heads, self.weigh))
         for x, merge in merges.items():
             self._merge(heads[x], [heads[s] for s in merge.sources], merge)
-        rooted = rooted_tree(ways, odds, drift, {x: nearest_first(ways, x, merge) for x, merge in merges.items()})
+        worn, near = worn_odds(ways, drift), {x: nearest_first(ways, x, merge) for x, merge in merges.items()}
+        rooted = rooted_tree(ways, odds, drift + worn, near)
         if rooted is not None:
-            self._rooted(rooted, number, heads, told_odds(heads, odds, drift, ways), set(merges))
+            told = told_odds(heads, odds, drift, ways)
+            self._rooted(rooted, number, heads, np.where(worn * told < 0, 0.0, told), set(merges))
             return
         stay = [x for x in range(len(heads)) if x not in merges]
         self._unrooted(number, [heads[x] for x in stay], [groups[x] for x in stay], ways.part(stay))

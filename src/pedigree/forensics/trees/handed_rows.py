@@ -102,6 +102,16 @@ def handed_rows(gram_R33: npt.NDArray[np.float64]) -> Handed:
     )
 
 
+def ways_in_rows(gram_R33: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Inner products [R, 2, 2] of the ways from the first of three models to the others, row by row, and which rows
+    either of them turned [R]."""
+    way_R22 = gram_R33[:, 1:, 1:] - gram_R33[:, :1, 1:] - gram_R33[:, 1:, :1] + gram_R33[:, :1, :1]
+    square_R3 = np.einsum("rnn->rn", gram_R33)
+    whole_R2 = square_R3[:, :1] * square_R3[:, 1:]
+    sine_R2 = 1.0 - gram_R33[:, 0, 1:] ** 2 / np.where(whole_R2 > 0, whole_R2, 1.0)
+    return way_R22, ((sine_R2 >= TURNED) & (whole_R2 > 0)).any(1)
+
+
 def table_beside(a: Side, b: Side, found: Findings, signs_DK: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Rows [V, K] of the input table of A, those of the same tokens in B, and which of them B has [V]; None where a
     table is tied to the output, where coordinates were moved, and where there is none."""

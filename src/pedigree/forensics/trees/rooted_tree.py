@@ -33,6 +33,10 @@ IN_BULK = 0.65
 """The same in the bulk (`family_bulk`): children of one model have up to 0.36, or 0.52 where they were trained on one
 text; those of one that is not among them 0.7 and more."""
 
+WITH_TABLE, BELOW_TABLE = 0.35, 0.08
+"""The same where it is not much less than the cosine in the input table. What like texts teach alike shows in a table
+most, in the rows of their tokens; an ancestor is in both."""
+
 MOST_IN_COMMON = 1.1
 """Part of either way that may be common to both; trainings on one text in one order go one way without an ancestor, and
 the longer or faster one goes further."""
@@ -174,9 +178,15 @@ def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
     """Whether two children have an ancestor that is not among the models."""
     if ways.handed(parent, j, k).shares:
         return True
+    marks = ways.marks(parent, j, k)
+    if marks is not None and marks.apart:
+        return False
     bulk = ways.in_the_bulk(parent, j, k)
     if bulk is None or bulk.part < LEAST_BULK:
         return common(parent, j, k, ways) >= IN_COMMON
+    table = ways.in_the_table(parent, j, k)
+    if table is not None and bulk.cosine >= max(WITH_TABLE, table - BELOW_TABLE):
+        return True
     more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
     return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
 

@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 CHANCE_ODDS = 6.0
 """Log-odds of a model that stands at a right angle to what another has on top of it; see `CommonRows`."""
 
+WORN_ODDS = 6.0
+"""Log-odds of a model whose untouched rows are longer."""
+
 CUT_ODDS = 4.0
 """Log-odds of a model that has all numbers of another and more beside them, which are no copies and do write: nobody
 adds such parts and leaves everything else to the last digit."""
@@ -80,6 +83,15 @@ def exact_odds(heads: Sequence[int], pairs: Pairs, ways: Ways) -> Floats:
                 if min(more) >= 0:
                     out[x, y], out[y, x] = CUT_ODDS, -CUT_ODDS
     return out
+
+
+def worn_odds(ways: Ways, drift: Floats) -> Floats:
+    """What rows that no step touched add to them: the shorter came later if one descends from the other (`worn_rows`).
+    Where a pair clearly says the contrary neither is believed: they are no ancestor and descendant, or were changed by
+    other means. Children of a model that is not there have such an order, too: so it helps to place a model and takes
+    arrows away, gives none by itself, and has no part in the question who is a first model."""
+    later = ways.came_later()
+    return np.where(later * drift <= -ABSTAIN_BELOW, -drift, WORN_ODDS * later)
 
 
 def pair_odds(first: Sequence[int], second: Sequence[int], pairs: Pairs, direct: bool) -> float:

@@ -9,7 +9,8 @@ Shapes  N = models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from pedigree.forensics.trees.family_rows import MIN_ROWS, CommonRows, Fit
 from pedigree.forensics.trees.handed_rows import Handed
 from pedigree.forensics.trees.kinship import Shape
 from pedigree.forensics.trees.strains import Pairs, kinship
+from pedigree.forensics.trees.worn_rows import Marks
 
 SAME = 1e-6
 """Squared distance below which two models have the same weights but for rounding and disguise."""
@@ -135,15 +137,31 @@ class Ways:
             return Handed()
         return self.rows.handed(*(self.numbers[x] for x in (parent, i, j)))
 
+    def in_the_table(self, parent: int, i: int, j: int) -> float | None:
+        """As `CommonRows.in_the_table`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.in_the_table(*(self.numbers[x] for x in (parent, i, j)))
+
+    def marks(self, parent: int, i: int, j: int) -> Marks | None:
+        """As `CommonRows.marks`; None where models were not laid side by side."""
+        if self.rows is None:
+            return None
+        return self.rows.marks(*(self.numbers[x] for x in (parent, i, j)))
+
     def first_by_chance(self) -> Floats:
         """As `CommonRows.first_by_chance`, of every two models [n, n]; zeros where they were not laid side by side."""
-        n = len(self)
-        out = np.zeros((n, n))
-        if self.rows is None:
-            return out
-        for x in range(n):
-            for y in range(x + 1, n):
-                out[x, y] = self.rows.first_by_chance(self.numbers[x], self.numbers[y])
+        return self._of_every_two(None if self.rows is None else self.rows.first_by_chance)
+
+    def came_later(self) -> Floats:
+        """As `CommonRows.came_later`, in the same form: one where the second came later."""
+        return self._of_every_two(None if self.rows is None else self.rows.came_later)
+
+    def _of_every_two(self, tell: Callable[[int, int], int] | None) -> Floats:
+        out = np.zeros((len(self), len(self)))
+        if tell is not None:
+            for x, y in itertools.combinations(range(len(self)), 2):
+                out[x, y] = tell(self.numbers[x], self.numbers[y])
         return out - out.T
 
     def length(self, i: int, j: int) -> float:
