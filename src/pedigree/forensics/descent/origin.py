@@ -142,7 +142,8 @@ def weigh_origin(
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share, TAKEN):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if _lives_on_evenly(both) and not learned_apart(gains):
+    stands = gains is not None or gainless
+    if _lives_on_evenly(both, taken=stands and _took_from_both(both, share, TAKEN)) and not learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
@@ -181,8 +182,9 @@ def _is_halved(share: Share | None, errors: float = 0.0) -> bool:
 
 def _is_too_little(both: list[Survival], share: Share | None, gains: LearnedGains | None, learned: float) -> bool:
     """Whether next to nothing was learned, and the difference takes that from both, or gains are all that speaks and
-    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92."""
-    if learned < RAW and gains is not None and not are_same(gains):
+    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92. And
+    gains that are the same may have been so in the start: then the difference has to be one side's."""
+    if learned < RAW and (_is_halved(share, errors=2.0) or (gains is not None and not are_same(gains))):
         return True
     return learned < SEEN_LEARNING and _took_from_both(both, share, LITTLE_TAKEN, errors=2.0)
 
@@ -223,12 +225,22 @@ def numbers(
     return found
 
 
-def _lives_on_evenly(both: list[Survival]) -> bool:
+def _lives_on_evenly(both: list[Survival], taken: bool) -> bool:
     """Whether one lives on in the other by one share, in every matrix, though much was learned: nothing died, as in a
-    merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
+    merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does.
+
+    A start that was drawn with strong directions has them in both of its trainings, and they may look even. But of a
+    parent that is half of a merge or more the merge lacks less than it has: with M = p A + (1 - p) C, the difference
+    A - M goes along M by (1 - p) (p |A|^2 - (1 - p) |C|^2), which is not below zero for p of a half and alike lengths.
+
+    Args:
+        both: what lives on, either way.
+        taken: whether the models stand in place and their difference takes from both alike what they learned.
+    """
     if min(s.excess for s in both) < SEEN_LEARNING:
         return False
-    if any(_is_even(s, *limits) and EVEN_PART < s.middle < MIXED_MIDDLE for s in both for limits in EVENLY):
+    most = LESS_THAN_HALF if taken else MIXED_MIDDLE
+    if any(_is_even(s, *limits) and EVEN_PART < s.middle < most for s in both for limits in EVENLY):
         return True
     return any(
         _is_even(one, *LESS_EVENLY)

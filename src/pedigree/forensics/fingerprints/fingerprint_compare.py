@@ -119,10 +119,11 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
         found = measure(a, b, whole_bits=False)
         judgment = judge(a, b, found)
         stands = max(found.tables.get(f"{role}-in-place", 0.0) for role in TABLES) >= IN_PLACE_COSINE
-        turned = None if judgment.verdict in TOLD else turned_sides(left, right)
+        # What stands in place and leaves only the origin open is not asked again without gains, in a coarser frame.
+        turned = None if judgment.verdict in TOLD or judgment.open_origin else turned_sides(left, right)
         if turned is not None:
             by_tokens, told = look_by_tokens(turned, naming_of(left.model, right.model))
-            if told.verdict in TOLD or (by_tokens.layers_hit("ffn", "qk") and not judgment.open_origin):
+            if told.verdict in TOLD or by_tokens.layers_hit("ffn", "qk"):
                 (a, b), found, judgment, dropped = turned, by_tokens, told, [BY_TOKENS, NAMES_BELIEVED]
         record = build_record(a, b, found, judgment, "glance", time.monotonic() - start)
     if a.sample.by_tokens:
