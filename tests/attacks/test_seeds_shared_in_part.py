@@ -160,6 +160,16 @@ def test_trainings_of_one_start_with_a_frozen_part_of_a_third_model(kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["attn", "mlp"])
+def test_the_same_where_one_was_rounded_since(kind: str) -> None:
+    """No matrix is equal then, but what hardly moved beside the others is still no sign of where those come from."""
+    third = trained(llama(9, SIZES), 4)
+    start = given(llama(1, SIZES), third, lambda name: kind in name)
+    one, other = (given(trained(start, seed, size=0.03), third, lambda name: kind in name) for seed in (2, 3))
+    for judgment in answers(one, shaken(other, 5, size=0.01)):
+        claims_nothing(judgment)
+
+
+@pytest.mark.parametrize("kind", ["attn", "mlp"])
 def test_strangers_with_a_frozen_part_of_a_third_model(kind: str) -> None:
     third = trained(llama(9, SIZES), 4)
     one, other = (given(trained(llama(k, SIZES), k), third, lambda name: kind in name) for k in (2, 3))

@@ -127,6 +127,16 @@ class SurvivalMeter:
         if self._excess[-1] is None:
             self._cut += _is_cut(a_ND.double(), b_ND.double())
 
+    def take(self, other: SurvivalMeter) -> None:
+        """Add what another one took in."""
+        self._tops += other._tops
+        self._middles += other._middles
+        self._residuals += other._residuals
+        self._own += other._own
+        self._alike += other._alike
+        self._excess += other._excess
+        self._cut += other._cut
+
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough.
 
