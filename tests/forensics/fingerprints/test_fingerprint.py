@@ -51,7 +51,7 @@ def test_positions_of_a_larger_range_include_those_that_fall_into_the_smaller() 
 
 def test_a_relative_is_found_and_an_order_of_units_is_what_makes_it_exact(shop: Shop, tmp_path: Path) -> None:
     file = tmp_path / "a.fingerprint"
-    file.write_bytes(make_fingerprint(shop.path("A")).to_bytes())
+    file.write_bytes(make_fingerprint(shop.path("base")).to_bytes())
     assert is_fingerprint(file)
     found = compare(file, shop.path("B"), decoys=[shop.path("stranger")])
     assert found.result.verdict == "related"
@@ -125,8 +125,8 @@ def test_p_values_on_fingerprints_are_uniform_or_larger_under_the_null() -> None
 
 def test_salts_must_agree(shop: Shop, tmp_path: Path) -> None:
     salted, plain = tmp_path / "salted", tmp_path / "plain"
-    salted.write_bytes(make_fingerprint(shop.path("A"), salt="word").to_bytes())
-    plain.write_bytes(make_fingerprint(shop.path("A")).to_bytes())
+    salted.write_bytes(make_fingerprint(shop.path("base"), salt="word").to_bytes())
+    plain.write_bytes(make_fingerprint(shop.path("base")).to_bytes())
     for file, salt in ((salted, ""), (salted, "other"), (plain, "word")):
         with pytest.raises(UsageError, match="salt"):
             read_fingerprint(file, salt=salt)

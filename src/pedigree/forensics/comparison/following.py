@@ -1,7 +1,7 @@
 """Matrices of two models side by side, and what their directions say: survival, share, additions, votes, gains.
 
-Matrices that are equal but for gains take no part where others are not: what was frozen before anything was learned is
-equal in any two trainings of one start, and would make them look like parent and child.
+Matrices that are equal but for gains, or hardly moved beside the others, take no part where others did: what was frozen
+before anything was learned is equal in any two trainings of one start, and would make them look like parent and child.
 
 Shapes: N = matched units, U = units, D = residual width.
 """
@@ -22,7 +22,7 @@ from pedigree.forensics.descent.additions import AdditionsMeter
 from pedigree.forensics.descent.folded_gains import folded_side, same_gains_folded
 from pedigree.forensics.descent.gains import LearnedGains, compare_gains
 from pedigree.forensics.descent.origin import RAW, OriginEvidence, learned_apart, weigh_origin
-from pedigree.forensics.descent.share import ShareMeter, moved_beyond_gains
+from pedigree.forensics.descent.share import UNMOVED, ShareMeter, moved_beyond_gains
 from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
 from pedigree.forensics.descent.untouched_rows import untouched_rows
 from pedigree.forensics.frames.turned_planes import planes_side_by_side
@@ -34,6 +34,14 @@ from pedigree.forensics.units.unit_map import UnitMap
 
 SURVIVAL_LAYERS = 12
 """Layers that take part in the survival test, spread over the depth."""
+
+
+STILLER = 0.2
+"""Part of the way of the others up to which a matrix that moved takes no part beside them."""
+
+ALIKE = 0.1
+"""Cosine of two matrices from which one has something of the other; of independent ones of 48 rows and columns it is
+0.02 by chance, of larger ones less."""
 
 
 class _Meters:
@@ -52,6 +60,14 @@ class _Meters:
         self.additions.add(x_ND, y_ND)
         self.votes.append(additive_vote(x_ND, y_ND))
 
+    def take(self, other: _Meters) -> None:
+        """Add what others took in."""
+        self.forward.take(other.forward)
+        self.backward.take(other.backward)
+        self.share.take(other.share)
+        self.additions.take(other.additions)
+        self.votes += other.votes
+
     @property
     def speaks(self) -> bool:
         """Whether anything of one model is in the other."""
@@ -61,9 +77,7 @@ class _Meters:
 
 def follow_directions(a: Side, b: Side, found: Findings) -> None:
     """Fill in survival, share, additions, votes and gains of the layers that the map lays side by side."""
-    moved, still = _Meters(), _Meters()
-    for x_ND, y_ND in _of_one_size(matched_matrices(a, b, found)):
-        (moved if moved_beyond_gains(x_ND, y_ND) else still).add(x_ND, y_ND)
+    moved, still = _moved_and_still(_of_one_size(matched_matrices(a, b, found)))
     meters = moved if moved.speaks or still.forward.result() is None else still
     found.forward, found.backward = meters.forward.result(), meters.backward.result()
     found.share, found.additions = meters.share.result(), meters.additions.result(a, b)
@@ -80,6 +94,27 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
         found.additions = replace(found.additions, folded_alike=alike)
     if found.evidence.gauge.is_trivial and origin_of(found).origin != "descent":
         found.untouched = untouched_rows(a, b, found.tokens)
+
+
+def _moved_and_still(pairs: Iterator[tuple[Tensor, Tensor]]) -> tuple[_Meters, _Meters]:
+    """What was measured on matrices that moved, and on those that did not, or hardly beside the others.
+
+    A part that two models of one start were both given, or never trained, lives on whole in either, also where one was
+    rounded or tuned a little since. Averaged with what was trained apart it would make the whole a descendant.
+    """
+    each: list[tuple[float, _Meters]] = []
+    ways: list[float] = []
+    for x_ND, y_ND in pairs:
+        meters = _Meters()
+        meters.add(x_ND, y_ND)
+        each.append((moved_beyond_gains(x_ND, y_ND), meters))
+        if float((x_ND * y_ND).sum()) > ALIKE * float(x_ND.norm() * y_ND.norm()):
+            ways.append(each[-1][0])
+    far = sorted(ways)[3 * len(ways) // 4] if ways else 0.0
+    moved, still = _Meters(), _Meters()
+    for way, meters in each:
+        (moved if way >= max(UNMOVED, STILLER * far) else still).take(meters)
+    return moved, still
 
 
 def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:

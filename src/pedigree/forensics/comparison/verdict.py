@@ -24,6 +24,7 @@ from pedigree.forensics.descent.origin import OriginEvidence
 from pedigree.forensics.descent.survival import SEEN_LEARNING
 from pedigree.forensics.descent.untouched_rows import UntouchedRows
 from pedigree.forensics.sides.side import Side
+from pedigree.forensics.sides.views import UnitKind
 from pedigree.forensics.units.shared_units import KeptUnits
 from pedigree.records.comparison import Component, ComponentVerdict, Verdict
 
@@ -44,6 +45,9 @@ RENAMED = (
     "names do: whoever renames rows chooses that frame"
 )
 """Of frames that rest on names (`borne_names.py`)."""
+
+COPIED_KINDS = {"attn": ("attn.",), "mlp": ("mlp.", "moe."), "experts": ("mlp.", "moe.")}
+"""Roles of the matrices of a component, by the beginnings of their names."""
 
 QUIET_COSINE = 0.5
 """The same outside the leading directions of vocabulary rows, where shared usage explains little: independent pairs of
@@ -97,7 +101,10 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
     if found.framed and not found.copied:
         why = "attention agrees, but in a frame that vocabulary rows do not share, no more than a chosen one can"
         return Judgment("inconclusive", components, [why])
-    origin = OriginEvidence("descent") if _is_rounding(found) or found.copied else origin_of(found)
+    copies_alone = found.copied and not _agrees_beyond_copies(found)
+    origin = OriginEvidence("descent") if _is_rounding(found) or copies_alone else origin_of(found)
+    if found.copied and origin.origin != "descent":
+        return _with_copies(found, components, origin)
     if origin.origin == "start" and found.carried and not found.layers_hit("ffn", "vo"):
         why = "only attention agrees, in a frame that rests on names of vocabulary rows, and it learned nothing alike"
         return Judgment("inconclusive", components, [why])
@@ -111,7 +118,60 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
             word, components, told = "partly-related", *_rows_alone(components, found.untouched)
             reasons.insert(0, told)
         return Judgment(word, components, reasons, open_origin=True)
-    return Judgment("partly-related" if _is_partial(a, b, found, components) else "related", components)
+    is_partial = _is_partial(a, b, found, components) or (copies_alone and not _is_whole_body(components))
+    return Judgment("partly-related" if is_partial else "related", components)
+
+
+def _with_copies(found: Findings, components: dict[str, Component], origin: OriginEvidence) -> Judgment:
+    """Trained matrices are equal number for number, and what differs beside them does not show descent.
+
+    Two models of one seed may both have been given a part of a third, and left it as it was. And where the rest is a
+    shared start, the equal part may have been drawn with directions in common and frozen: then it is not listed either.
+    """
+    names = ", ".join(found.copies.trained[:4]) if found.copies is not None else ""
+    is_start = origin.origin == "start"
+    parts = dict(components)
+    for name, part in components.items():
+        if part.verdict == "related" and (is_start or not _is_copied(found, name)):
+            parts[name] = part.model_copy(update={"verdict": "inconclusive"})
+        elif part.verdict == "related":
+            parts[name] = part.model_copy(update={"note": f"trained matrices are equal number for number: {names}"})
+    if is_start:
+        why = "learned directions of the others are absent, so these may have been handed down, or drawn so and frozen"
+    else:
+        why = "of the others neither descent nor a shared start is clear"
+    why = f"matrices are equal number for number: {names}; {why} (log odds of descent {origin.log_odds:.1f})"
+    return Judgment("inconclusive" if is_start else "partly-related", parts, [why], open_origin=is_start)
+
+
+def _agrees_beyond_copies(found: Findings) -> bool:
+    """Whether a layer agrees by units of which a matrix is not equal number for number: then what was not copied agrees
+    as well, or may, and wants an origin of its own."""
+    if found.bits is None:
+        return True
+    changed = {(j, kind) for name in (*found.bits.different, *found.bits.unpaired) for j, kind in _units_of(name)}
+    kinds: tuple[UnitKind, ...] = ("ffn", "vo", "qk")
+    return any((j, kind) in changed for kind in kinds for j in found.layers_hit(kind))
+
+
+def _units_of(name: str) -> list[tuple[int, UnitKind]]:
+    """The layer and the kind of units that a matrix of the body belongs to, by its name; none for anything else."""
+    layers, _, rest = name.partition(".")
+    number, _, role = rest.partition(".")
+    if layers != "layers" or "bias" in role:
+        return []
+    if role.startswith(COPIED_KINDS["mlp"]):
+        return [] if "router" in role else [(int(number), "ffn")]
+    if role.startswith(COPIED_KINDS["attn"]):
+        return [(int(number), "vo" if role.split(".")[1][0] in "vo" else "qk")]
+    return []
+
+
+def _is_copied(found: Findings, name: str) -> bool:
+    """Whether trained matrices of a component are equal number for number; of a table, whether it is equal."""
+    if name in COPIED_KINDS:
+        return found.copies is not None and bool(found.copies.of(*COPIED_KINDS[name]))
+    return found.bits is not None and name in (*found.bits.equal, *found.bits.equal_after_cast)
 
 
 def _rows_alone(components: dict[str, Component], rows: UntouchedRows) -> tuple[dict[str, Component], str]:
@@ -232,6 +292,12 @@ def _within_reach(found: Findings) -> str:
     )
 
 
+def _is_whole_body(components: dict[str, Component]) -> bool:
+    """Whether no part of the body is open or foreign: beside copies, a part with too few heads to tell is no copy."""
+    body = [components[name].verdict for name in ("mlp", "experts", "attn") if name in components]
+    return not {"unrelated", "inconclusive"} & set(body)
+
+
 def _is_partial(a: Side, b: Side, found: Findings, components: dict[str, Component]) -> bool:
     looked_at = [j for j in range(len(found.layer_map)) if not found.unseen(j)]
     foreign = sum(found.layer_map[j] is None for j in looked_at) / max(1, len(looked_at))
@@ -253,8 +319,9 @@ def _components(a: Side, b: Side, found: Findings) -> dict[str, Component]:
         component = _table(found, role)
         if component is not None:
             out[role] = component
-    out["attn"] = _or_copied(found, _attention(found), "attn.")
-    out["experts" if has_experts else "mlp"] = _or_copied(found, _feed_forward(a, b, found), "mlp.", "moe.")
+    units = "experts" if has_experts else "mlp"
+    out["attn"] = _or_copied(found, _attention(found), *COPIED_KINDS["attn"])
+    out[units] = _or_copied(found, _feed_forward(a, b, found), *COPIED_KINDS[units])
     out["norm"] = Component(verdict="not-testable", note="gains of unrelated models look alike; never evidence")
     return out
 

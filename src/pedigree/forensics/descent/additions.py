@@ -160,6 +160,13 @@ class AdditionsMeter:
         learned = learning_of(there_R, *a_ND.shape)
         self._structure.append(1.0 if learned is None else learned)  # a difference of few directions is all structure
 
+    def take(self, other: AdditionsMeter) -> None:
+        """Add what another one took in."""
+        self._moved += other._moved
+        self._structure += other._structure
+        self._ranks += other._ranks
+        self._uneven += other._uneven
+
     def result(self, a: Side, b: Side) -> Additions | None:
         """Means over the matrices, or None when none was large enough."""
         n = len(self._moved)

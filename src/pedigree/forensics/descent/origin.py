@@ -27,7 +27,7 @@ from importlib.resources import files
 from itertools import permutations
 from typing import Any, Literal
 
-from pedigree.forensics.descent.additions import Additions
+from pedigree.forensics.descent.additions import TRACE, Additions
 from pedigree.forensics.descent.gains import LearnedGains, are_same
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import MIXED_MIDDLE, SEEN_LEARNING, Survival
@@ -142,16 +142,17 @@ def weigh_origin(
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share, TAKEN):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if _lives_on_evenly(both) and not learned_apart(gains):
+    stands = gains is not None or gainless
+    if _lives_on_evenly(both, taken=stands and _took_from_both(both, share, TAKEN)) and not learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
     if too_little:
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if additions is not None and _was_not_trained_apart(additions, share, learned, gains, max(s.own for s in both)):
+    if additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both)):
         log_odds = max(log_odds, float(fitted["descent"]))
     origin = _by_odds(log_odds, fitted)
-    if origin == "start" and (_is_minor_part(both) or (additions is not None and additions.is_planted)):
+    if origin == "start" and (_is_minor_part(both) or _is_left_open(additions, share, learned)):
         origin = "unknown"
     return OriginEvidence(origin, log_odds, gains is not None, learned)
 
@@ -167,19 +168,25 @@ def _by_odds(log_odds: float, fitted: Mapping[str, Any], *, may_descend: bool = 
     return "start" if log_odds <= float(fitted["start"]) else "unknown"
 
 
-def _took_from_both(both: list[Survival], share: Share | None, taken: float) -> bool:
+def _took_from_both(both: list[Survival], share: Share | None, taken: float, errors: float = 0.0) -> bool:
     """Whether the difference belongs to both alike and takes away from both what they learned. Twins of an optimizer
     whose first steps are the same for any text (Lion, or any at a low rate) have all of each other but for that."""
-    halved = share is not None and abs(share.lean) < HALVED
-    return halved and len(both) == 2 and all(s.own < taken for s in both)
+    return _is_halved(share, errors) and len(both) == 2 and all(s.own < taken for s in both)
+
+
+def _is_halved(share: Share | None, errors: float = 0.0) -> bool:
+    """Whether the difference belongs to both, or may within so many standard errors. What is added to a model, be it
+    noise, belongs to one side alone: that which has it takes no part of it from the other."""
+    return share is not None and abs(share.lean) < HALVED + errors * share.error
 
 
 def _is_too_little(both: list[Survival], share: Share | None, gains: LearnedGains | None, learned: float) -> bool:
     """Whether next to nothing was learned, and the difference takes that from both, or gains are all that speaks and
-    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92."""
-    if learned < RAW and gains is not None and not are_same(gains):
+    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92. And
+    gains that are the same may have been so in the start: then the difference has to be one side's."""
+    if learned < RAW and (_is_halved(share, errors=2.0) or (gains is not None and not are_same(gains))):
         return True
-    return learned < SEEN_LEARNING and _took_from_both(both, share, LITTLE_TAKEN)
+    return learned < SEEN_LEARNING and _took_from_both(both, share, LITTLE_TAKEN, errors=2.0)
 
 
 def odds(weights: Mapping[str, float], measured: Mapping[str, float]) -> float:
@@ -218,12 +225,22 @@ def numbers(
     return found
 
 
-def _lives_on_evenly(both: list[Survival]) -> bool:
+def _lives_on_evenly(both: list[Survival], taken: bool) -> bool:
     """Whether one lives on in the other by one share, in every matrix, though much was learned: nothing died, as in a
-    merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does."""
+    merge, or under noise and a frame that was not met exactly. Of 786 twins of the calibration families none does.
+
+    A start that was drawn with strong directions has them in both of its trainings, and they may look even. But of a
+    parent that is half of a merge or more the merge lacks less than it has: with M = p A + (1 - p) C, the difference
+    A - M goes along M by (1 - p) (p |A|^2 - (1 - p) |C|^2), which is not below zero for p of a half and alike lengths.
+
+    Args:
+        both: what lives on, either way.
+        taken: whether the models stand in place and their difference takes from both alike what they learned.
+    """
     if min(s.excess for s in both) < SEEN_LEARNING:
         return False
-    if any(_is_even(s, *limits) and EVEN_PART < s.middle < MIXED_MIDDLE for s in both for limits in EVENLY):
+    most = LESS_THAN_HALF if taken else MIXED_MIDDLE
+    if any(_is_even(s, *limits) and EVEN_PART < s.middle < most for s in both for limits in EVENLY):
         return True
     return any(
         _is_even(one, *LESS_EVENLY)
@@ -250,14 +267,27 @@ def _is_even_on_average(both: list[Survival]) -> bool:
     )
 
 
-def _was_not_trained_apart(
+def _is_noise(
     additions: Additions, share: Share | None, learned: float, gains: LearnedGains | None, own: float
 ) -> bool:
-    """Whether little was learned, but the difference shows that not both were trained: it is noise or nothing, or one
-    is an untrained start and all of the difference is the other's."""
+    """Whether little was learned, but the difference is noise that was added to one side, or nothing. Noise in both is
+    another matter: steps that follow noise (private gradients, random directions tried one by one) leave it in any two
+    trainings of one start."""
     if learned >= SEEN_LEARNING:
         return False  # what was learned speaks for itself
-    if additions.is_noise(gains, own):
+    if _is_halved(share) and additions.moved >= TRACE:
+        return False
+    return additions.is_noise(gains, own)
+
+
+def _is_left_open(additions: Additions | None, share: Share | None, learned: float) -> bool:
+    """Whether a shared start is not said either: parts were planted, or one side is as it was drawn, as far as can be
+    seen, and all of the difference is the other's. That one may be the start of the other, or a training of its own too
+    short to be seen, of a body whose gains and tables were frozen: a thousandth of the energy of a matrix moves no
+    number that is looked at. Nothing that was learned is shared in either case, so descent is not said."""
+    if additions is None:
+        return False
+    if additions.is_planted:
         return True
     if additions.bare is None or learned >= RAW:
         return False

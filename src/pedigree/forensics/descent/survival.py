@@ -127,6 +127,16 @@ class SurvivalMeter:
         if self._excess[-1] is None:
             self._cut += _is_cut(a_ND.double(), b_ND.double())
 
+    def take(self, other: SurvivalMeter) -> None:
+        """Add what another one took in."""
+        self._tops += other._tops
+        self._middles += other._middles
+        self._residuals += other._residuals
+        self._own += other._own
+        self._alike += other._alike
+        self._excess += other._excess
+        self._cut += other._cut
+
     def result(self) -> Survival | None:
         """Averages over the matrices, or None when none was large enough.
 
@@ -255,7 +265,9 @@ def bulk_spectrum(n: int, m: int) -> tuple[float, ...]:
 
 LONGER, MOST_LONGER, ALIKE_LENGTHS = 1.5, 20.0, 1.25
 """Factor between the bulks of two matrices that no training leaves, but starts drawn at two sizes have; the largest
-that is taken for one; and the one between lengths up to which it is not looked for."""
+that is taken for one, beyond that between whole lengths; and the one between lengths up to which it is not looked for.
+Weight decay that shrinks a body to nothing shrinks bulk and length alike; a matrix of low rank has length and no bulk.
+"""
 
 
 def bulk_ratio(a_ND: Tensor, b_ND: Tensor) -> float:
@@ -270,4 +282,5 @@ def bulk_ratio(a_ND: Tensor, b_ND: Tensor) -> float:
         n = len(strength_K)
         bulks.append(float(strength_K[n // 3 : max(n // 3 + 1, 2 * n // 3)].median()))
     ratio = bulks[1] / bulks[0] if min(bulks) > 0.0 else 1.0
-    return ratio if 1.0 / MOST_LONGER < ratio < MOST_LONGER else 1.0
+    most = MOST_LONGER * max(lengths, 1.0 / max(lengths, 1e-30))
+    return ratio if 1.0 / most < ratio < most else 1.0

@@ -53,6 +53,7 @@ FRAME_NOT_HELD = (
     "there is a tokenizer"
 )
 
+DESCENT = ("related", "partly-related")
 TOLD = ("identical", "related", "partly-related", "shared-initialization")
 """Words after which rows in the frame of tokens are not asked."""
 
@@ -119,10 +120,13 @@ def compare_fingerprints(left: Fingerprint, right: Fingerprint, start: float | N
         found = measure(a, b, whole_bits=False)
         judgment = judge(a, b, found)
         stands = max(found.tables.get(f"{role}-in-place", 0.0) for role in TABLES) >= IN_PLACE_COSINE
-        turned = None if judgment.verdict in TOLD else turned_sides(left, right)
+        # What stands in place and leaves only the origin open is not asked again without gains, in a coarser frame.
+        turned = None if judgment.verdict in TOLD or judgment.open_origin else turned_sides(left, right)
         if turned is not None:
             by_tokens, told = look_by_tokens(turned, naming_of(left.model, right.model))
-            if told.verdict in TOLD or (by_tokens.layers_hit("ffn", "qk") and not judgment.open_origin):
+            # Rows that agree where they stand, with gains beside them, say more about descent than that frame can.
+            overruled = told.verdict in DESCENT and found.layers_hit("ffn", "vo", "qk")
+            if (told.verdict in TOLD or by_tokens.layers_hit("ffn", "qk")) and not overruled:
                 (a, b), found, judgment, dropped = turned, by_tokens, told, [BY_TOKENS, NAMES_BELIEVED]
         record = build_record(a, b, found, judgment, "glance", time.monotonic() - start)
     if a.sample.by_tokens:
