@@ -118,7 +118,7 @@ def test_overlap_counts_against_the_smaller_subspace() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_wide_heads_in_a_narrow_stream_are_not_moved_because_they_overlap_by_chance(seed: int) -> None:
-    """Heads of a third of the stream overlap any other by a third; seen through a lens of two thirds of it, by a half."""
+    """Heads of a third of the stream overlap by a third; seen through a lens of two thirds of it, by a half."""
     g, width = generator(seed), 48
     lens_DK = torch.linalg.qr(torch.randn(width, 32, generator=g))[0]
     one, other = (

@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from pedigree.forensics.descent.gains import SAME_SLOPE
 from pedigree.forensics.sides.gauge import Gauge
@@ -162,7 +163,7 @@ def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator
     columns over B's. A model that has no norm there has a gain of one."""
     for norm, rows in (("norm.attn", _attention(a, b, i, j)), ("norm.mlp", _feed_forward(a, b, i, j, units))):
         pairs = list(rows)
-        if not pairs:
+        if not pairs or not _have_in_common(pairs):
             continue
         plain_D = torch.ones(pairs[0][0].shape[1])
         gain_a, gain_b = (
@@ -179,6 +180,19 @@ def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator
                 _without(b_D.clamp_min(1e-300).log(), *found[2:]),
             )
             yield *a_2D, *b_2D
+
+
+def _have_in_common(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether rows of both have anything in common, so that the scale of columns has a meaning. Rows drawn anew, or of
+    heads that were moved, have none, and deviations from it would drown those of all others.
+
+    Null: independent directions, whose cosines have a mean length of sqrt(2 / (pi D)).
+    """
+    x_ND, y_ND = (torch.cat(rows) for rows in zip(*pairs, strict=True))
+    width = x_ND.shape[1]
+    length_N = cosine_similarity(x_ND.double(), y_ND.double(), dim=1).abs()
+    chance, error = math.sqrt(2 / (math.pi * width)), math.sqrt((1 - 2 / math.pi) / (width * len(x_ND)))
+    return float(length_N.mean()) >= chance + DEVIATIONS * error
 
 
 def _products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
