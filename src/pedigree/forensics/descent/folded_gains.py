@@ -22,7 +22,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from pedigree.forensics.descent.gains import SAME_SLOPE
 from pedigree.forensics.sides.gauge import Gauge
@@ -58,10 +57,18 @@ def folded_side(
     """
     pairs = _some_pairs(layer_map, None if a.sample.max_units is None else SOME_LAYERS)
     scales = [scale for i, j in pairs for scale in _scales(a, b, i, j, unit_maps.get(j))]
-    if not scales:
-        return None
-    of_a_C, there_C, of_b_C, back_C = (torch.cat(parts) for parts in zip(*scales, strict=True))
-    return "b" if _stand_there(of_a_C, there_C) else "a" if _stand_there(of_b_C, back_C) else None
+    # Heads that were moved, mixed or drawn anew have columns of no scale, and deviations from nothing drown all others;
+    # units of the feed-forward are laid side by side in any order, so they are asked alone, too.
+    for names in (("norm.attn", "norm.mlp"), ("norm.mlp",)):
+        chosen = [scale for name, *scale in scales if name in names]
+        if not chosen:
+            continue
+        of_a_C, there_C, of_b_C, back_C = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        if _stand_there(of_a_C, there_C):
+            return "b"
+        if _stand_there(of_b_C, back_C):
+            return "a"
+    return None
 
 
 SAME_COSINE = 0.8
@@ -158,12 +165,14 @@ def _stand_there(gain_C: Tensor, scale_C: Tensor) -> bool:
     return cross >= least * math.sqrt(gain2 * scale2) and SLOPE[0] <= cross / gain2 <= SLOPE[1]
 
 
-def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For each norm in front of a branch A's gain, the scale of B's columns over A's, B's gain, and the scale of A's
-    columns over B's. A model that has no norm there has a gain of one."""
+def _scales(
+    a: Side, b: Side, i: int, j: int, units: UnitMap | None
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
+    """For each norm in front of a branch its role, A's gain, the scale of B's columns over A's, B's gain, and the scale
+    of A's columns over B's. A model that has no norm there has a gain of one."""
     for norm, rows in (("norm.attn", _attention(a, b, i, j)), ("norm.mlp", _feed_forward(a, b, i, j, units))):
         pairs = list(rows)
-        if not pairs or not _have_in_common(pairs):
+        if not pairs:
             continue
         plain_D = torch.ones(pairs[0][0].shape[1])
         gain_a, gain_b = (
@@ -179,20 +188,7 @@ def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator
                 _without(a_D.clamp_min(1e-300).log(), *found[:2]),
                 _without(b_D.clamp_min(1e-300).log(), *found[2:]),
             )
-            yield *a_2D, *b_2D
-
-
-def _have_in_common(pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
-    """Whether rows of both have anything in common, so that the scale of columns has a meaning. Rows drawn anew, or of
-    heads that were moved, have none, and deviations from it would drown those of all others.
-
-    Null: independent directions, whose cosines have a mean length of sqrt(2 / (pi D)).
-    """
-    x_ND, y_ND = (torch.cat(rows) for rows in zip(*pairs, strict=True))
-    width = x_ND.shape[1]
-    length_N = cosine_similarity(x_ND.double(), y_ND.double(), dim=1).abs()
-    chance, error = math.sqrt(2 / (math.pi * width)), math.sqrt((1 - 2 / math.pi) / (width * len(x_ND)))
-    return float(length_N.mean()) >= chance + DEVIATIONS * error
+            yield norm, *a_2D, *b_2D
 
 
 def _products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
