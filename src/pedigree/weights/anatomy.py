@@ -206,10 +206,10 @@ def _holds(table: Table, stripped: Mapping[str, str], role: str) -> bool:
 
 def _has_its_mixer(table: Table, roles: set[str]) -> bool:
     """Whether the projections are there without which nothing could be compared: those of attention, or, where a kind
-    has none (state spaces), those of its units."""
+    has none (state spaces, attention whose queries are experts), those of its units."""
     if any(role.startswith("attn.") for entry in table.entries for role in entry.roles):
         return "attn.o" in roles and not roles.isdisjoint(_QUERIES)
-    return {"mlp.up", "mlp.down"} <= roles
+    return any({f"{branch}.up", f"{branch}.down"} <= roles for branch in ("mlp", "moe.expert"))
 
 
 def _match_all(stripped: Mapping[str, str], table: Table) -> tuple[list[Match], list[str], list[str]]:

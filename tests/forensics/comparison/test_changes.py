@@ -104,6 +104,17 @@ def test_moved_units_and_rescaled_units_are_named_and_units_that_stand_still_are
     assert changes(FOUR, all_layers(PLAIN, unit_maps=negated))["units-rescaled"] == {"layers": PLAIN}
 
 
+def test_units_of_experts_are_moved_inside_their_expert_and_not_by_moving_the_expert() -> None:
+    labels = [0] * 20 + [1] * 20
+    order = torch.randperm(20, generator=generator(2)).tolist()
+    swapped = [*range(20, 40), *range(20)]
+    for origin, is_moved in (([*order, *(20 + k for k in order)], True), (swapped, False)):
+        maps = {j: unit_map(origin, 40, label_a=labels, label_b=labels) for j in range(4)}
+        assert ("units-permuted" in changes(FOUR, all_layers(PLAIN, unit_maps=maps))) == is_moved
+    halves = {j: unit_map([*order, *order], 20, label_b=labels) for j in range(4)}
+    assert "units-permuted" not in changes(FOUR, all_layers(PLAIN, unit_maps=halves))
+
+
 @pytest.mark.parametrize(
     ("gauge", "word"),
     [

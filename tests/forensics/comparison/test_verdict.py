@@ -85,6 +85,9 @@ CASES: dict[str, Case] = {
         "partly-related", PLAIN, {}, SILENT, {"heads": {"vo": HeadScore(0.7, 0.01, 16)}}
     ),
     "only attention agrees": Case("partly-related", PLAIN, SILENT, {}),
+    "only attention agrees, and feed-forward units have their places": Case(
+        "related", PLAIN, SILENT, {}, {"exact": {"body-fixed-points": -60.0}}
+    ),
     "heads agree though dimensions were mixed": Case(
         "related", PLAIN, {}, SILENT, {"heads": {"vo": HeadScore(12.0, 0.8, 16)}}
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from forensics.tiny_models import generator, random_rotation, unit_set
@@ -112,3 +114,22 @@ def test_overlap_counts_against_the_smaller_subspace() -> None:
     assert float(overlap(basis[:, :2], basis[:, :4])) == pytest.approx(1.0)
     assert float(overlap(basis[:, :4], basis[:, :2])) == pytest.approx(1.0)
     assert float(overlap(basis[:, :2], basis[:, 2:4])) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wide_heads_in_a_narrow_stream_are_not_moved_because_they_overlap_by_chance(seed: int) -> None:
+    """Heads of a third of the stream overlap by a third; seen through a lens of two thirds of it, by a half."""
+    g, width = generator(seed), 48
+    lens_DK = torch.linalg.qr(torch.randn(width, 32, generator=g))[0]
+    one, other = (
+        unit_set({name: torch.randn(4 * 16, width, generator=g) for name in ("v", "o")}, "vo", heads=4) for _ in "ab"
+    )
+    seen = replace(PLAIN, lens_BK=lens_DK)
+    assert moved_heads(one, other, seen) == 0
+    order = torch.tensor([2, 3, 1, 0]).repeat_interleave(16) * 16 + torch.arange(16).repeat(4)
+    moved = unit_set(
+        {name: rows[order] + 0.3 * torch.randn(64, width, generator=g) for name, rows in one.views_UD.items()},
+        "vo",
+        heads=4,
+    )
+    assert moved_heads(one, moved, seen) == 4

@@ -291,14 +291,13 @@ def disguises(found: Findings) -> list[Transformation]:
     if not gauge.is_trivial and gauge.kind in ("signed-permutation", "orthogonal"):
         what = "permuted and negated" if gauge.kind == "signed-permutation" else "rotated"
         out.append(Transformation(kind="gauge-disguise", gauge=gauge.kind, what=f"residual coordinates {what}"))
-    dense = [
-        (j, u)
-        for j, u in sorted(found.unit_maps.items())
-        if found.hit("ffn", j) and not int(u.label_b_N.max()) and not int(u.label_a_M.max()) and u.matched_share > 0.3
-    ]
-    moved = [j for j, u in dense if u.in_place_share < 1 - MOST and u.total_a == u.total_b]
+    seen = [(j, u) for j, u in sorted(found.unit_maps.items()) if found.hit("ffn", j) and u.matched_share > 0.3]
+    # Units of a mixture stand in a place of their expert, wherever that went; of other experts they say nothing.
+    alike = [(j, u) for j, u in seen if int(u.label_b_N.max()) == int(u.label_a_M.max()) and u.total_a == u.total_b]
+    moved = [j for j, u in alike if u.in_place_share < 1 - MOST]
     if moved:
         out.append(Transformation(kind="units-permuted", layers=moved))
+    dense = [(j, u) for j, u in seen if not int(u.label_b_N.max()) and not int(u.label_a_M.max())]
     scaled = [j for j, u in dense if _is_rescaled(u)]
     if scaled:
         out.append(Transformation(kind="units-rescaled", layers=scaled))

@@ -370,7 +370,8 @@ def _feed_forward(a: Side, b: Side, found: Findings) -> Component:
         return Component(verdict="not-testable", note="no feed-forward units to compare")
     if found.keeps_units and found.kept is not None:
         return _kept_units(found, found.kept, grid.best[1])
-    exact = found.family_log10_p("ffn")
+    # Of plain units signs are not free, and no test of signs speaks; their places do.
+    exact = min(found.family_log10_p("ffn"), found.log10_p("body-fixed-points"))
     if not layers and found.layers_hit("vo", "qk") and exact <= CLEAR_LOG10_P:
         note = f"units stand where they stood, log10 p <= {exact:.0f}"
         return Component(verdict="related", score=grid.best[1], n=len(found.layer_map), note=note)

@@ -57,10 +57,18 @@ def folded_side(
     """
     pairs = _some_pairs(layer_map, None if a.sample.max_units is None else SOME_LAYERS)
     scales = [scale for i, j in pairs for scale in _scales(a, b, i, j, unit_maps.get(j))]
-    if not scales:
-        return None
-    of_a_C, there_C, of_b_C, back_C = (torch.cat(parts) for parts in zip(*scales, strict=True))
-    return "b" if _stand_there(of_a_C, there_C) else "a" if _stand_there(of_b_C, back_C) else None
+    # Heads that were moved, mixed or drawn anew have columns of no scale, and deviations from nothing drown all others;
+    # units of the feed-forward are laid side by side in any order, so they are asked alone, too.
+    for names in (("norm.attn", "norm.mlp"), ("norm.mlp",)):
+        chosen = [scale for name, *scale in scales if name in names]
+        if not chosen:
+            continue
+        of_a_C, there_C, of_b_C, back_C = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        if _stand_there(of_a_C, there_C):
+            return "b"
+        if _stand_there(of_b_C, back_C):
+            return "a"
+    return None
 
 
 SAME_COSINE = 0.8
@@ -157,9 +165,11 @@ def _stand_there(gain_C: Tensor, scale_C: Tensor) -> bool:
     return cross >= least * math.sqrt(gain2 * scale2) and SLOPE[0] <= cross / gain2 <= SLOPE[1]
 
 
-def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For each norm in front of a branch A's gain, the scale of B's columns over A's, B's gain, and the scale of A's
-    columns over B's. A model that has no norm there has a gain of one."""
+def _scales(
+    a: Side, b: Side, i: int, j: int, units: UnitMap | None
+) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
+    """For each norm in front of a branch its role, A's gain, the scale of B's columns over A's, B's gain, and the scale
+    of A's columns over B's. A model that has no norm there has a gain of one."""
     for norm, rows in (("norm.attn", _attention(a, b, i, j)), ("norm.mlp", _feed_forward(a, b, i, j, units))):
         pairs = list(rows)
         if not pairs:
@@ -178,7 +188,7 @@ def _scales(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator
                 _without(a_D.clamp_min(1e-300).log(), *found[:2]),
                 _without(b_D.clamp_min(1e-300).log(), *found[2:]),
             )
-            yield *a_2D, *b_2D
+            yield norm, *a_2D, *b_2D
 
 
 def _products(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

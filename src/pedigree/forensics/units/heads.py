@@ -117,14 +117,24 @@ def _has_heads(units: UnitSet) -> bool:
 
 
 SAME_HEAD = 0.5
-"""Overlap of subspaces, held out, from which two heads are one."""
+"""How far from chance to equality the overlap of two heads has to be, held out, for them to be one. Subspaces of C and
+E dimensions that have nothing in common overlap by max(C, E) / D: by a half where a lens of 32 directions sees heads of
+16."""
 
 
 def moved_heads(a: UnitSet, b: UnitSet, gauge: Gauge) -> int:
     """How many heads of B are heads of A that stand in another place; zero where both have other numbers of heads."""
     if not _has_heads(a) or not _has_heads(b) or len(torch.unique(a.label_U)) != len(torch.unique(b.label_U)):
         return 0
-    match_H, seen_HJ, held_HJ = match_heads(a, b, _shared_gauge(a, b, gauge))
+    shared = _shared_gauge(a, b, gauge)
+    match_H, seen_HJ, held_HJ = match_heads(a, b, shared)
     places_H = torch.arange(len(match_H))
-    clear_H = (held_HJ[places_H, match_H] > SAME_HEAD) & (seen_HJ[places_H, match_H] > SAME_HEAD)
+    chance = max(head_dim(a), head_dim(b)) / _width_seen(b, shared)
+    least = chance + SAME_HEAD * (1.0 - chance)
+    clear_H = (held_HJ[places_H, match_H] > least) & (seen_HJ[places_H, match_H] > least)
     return int((clear_H & (match_H != places_H)).sum())
+
+
+def _width_seen(units: UnitSet, gauge: Gauge) -> int:
+    """Directions in which subspaces can differ: those of the stream, or of the lens that they are seen through."""
+    return units.width if gauge.lens_BK is None else int(gauge.lens_BK.shape[1])
