@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.forensics.fingerprints.test_held_norms import Prints, with_gains
-from tests.forensics.merge_shop import SIZES, Shop, write
+from tests.forensics.merge_shop import SIZES, Shop, rounded, tuned, write
 from tests.forensics.tiny_models import llama
 
 from pedigree.errors import MalformedFile
@@ -24,6 +24,8 @@ from pedigree.forensics.scanning.sketch import sketch
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop = Shop(tmp_path_factory.mktemp("shop"))
+    # Noise in both of two children of a model that learned nothing is no sign of descent; in one of them it is.
+    shop.models["B"] = rounded(tuned(shop["A"], 0.3, 1))
     for name in ("A", "B", "stranger"):
         shop.path(name)
     return shop

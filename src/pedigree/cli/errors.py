@@ -138,7 +138,10 @@ def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
         code = run() or DONE
     except typer.Exit as stop:
         code = stop.exit_code
-    except SystemExit:  # how the parser leaves when the reader of its help has left: no error, as in `Output`
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        # So the parser leaves when the reader of its help has left: no error, as in `Output`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except (KeyboardInterrupt, typer.Abort):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mini_zoo import Derive
 from tests.forensics.fingerprints.test_held_norms import first_version
-from tests.forensics.merge_shop import Shop, tuned
+from tests.forensics.merge_shop import Shop, rounded, tuned
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import MalformedFile, MissingInput, UsageError
@@ -30,6 +30,8 @@ from pedigree.records.scan import Candidate
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     shop = Shop(tmp_path_factory.mktemp("shop"))
+    # Noise in both of two children of a model that learned nothing is no sign of descent; in one of them it is.
+    shop.models["B"] = rounded(tuned(shop["A"], 0.3, 1))
     for name in ("base", "A", "B", "stranger"):
         shop.path(name)
     return shop

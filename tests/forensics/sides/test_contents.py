@@ -94,4 +94,5 @@ def test_two_renamed_norms_in_each_layer_leave_a_copy_identical(tmp_path: Path) 
     assert found.result.transformations == []
     changed = llama(0)
     changed["model.layers.1.input_layernorm.weight"][3] += 1e-3
-    assert compare(a, written(tmp_path / "c", changed, norms), depth="full").result.verdict == "related"
+    # Nothing was learned in this model, and two trainings of one start that left most of it alone look the same.
+    assert compare(a, written(tmp_path / "c", changed, norms), depth="full").result.verdict == "inconclusive"

@@ -121,7 +121,8 @@ class Additions:
         Muon takes vectors by other rules than matrices, so gains tell whether two models were trained apart: they were
         not where both hold the same learned gains, or neither holds any. Without that word nothing is said. But where
         neither holds any, gains may have been folded into the matrices: so the difference itself has to look drawn in
-        any case, and what steps of equal directions leave does not.
+        any case, and what steps of equal directions leave does not. Gains may have been given noise like all else: then
+        one side is as it was drawn.
 
         Args:
             gains: agreement of learned gains; None where they cannot be laid side by side.
@@ -133,7 +134,8 @@ class Additions:
             return False
         if self.folded_alike or are_same(gains):
             return True
-        return (self.moved < STILL or self.both_untrained) and own > TAKES
+        drawn = self.both_untrained or self.bare is not None
+        return (self.moved < STILL or drawn) and own > TAKES
 
 
 class AdditionsMeter:
