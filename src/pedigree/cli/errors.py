@@ -16,6 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import typer
 
@@ -83,9 +84,28 @@ def system_error(error: OSError) -> InputError:
 def say(text: str) -> None:
     """One message on stderr, whatever the encoding there can hold; names in it cannot steer the terminal."""
     encoding = sys.stderr.encoding or "utf-8"
-    with contextlib.suppress(OSError):  # nobody can be told; the exit code still says how it ended
+    try:
         sys.stderr.write(printable_lines(text).encode(encoding, "replace").decode(encoding) + "\n")
         sys.stderr.flush()
+    except OSError:
+        # Nobody can be told; the exit code still says how it ended, unless what waits in the buffer fails once more.
+        with contextlib.suppress(OSError):
+            _lead_nowhere(sys.stderr)
+
+
+def _drop_what_waits() -> None:
+    """Where the result cannot be written, forget it: at the end of the process it would fail once more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            _lead_nowhere(sys.stdout)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """Let everything that is written to a stream of the process, and waits in it, go to nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def crash_file(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -142,7 +162,7 @@ def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
         # So the parser leaves when the reader of its help has left: no error, as in `Output`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lead_nowhere(sys.stdout)
         return DONE
     except (KeyboardInterrupt, typer.Abort):
         say("\n" + interrupted_text())
@@ -162,6 +182,7 @@ def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
         if debug:
             say(traceback.format_exc().rstrip())
         say(error_text(system_error(error)))
+        _drop_what_waits()
         return COULD_NOT_RUN
     except Exception as error:  # noqa: BLE001 - the one place where any error becomes a sentence and exit code 70
         if debug:
