@@ -23,7 +23,7 @@ from pedigree.ledger.database import Database
 from pedigree.ledger.keys import ROLES
 from pedigree.ledger.people import enter
 from pedigree.ledger.verdict import WORST_LAST
-from pedigree.records.ledger_answers import Word
+from pedigree.records.audit import EdgeVerdict
 from pedigree.records.schemas import json_schema
 
 Pedigree = Callable[..., Ran]
@@ -47,7 +47,7 @@ def models(tmp_path: Path, pedigree: Pedigree, monkeypatch: pytest.MonkeyPatch) 
 def test_words_are_those_of_the_ledger() -> None:
     assert {word.upper() for word in VERDICT_WORDS} == set(WORST_LAST) == set(STYLES)
     assert set(ROLE_WORDS) == set(ROLES)
-    assert get_args(Word) == WORST_LAST
+    assert get_args(EdgeVerdict) == WORST_LAST
 
 
 def test_what_is_made_is_in_the_log_without_an_argument(pedigree: Pedigree, models: Path) -> None:

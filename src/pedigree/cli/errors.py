@@ -16,12 +16,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
 
 import typer
 
 from pedigree.cli.files import GO_ON, WRITTEN
 from pedigree.cli.interruption import INTERRUPTED, NOTHING_WRITTEN
+from pedigree.cli.output import lead_nowhere
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
@@ -90,7 +90,7 @@ def say(text: str) -> None:
     except OSError:
         # Nobody can be told; the exit code still says how it ended, unless what waits in the buffer fails once more.
         with contextlib.suppress(OSError):
-            _lead_nowhere(sys.stderr)
+            lead_nowhere(sys.stderr)
 
 
 def _drop_what_waits() -> None:
@@ -100,12 +100,7 @@ def _drop_what_waits() -> None:
             sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError):
-            _lead_nowhere(sys.stdout)
-
-
-def _lead_nowhere(stream: TextIO) -> None:
-    """Let everything that is written to a stream of the process, and waits in it, go to nothing."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            lead_nowhere(sys.stdout)
 
 
 def crash_file(error: BaseException, arguments: Sequence[str]) -> str | None:
@@ -162,7 +157,7 @@ def _guarded(run: Callable[[], int | None], arguments: Sequence[str]) -> int:
         if not isinstance(stop.__context__, BrokenPipeError):
             raise
         # So the parser leaves when the reader of its help has left: no error, as in `Output`.
-        _lead_nowhere(sys.stdout)
+        lead_nowhere(sys.stdout)
         return DONE
     except (KeyboardInterrupt, typer.Abort):
         say("\n" + interrupted_text())

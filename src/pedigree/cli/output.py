@@ -134,7 +134,12 @@ class Output:
         except BrokenPipeError:
             self._closed = True
             # The interpreter flushes stdout once more at its end; give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stdout.fileno())
+            lead_nowhere(self.stdout)
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """Let everything that is written to a stream of the process, and waits in it, go to nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class StatusLine:

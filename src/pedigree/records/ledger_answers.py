@@ -10,10 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from pedigree.records.audit import EdgeVerdict
 from pedigree.records.comparison import Record
-
-Word = Literal["VERIFIED", "REPLAYED", "CORROBORATED", "DECLARED", "UNKNOWN", "STALE", "SUSPECT", "CONTRADICTED"]
-"""The verdicts of the ledger, the gravest last; repeated from the room above, a test holds them together."""
 
 
 class LedgerEdge(Record):
@@ -26,14 +24,14 @@ class LedgerEdge(Record):
     role: str
     operation: str
     entry: int
-    verdict: Word
+    verdict: EdgeVerdict
     why: str
 
 
 class LedgerProblem(Record):
     """Something a check found: its verdict, a word for programs, a sentence, and the entry where there is one."""
 
-    verdict: Word
+    verdict: EdgeVerdict
     word: str
     sentence: str
     entry: int | None = None
@@ -65,13 +63,13 @@ class LedgerVerified(Record):
     origin: str
     size: int
     root: str
-    verdict: Word
+    verdict: EdgeVerdict
     tier: Literal["T0", "T1"]
     checked: LedgerChecked
     anchored: int
     age_days: float | None
     root_keys: list[str]
-    verdicts: dict[Word, int]
+    verdicts: dict[EdgeVerdict, int]
     problems: list[LedgerProblem]
     edges: list[LedgerEdge]
     not_checked: list[str]
@@ -188,7 +186,7 @@ class LifeOfModel(Record):
 
     artifact: str
     name: str
-    verdict: Word
+    verdict: EdgeVerdict
     edges: list[LedgerEdge]
     data: list[str]
     tokens: int | None
