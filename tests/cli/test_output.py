@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 
+from pedigree.cli.errors import say
 from pedigree.cli.output import Output, Span, StatusLine, shorten
 from pedigree.report.plain_text import printable
 
@@ -83,6 +85,19 @@ def test_the_status_line_tells_what_is_left_and_does_not_flicker() -> None:
     status.show("reading", 0.5, "x")
     assert stream.getvalue().count("\r") == 2
     assert "50 %, about 10 s left" in stream.getvalue()
+
+
+def test_an_error_does_not_begin_behind_the_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    out = Output(stdout=Terminal(), stderr=terminal)
+    progress = out.progress()
+    assert progress is not None
+    progress("opening", 0.0, "model")
+    say("error: no such file or directory")
+    assert terminal.getvalue().endswith("model\r\x1b[Kerror: no such file or directory\n")
+    out.clear_status()
+    assert terminal.getvalue().endswith("directory\n"), "nothing is left to wipe"
 
 
 def test_what_the_encoding_cannot_hold_becomes_a_question_mark() -> None:

@@ -21,7 +21,7 @@ import typer
 
 from pedigree.cli.files import GO_ON, WRITTEN
 from pedigree.cli.interruption import INTERRUPTED, NOTHING_WRITTEN
-from pedigree.cli.output import lead_nowhere
+from pedigree.cli.output import lead_nowhere, wipe_status
 from pedigree.errors import InputError, InternalError, PedigreeError, ProblemsFound, UsageError
 from pedigree.report.plain_text import printable, printable_lines
 
@@ -85,6 +85,7 @@ def say(text: str) -> None:
     """One message on stderr, whatever the encoding there can hold; names in it cannot steer the terminal."""
     encoding = sys.stderr.encoding or "utf-8"
     try:
+        wipe_status()
         sys.stderr.write(printable_lines(text).encode(encoding, "replace").decode(encoding) + "\n")
         sys.stderr.flush()
     except OSError:

@@ -9,13 +9,14 @@ quiet   the answer alone on stdout, errors alone on stderr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from typing import Any, ClassVar, Literal, TextIO
 
 from pedigree.report.plain_text import escaped_json, printable, printable_lines
 
@@ -142,13 +143,22 @@ def lead_nowhere(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def wipe_status() -> None:
+    """Wipe the status line that stands, whoever wrote it: what is said next begins a line."""
+    line = StatusLine.standing
+    if line is not None:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is closed shows nothing
+            line.clear()
+
+
 class StatusLine:
     """One line on a terminal that is written over: stage, share done, what is left, message."""
+
+    standing: ClassVar[StatusLine | None] = None
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
         self._start, self._last = clock(), float("-inf")
-        self._shown = False
 
     def show(self, stage: str, fraction: float, message: str = "") -> None:
         """Write the line anew, at most ten times a second."""
@@ -164,14 +174,14 @@ class StatusLine:
         encoding = self._stream.encoding or "utf-8"
         self._stream.write("\r\x1b[K" + text.encode(encoding, "replace").decode(encoding))
         self._stream.flush()
-        self._shown = True
+        StatusLine.standing = self
 
     def clear(self) -> None:
         """Wipe the line."""
-        if self._shown:
+        if StatusLine.standing is self:
+            StatusLine.standing = None
             self._stream.write("\r\x1b[K")
             self._stream.flush()
-            self._shown = False
 
 
 def _wants_color(stream: Any) -> bool:

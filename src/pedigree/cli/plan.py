@@ -105,7 +105,9 @@ def plan(
         ),
         efficiency=efficiency,
     )
-    show(plan_recipe(read_recipe(recipe), options), out)
+    read = read_recipe(recipe, out.progress())
+    out.clear_status()
+    show(plan_recipe(read, options), out)
     return DONE
 
 

@@ -82,7 +82,8 @@ def run(
 
     begun = time.monotonic()
     out = Output(json=json, quiet=quiet, color=color)
-    read = read_recipe(recipe)
+    read = read_recipe(recipe, out.progress())
+    out.clear_status()
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     folder = output or Path("runs") / family.name
     start: Start = "fresh" if fresh else "auto"

@@ -115,7 +115,8 @@ def train(
 
     is_first = os.environ.get("RANK", "0") == "0"
     out = Output(json=json and is_first, quiet=quiet or not is_first, color=color)
-    read = read_recipe(recipe)
+    read = read_recipe(recipe, out.progress())
+    out.clear_status()
     family = read.family(cast("Size | None", check_word(size, SIZE_WORDS, option="--size") if size else None))
     overrides = parse_overrides(settings or [])
     if force and resume:

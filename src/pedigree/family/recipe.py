@@ -12,7 +12,7 @@ Laws
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from pedigree.family.steps import Member, Step, StepReader
 from pedigree.records.places import Node
 from pedigree.records.problems import Problems
 from pedigree.records.yaml_tree import parse_tree, read_text
+
+Progress = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Recipe:
         return self.families[size or self.size]
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe.
+def read_recipe(path: Path, progress: Progress | None = None) -> Recipe:
+    """Read and check a recipe, at both sizes; `progress` is told of each model, since operators are worked out on it.
 
     Raises:
         MissingInput: there is no such file.
@@ -74,13 +76,13 @@ def read_recipe(path: Path) -> Recipe:
     problems.stop()
     if text is None or tree is None:  # both come with a problem, so this is for the type checker
         raise problems.error()
-    families = {size: family for size in SIZES if (family := _family(tree, size, problems)) is not None}
+    families = {size: family for size in SIZES if (family := _family(tree, size, problems, progress)) is not None}
     problems.stop()
     digest = "sha256:" + hashlib.sha256(text.encode("utf-8")).hexdigest()
     return Recipe(path, digest, tree.plain().get("size", "pico"), families)
 
 
-def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
+def _family(tree: Node, size: Size, problems: Problems, progress: Progress | None) -> Family | None:
     """The family at one size. A broken top does not keep its sections from being looked at."""
     keys = problems.fitted(RecipeKeys, tree.plain(), tree, ())
     if keys is None and not isinstance(tree.value, dict):
@@ -88,7 +90,7 @@ def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
     recipe = SizedRecipe.of(tree, size, problems)
     corpora = corpora_of(recipe)
     tokenizers = tokenizers_of(recipe, corpora)
-    steps = StepReader(recipe, corpora, tokenizers, keys.seed if keys is not None else 0).steps()
+    steps = StepReader(recipe, corpora, tokenizers, keys.seed if keys is not None else 0).steps(_told(size, progress))
     if keys is None:
         return None
     for at, pair in enumerate(keys.compare.pairs):
@@ -97,6 +99,16 @@ def _family(tree: Node, size: Size, problems: Problems) -> Family | None:
                 recipe.unknown("models", name, ("compare", "pairs", at, which))
     evaluate = {name: _evaluation(name, asked, recipe, corpora, steps) for name, asked in keys.evaluate.items()}
     return Family(keys.family, keys.about, size, corpora, tokenizers, steps, evaluate, keys.compare)
+
+
+def _told(size: Size, progress: Progress | None) -> Callable[[str, float], None]:
+    """What is told of one size: which model is read, and the share of both sizes that is done."""
+
+    def tell(name: str, share: float) -> None:
+        if progress is not None:
+            progress(f"reading at {size} size", (SIZES.index(size) + share) / len(SIZES), name)
+
+    return tell
 
 
 def _evaluation(

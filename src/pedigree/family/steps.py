@@ -5,7 +5,7 @@ What is wrong is added to the problems; what could not be made is left out, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,8 +92,8 @@ class StepReader:
         self.recipe, self.tree, self.problems = recipe, recipe.tree, recipe.problems
         self.corpora, self.tokenizers, self.seed = corpora, tokenizers, seed
 
-    def steps(self) -> dict[str, Member]:
-        """The steps in an order in which they can be run."""
+    def steps(self, tell: Callable[[str, float], None]) -> dict[str, Member]:
+        """The steps in an order in which they can be run; `tell` hears the name of each, and the share done before."""
         checked: dict[str, TrainKeys | SurgeryKeys] = {}
         for name, node in self.recipe.entries("models").items():
             keys = self._step_keys(name, node)
@@ -113,7 +113,8 @@ class StepReader:
                 mark, "these steps descend from themselves", path=("models", circle[0]), got=" from ".join(circle)[:200]
             )
         made: dict[str, Member] = {}
-        for name in order:
+        for at, name in enumerate(order):
+            tell(name, at / len(order))
             keys = checked[name]
             step: Member | None
             if isinstance(keys, TrainKeys):

@@ -92,6 +92,20 @@ def test_a_few_steps_at_a_low_rate_are_no_cast() -> None:
     assert not found.is_noise(KEPT_GAINS)
 
 
+def test_a_model_one_step_from_its_start_may_be_what_the_other_began_with() -> None:
+    """Where one side learned nothing that can be seen and all of the difference is the other's, a recorded edge from
+    the one to the other is not contradicted."""
+    start = Survival(0.88, 0.88, 0.09, 21, residual=0.92, own=-0.12, alike=0.55, excess=0.0003)
+    child = Survival(0.14, 0.61, 0.76, 21, residual=15.4, own=-0.93, alike=0.55, excess=0.37)
+    stepped = Additions(1.4, 0.6, True, 21)
+    of_child, of_both = Share(0.12, 0.04, 1.15, 21), Share(0.48, 0.04, 1.15, 21)
+    assert weigh_origin(start, child, of_child, None, stepped, gainless=True).origin == "unknown"
+    assert weigh_origin(start, child, of_both, None, stepped, gainless=True).origin == "start"
+    assert (
+        weigh_origin(start, child, of_child, None, replace(stepped, untrained=False), gainless=True).origin == "start"
+    )
+
+
 def test_gains_of_one_value_were_never_trained() -> None:
     plain = {k: torch.ones_like(t) if "norm" in k else t for k, t in llama(1, SIZES).items()}
     moved = {k: t + 0.01 * torch.randn(t.shape, generator=generator(7)) if "norm" in k else t for k, t in plain.items()}

@@ -281,16 +281,20 @@ def _is_noise(
 
 
 def _is_left_open(additions: Additions | None, share: Share | None, learned: float) -> bool:
-    """Whether a shared start is not said either: parts were planted, or one side is as it was drawn, as far as can be
-    seen, and all of the difference is the other's. That one may be the start of the other, or a training of its own too
-    short to be seen, of a body whose gains and tables were frozen: a thousandth of the energy of a matrix moves no
-    number that is looked at. Nothing that was learned is shared in either case, so descent is not said."""
+    """Whether a shared start is not said either: parts were planted, or one side is as it was drawn, or a first step
+    away, as far as can be seen, and all of the difference is the other's. That one may be the start of the other, or a
+    training of its own too short to be seen, of a body whose gains and tables were frozen: a thousandth of the energy
+    of a matrix moves no number that is looked at. Nothing that was learned is shared in either case, so descent is not
+    said."""
     if additions is None:
         return False
     if additions.is_planted:
         return True
-    if additions.bare is None or learned >= RAW:
+    if learned >= RAW:
         return False
+    if additions.bare is None:
+        one_stepped = additions.untrained and not additions.both_untrained
+        return one_stepped and share is not None and abs(share.lean) >= ALL_OF_ONE
     return share is None or (share.lean if additions.bare == "a" else -share.lean) >= ALL_OF_ONE
 
 
