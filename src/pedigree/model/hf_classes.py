@@ -98,11 +98,15 @@ def _model_base() -> type[Any]:
 
         @classmethod
         def from_pretrained(cls, location: str | os.PathLike[str], *_args: Any, **options: Any) -> Any:
-            """The model in a directory; of the options only dtype and config are heard."""
+            """The model in a directory; of the options only dtype, config and output_loading_info are heard."""
             dtype = options.get("dtype", options.get("torch_dtype"))
             decoder = import_checkpoint(location, dtype=None if dtype in (None, "auto") else dtype)
             config = options.get("config") or cls.config_class.from_pretrained(location)
-            return cls(config, decoder=decoder).eval()
+            model = cls(config, decoder=decoder).eval()
+            if not options.get("output_loading_info"):
+                return model
+            # A checkpoint that lacks a tensor, or has one of another shape or beyond the model, was refused above.
+            return model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
 
         def save_pretrained(self, save_directory: str | os.PathLike[str], **_options: Any) -> None:
             """Write the model as an export writes it; an earlier one is replaced, as transformers does."""

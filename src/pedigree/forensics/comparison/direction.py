@@ -328,10 +328,12 @@ def _is_midpoint(from_whole: Survival, from_part: Survival) -> bool:
 
     The mean of two strangers lives on whole in each of them, since each is the mean plus half their difference. It
     betrays itself: its parents live on in it by one even share, and what each has on top of it was learned and is not
-    noise (docs/LOG.md, 2026-11-25).
+    noise (docs/LOG.md, 2026-11-25). Where none of the two learned anything there is no such word, and noise as large as
+    the weights is the less likely of the two.
     """
     even = abs(from_part.top - from_part.middle) < EVEN * abs(from_part.middle)
-    return even and from_part.middle < MIDPOINT and from_whole.residual > LEARNED
+    learned = from_whole.residual > LEARNED or max(from_whole.excess, from_part.excess) < RAW
+    return even and from_part.middle < MIDPOINT and learned
 
 
 def _number_grids(a: Side, b: Side, found: Findings, out: DirectionEvidence) -> None:

@@ -62,8 +62,9 @@ class Findings:
     nothing else does; `framed` tells that only attention agrees, in a frame that vocabulary rows do not share, and no
     more than the choice of a frame could bring about; `renamed_rows` that it agrees in the frame of vocabulary rows,
     but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
-    agree come from, if nothing else agrees. `mixed` gives the layers of A of which a layer of B holds parts, where
-    these are several; `mixed_back` the same of A's layers. `folded` tells in whose matrices the other's gains stand
+    agree come from, if nothing else agrees, `tables_apart` how far tables lie apart in a frame, over their length.
+    `mixed` gives the layers of A of which a layer of B holds parts, where these are several; `mixed_back` the same of
+    A's layers. `folded` tells in whose matrices the other's gains stand
     ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of
     few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same
     order in both models. `beside` names tensors of B without a role that are equal to one of A.
@@ -88,6 +89,7 @@ class Findings:
     additions: Additions | None = None
     tables: dict[str, float] = field(default_factory=dict)
     table_origins: dict[str, TableOrigin] = field(default_factory=dict)
+    tables_apart: dict[str, float] = field(default_factory=dict)
     reverse_map: list[int | None] = field(default_factory=list)
     reverse_units: dict[int, UnitMap] = field(default_factory=dict)
     additive: tuple[int, int] | None = None

@@ -9,6 +9,7 @@ Shapes: N = matched units, U = units, D = residual width.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from pedigree.forensics.comparison.direction import additive_vote
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings
-from pedigree.forensics.descent.additions import AdditionsMeter
+from pedigree.forensics.descent.additions import SAME, Additions, AdditionsMeter
 from pedigree.forensics.descent.folded_gains import folded_side, same_gains_folded
 from pedigree.forensics.descent.gains import LearnedGains, compare_gains
 from pedigree.forensics.descent.origin import RAW, OriginEvidence, learned_apart, weigh_origin
 from pedigree.forensics.descent.share import UNMOVED, ShareMeter, moved_beyond_gains
 from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
 from pedigree.forensics.descent.untouched_rows import untouched_rows
+from pedigree.forensics.frames.ladder import TABLES
 from pedigree.forensics.frames.turned_planes import planes_side_by_side
 from pedigree.forensics.sides.gauge import unit_rows
 from pedigree.forensics.sides.sampling import spread_evenly
@@ -42,6 +44,10 @@ STILLER = 0.2
 ALIKE = 0.1
 """Cosine of two matrices from which one has something of the other; of independent ones of 48 rows and columns it is
 0.02 by chance, of larger ones less."""
+
+
+_UNITS = re.compile(r"\.(attn|mlp)\.")
+"""In names of matrices that are laid side by side."""
 
 
 class _Meters:
@@ -134,6 +140,8 @@ def origin_of(found: Findings) -> OriginEvidence:
         faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
         by_tokens=found.evidence.gauge.by_tokens,
     )  # fmt: skip
+    if _is_rounded_copy(found):
+        return replace(told, origin="descent")
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
     if told.origin == "start" and found.untouched is not None and found.untouched.told:
@@ -145,8 +153,34 @@ def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:
     """Whether what the two have in common was never trained, and equal, while other parts differ: a formula or one seed
     gives the same numbers in models that have nothing else in common."""
     additions = found.additions
-    equal = additions is not None and additions.untrained and not additions.moves and told.learned < RAW
-    return equal and found.bits is not None and bool(found.bits.different)
+    if additions is None or found.bits is None or not found.bits.different:
+        return False
+    equal = additions.untrained and not additions.moves and told.learned < RAW
+    return equal and not _differ_as_one(found, additions)
+
+
+def _differ_as_one(found: Findings, additions: Additions) -> bool:
+    """Whether all that differs does so by order or frame alone, tables too: then no part was trained beside equal ones
+    that two models may have been drawn with. A first step moves all parts alike as well, by more than arithmetic."""
+    return additions.moved < SAME and _moved_alike(found, additions, SAME)
+
+
+def _is_rounded_copy(found: Findings) -> bool:
+    """Whether one of two models that were never trained is the other one rounded to a grid, tables too. No training
+    leaves all numbers in order."""
+    additions = found.additions
+    if additions is None or additions.moves or not found.rounded or not found.in_order:
+        return False
+    return _moved_alike(found, additions, 2.0 * additions.moved)
+
+
+def _moved_alike(found: Findings, additions: Additions, most: float) -> bool:
+    """Whether nothing differs but matrices that were laid side by side, and tables, by no more than `most`."""
+    if not additions.both_untrained or found.bits is None:
+        return False
+    names = found.bits.different
+    plain = all(name in TABLES or (_UNITS.search(name) and "bias" not in name) for name in names)
+    return plain and all(found.tables_apart.get(role, math.inf) < most for role in TABLES if role in names)
 
 
 def _of_one_size(pairs: Iterator[tuple[UnitKind, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -423,7 +423,7 @@ def _table_cosines(a: Side, b: Side, found: Findings) -> None:
     frame = found.evidence.gauge if body and "rows" not in found.evidence.gauge.fitted_on else None
     lens_BK = found.climb.lens_BK
     alone = not found.layers_hit("ffn", "vo", "qk")
-    for role, (cosines, origin) in zip(
+    for role, (cosines, origin, apart) in zip(
         TABLES,
         map_in_order(lambda k: _cosines_of(TABLES[k], a, b, tokens, frame, lens_BK, alone), range(len(TABLES))),
         strict=True,
@@ -431,14 +431,17 @@ def _table_cosines(a: Side, b: Side, found: Findings) -> None:
         found.tables.update(cosines)
         if origin is not None:
             found.table_origins[role] = origin
+        if apart is not None:
+            found.tables_apart[role] = apart
 
 
 def _cosines_of(
     role: str, a: Side, b: Side, tokens: SharedTokens, frame: Gauge | None, lens_BK: Tensor | None, alone: bool
-) -> tuple[dict[str, float], TableOrigin | None]:
+) -> tuple[dict[str, float], TableOrigin | None, float | None]:
     """Cosines of one table: in place where widths agree, and under the frame, or one fitted here if there is none.
 
-    Where nothing but tables agrees (`alone`), also where those that do come from, else None.
+    Where nothing but tables agrees (`alone`), also where those that do come from, else None. And how far the two lie
+    apart under that frame, as a share of B's length; None without one.
 
     Each of them also as `-quiet`: through the lens, outside the leading directions of vocabulary rows. Rows that began
     small are made of what training put there, and independent models of one language put the same there: held-out
@@ -446,9 +449,10 @@ def _cosines_of(
     """
     left, right = read_table(a.anatomy, role, tokens.a_T), read_table(b.anatomy, role, tokens.b_T)
     if left is None or right is None or tokens.count < 64:
-        return {}, None
+        return {}, None, None
     out: dict[str, float] = {}
     origin: TableOrigin | None = None
+    apart: float | None = None
     if left.shape[1] == right.shape[1]:
         plain = identity_gauge(left.shape[1], right.shape[1])
         out |= _seen_both_ways(f"{role}-in-place", center(left), center(right), plain, lens_BK)
@@ -459,10 +463,11 @@ def _cosines_of(
         left, right = left[1::2], right[1::2]
     if frame is not None:
         out |= _seen_both_ways(role, center(left), center(right), frame, lens_BK)
+        apart = float((frame.carry(left) - right).norm() / right.norm().clamp_min(1e-30))
         if alone and origin is None and out[role] >= ALIKE:
             carried = frame.carry(center(left[:ORIGIN_ROWS]))
             origin = table_origin(carried, frame.meet(center(right[:ORIGIN_ROWS])))
-    return out, origin
+    return out, origin, apart
 
 
 def _seen_both_ways(name: str, a_TD: Tensor, b_TD: Tensor, frame: Gauge, lens_BK: Tensor | None) -> dict[str, float]:

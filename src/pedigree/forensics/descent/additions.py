@@ -31,9 +31,11 @@ from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import read_gain
 
-STILL, TRACE = 0.01, 1e-3
+STILL, TRACE, SAME = 0.01, 1e-3, 1e-5
 """Length of the difference over that of the weights below which a cast or another frame may have left it, if it has no
-strong directions; and below which nothing is asked. A few steps at a low rate lie between the two."""
+strong directions; below which nothing is asked of models that learned something; and up to which arithmetic in another
+frame leaves it (float32 keeps seven digits). A few steps at a low rate lie between the first two, a single one between
+the others."""
 
 WHITE = 0.05
 """Share of the energy of the difference above the edge of a random matrix below which it is noise."""

@@ -27,7 +27,7 @@ from importlib.resources import files
 from itertools import permutations
 from typing import Any, Literal
 
-from pedigree.forensics.descent.additions import TRACE, Additions
+from pedigree.forensics.descent.additions import SAME, TRACE, Additions
 from pedigree.forensics.descent.gains import LearnedGains, are_same
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import MIXED_MIDDLE, SEEN_LEARNING, Survival
@@ -133,6 +133,9 @@ def weigh_origin(
     log_odds = odds(fitted["weights"], measured)
     learned = min(s.excess for s in both)
     too_little = _is_too_little(both, share, gains, learned)
+    noise = additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both))
+    if additions is not None and share is None and learned < RAW:
+        too_little = True  # next to nothing was learned, and whose the difference is cannot be asked
     if by_tokens:
         # Twins that learned alike in their first steps have most of each other in that frame, learned directions too;
         # but their difference takes away what both learned, and that of a parent and its child is the child's.
@@ -149,7 +152,7 @@ def weigh_origin(
         log_odds = max(log_odds, float(fitted["descent"]))
     if too_little:
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both)):
+    if noise:
         log_odds = max(log_odds, float(fitted["descent"]))
     origin = _by_odds(log_odds, fitted)
     if origin == "start" and (_is_minor_part(both) or _is_left_open(additions, share, learned)):
@@ -275,7 +278,9 @@ def _is_noise(
     trainings of one start."""
     if learned >= SEEN_LEARNING:
         return False  # what was learned speaks for itself
-    if _is_halved(share) and additions.moved >= TRACE:
+    if learned < RAW and SAME <= additions.moved < TRACE:
+        return False  # a first step is as short
+    if learned_apart(gains) or (_is_halved(share, errors=2.0) and additions.moved >= TRACE):
         return False
     return additions.is_noise(gains, own)
 
