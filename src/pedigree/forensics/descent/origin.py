@@ -43,6 +43,11 @@ LEAST_PART = 0.05
 FOLLOWED = 0.05
 """Survival of the bulk below which nothing was followed: the frame is not the right one, or nothing is left."""
 
+BEYOND_CHANCE = 4.0
+"""The same in deviations of chance, over all matrices (one-sided, once in thirty thousand). Two models that learned one
+function in one frame (students of one teacher who were given its tables) have top directions and gains in common, and
+of a few matrices one seems to live on by chance."""
+
 EVENLY: tuple[tuple[float, float], ...] = ((0.05, 0.08), (0.02, 0.12))
 LESS_THAN_HALF, LESS_EVENLY, LOPSIDED = 0.5, (0.1, 0.2), 2.0
 """A part of less than a half may be less even, where the other way round is uneven by so much more: the merge holds
@@ -125,7 +130,7 @@ def weigh_origin(
         descent, since two models of one seed begin with the same numbers wherever their shapes overlap.
     """
     both = [s for s in (forward, backward) if s is not None]
-    if not both or max(s.middle for s in both) < FOLLOWED:
+    if not both or max(s.middle for s in both) < FOLLOWED or max(s.beyond_chance for s in both) < BEYOND_CHANCE:
         return OriginEvidence("unknown")
     name = "tokens" if by_tokens else "matrices" if gains is None else "gains"
     fitted = calibration()[name]
