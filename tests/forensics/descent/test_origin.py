@@ -191,6 +191,7 @@ def test_students_of_one_teacher_have_directions_and_gains_in_common_but_no_numb
     forward = Survival(0.112, 0.079, 0.76, 2, 2.8, -0.67, 0.028, 0.08, beyond_chance=1.0)
     backward = Survival(-0.071, 0.082, 1.87, 1, 3.1, -0.75, 0.05, 0.071, beyond_chance=0.3)
     share, gains = Share(0.494, 0.014, 1.99, 7), LearnedGains(0.82, 0.74, 0.94, 5)
-    assert weigh_origin(forward, backward, share, gains).origin == "unknown"
+    told = weigh_origin(forward, backward, share, gains)
+    assert (told.origin, told.by_chance) == ("unknown", True)
     sure = replace(forward, beyond_chance=20.0)
     assert weigh_origin(sure, backward, share, gains).origin == "descent"

@@ -120,7 +120,7 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         if found.untouched is not None and found.untouched.told and "embed" in components:
             word, components, told = "partly-related", *_rows_alone(components, found.untouched)
             reasons.insert(0, told)
-        return Judgment(word, components, reasons, open_origin=True)
+        return Judgment(word, components, reasons, open_origin=not origin.by_chance)
     is_partial = _is_partial(a, b, found, components) or (copies_alone and not _is_whole_body(components))
     return Judgment("partly-related" if is_partial else "related", components)
 
@@ -213,6 +213,11 @@ def _is_rounding(found: Findings) -> bool:
 
 
 def _open_origin(found: Findings, origin: OriginEvidence) -> str:
+    if origin.by_chance:
+        return (
+            "what a common frame and a common task fix agrees, as in students of one teacher; of the numbers "
+            "themselves no more lives on than by chance"
+        )
     if found.forward is None and found.backward is None:
         return (
             "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"

@@ -86,12 +86,14 @@ class OriginEvidence:
         log_odds: natural log-odds of descent against a shared start; zero where nothing could be followed.
         by_gains: whether learned gains took part.
         learned: share of energy that was learned and can be seen, of the side on which it is less.
+        by_chance: whether what seems to live on is what chance gives: then the two share no numbers, whatever agrees.
     """
 
     origin: Origin
     log_odds: float = 0.0
     by_gains: bool = False
     learned: float = 0.0
+    by_chance: bool = False
 
 
 @cache
@@ -130,8 +132,10 @@ def weigh_origin(
         descent, since two models of one seed begin with the same numbers wherever their shapes overlap.
     """
     both = [s for s in (forward, backward) if s is not None]
-    if not both or max(s.middle for s in both) < FOLLOWED or max(s.beyond_chance for s in both) < BEYOND_CHANCE:
+    if not both or max(s.middle for s in both) < FOLLOWED:
         return OriginEvidence("unknown")
+    if max(s.beyond_chance for s in both) < BEYOND_CHANCE:
+        return OriginEvidence("unknown", by_chance=True)
     name = "tokens" if by_tokens else "matrices" if gains is None else "gains"
     fitted = calibration()[name]
     measured = numbers(forward, backward, share, gains)
