@@ -228,17 +228,20 @@ def test_a_component_that_was_sampled_thinly_is_not_called_foreign() -> None:
 
 
 @pytest.mark.parametrize(
-    ("contents", "word"),
+    ("contents", "handed_down", "word"),
     [
-        (None, "not-testable"),
-        (Contents((), 5, 5), "not-testable"),
-        (Contents(("x",), 5, 5, telling=("x",)), "partly-related"),
-        (Contents(("x",), 5, 5), "not-testable"),
-        (Contents(("x", "y"), 2, 2), "identical"),
+        (None, (), "not-testable"),
+        (Contents((), 5, 5), (), "not-testable"),
+        (Contents(("x", "y"), 5, 5, telling=("x", "y")), ("x", "y"), "partly-related"),
+        (Contents(("x", "y"), 5, 5, telling=("x", "y")), (), "inconclusive"),
+        (Contents(("x",), 5, 5), (), "not-testable"),
+        (Contents(("x", "y"), 2, 2), (), "identical"),
     ],
 )
-def test_without_layers_only_equal_contents_can_speak(contents: Contents | None, word: str) -> None:
-    answer = judge(FOUR, FOUR, found(NONE, {}, contents=contents))
+def test_without_layers_only_equal_contents_can_speak(
+    contents: Contents | None, handed_down: tuple[str, ...], word: str
+) -> None:
+    answer = judge(FOUR, FOUR, found(NONE, {}, contents=contents, handed_down=handed_down))
     assert answer.verdict == word
     if word == "partly-related":
         assert any("x" in component.note for component in answer.components.values())

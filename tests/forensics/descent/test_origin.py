@@ -184,3 +184,14 @@ def test_a_share_below_a_half_may_scatter_where_the_other_way_round_is_uneven() 
     assert weigh_origin(replace(seen, middle=0.6, top=0.57), whole, None, gains).origin != "descent"
     twin = Survival(0.31, 0.56, 0.45, 28, own=-0.77, alike=0.4, excess=0.3)
     assert weigh_origin(twin, replace(whole, unevenness=0.95), None, gains).origin != "descent"
+
+
+def test_students_of_one_teacher_have_directions_and_gains_in_common_but_no_numbers() -> None:
+    """Measured on a student that was given the teacher's tables: two of seven matrices seem to live on."""
+    forward = Survival(0.112, 0.079, 0.76, 2, 2.8, -0.67, 0.028, 0.08, beyond_chance=1.0)
+    backward = Survival(-0.071, 0.082, 1.87, 1, 3.1, -0.75, 0.05, 0.071, beyond_chance=0.3)
+    share, gains = Share(0.494, 0.014, 1.99, 7), LearnedGains(0.82, 0.74, 0.94, 5)
+    told = weigh_origin(forward, backward, share, gains)
+    assert (told.origin, told.by_chance) == ("unknown", True)
+    sure = replace(forward, beyond_chance=20.0)
+    assert weigh_origin(sure, backward, share, gains).origin == "descent"

@@ -115,3 +115,22 @@ def test_directions_that_a_matrix_of_low_rank_does_not_have_are_not_followed() -
     other = SurvivalMeter()
     other.add(rank_eight, rank_eight)
     assert other.result() is None
+
+
+def test_independent_matrices_live_on_by_chance_and_a_tenth_of_a_parent_beyond_it() -> None:
+    """Under the null a standard normal number, whatever both learned and however narrow they are."""
+    drawn = []
+    for k in range(150):
+        g = generator(k)
+        shapes = [(32, 32), (96, 32), (32, 48)] * 2
+        pairs = [(torch.randn(n, d, generator=g), 2.0 * torch.randn(n, d, generator=g)) for n, d in shapes]
+        if k % 2:
+            pairs = [(a + a[:, :1] @ a[:1], b + 0.5 * b[:, :1] @ b[:1]) for a, b in pairs]
+        drawn.append(both(pairs)[0].beyond_chance)
+    told = torch.tensor(drawn)
+    assert abs(float(told.mean())) < 0.3
+    assert 0.8 < float(told.std()) < 1.25
+    assert float(told.max()) < 4.5
+    parents = [torch.randn(64, 64, generator=generator(k)) for k in range(7)]
+    merged = [0.2 * p + 0.8 * torch.randn(64, 64, generator=generator(50 + k)) for k, p in enumerate(parents)]
+    assert both(list(zip(parents, merged, strict=True)))[0].beyond_chance > 10.0

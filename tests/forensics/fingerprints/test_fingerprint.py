@@ -25,7 +25,7 @@ from pedigree.forensics.fingerprints.fingerprint import (
 )
 from pedigree.forensics.fingerprints.fingerprint_compare import compare_fingerprints
 from pedigree.forensics.fingerprints.positions import choose
-from pedigree.forensics.fingerprints.thin_model import place, thin
+from pedigree.forensics.fingerprints.thin_model import place, query_groups, thin
 from pedigree.forensics.sides.views import read_layer
 from pedigree.weights.anatomy import read_anatomy
 
@@ -193,6 +193,23 @@ def test_latent_attention_is_held_as_plain_heads() -> None:
         rows_UC = whole[kind].rows(name)[places][:, held.coordinates].bfloat16()  # type: ignore[index]
         stored = held.tensors[f"model.layers.1.self_attn.{name}_proj.weight"]
         torch.testing.assert_close(stored.T if name == "o" else stored, rows_UC, rtol=1e-2, atol=1e-2)
+
+
+def test_gates_that_stand_behind_queries_are_left_out() -> None:
+    """Qwen3-Next: a head's query and its gate in one matrix, twice as high as the output is wide."""
+    from tests.memory_checkpoint import MemoryCheckpoint
+
+    assert query_groups(4096, 512, 4096) == (8, 1)
+    assert query_groups(8192, 512, 4096) == (8, 2)
+    plain, sizes = llama(0), Sizes()
+    gated = dict(plain)
+    for name, rows_UD in plain.items():
+        if "q_proj" in name:
+            heads_HUD = rows_UD.unflatten(0, (sizes.heads, -1))
+            gated[name] = torch.cat([heads_HUD, torch.ones_like(heads_HUD)], dim=1).flatten(0, 1)
+    held, without = (thin(read_anatomy(MemoryCheckpoint(x, sizes.config())), None) for x in (gated, plain))  # type: ignore[arg-type]
+    assert held.tensors.keys() == without.tensors.keys()
+    assert all(torch.equal(held.tensors[name], without.tensors[name]) for name in without.tensors)
 
 
 def test_other_widths_share_positions() -> None:

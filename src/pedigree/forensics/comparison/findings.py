@@ -67,7 +67,8 @@ class Findings:
     A's layers. `folded` tells in whose matrices the other's gains stand
     ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of
     few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same
-    order in both models. `beside` names tensors of B without a role that are equal to one of A.
+    order in both models. `beside` names tensors of B without a role that are equal to one of A;
+    `handed_down` those that one file has from the other, where no layers could be laid side by side.
     """
 
     tokens: SharedTokens
@@ -95,6 +96,7 @@ class Findings:
     additive: tuple[int, int] | None = None
     share: Share | None = None
     contents: Contents | None = None
+    handed_down: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     renamed: bool = False
     filled: list[int] = field(default_factory=list)

@@ -16,9 +16,9 @@ from torch import Tensor
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, Findings, HeadScore
 from pedigree.forensics.comparison.following import follow_directions
 from pedigree.forensics.comparison.grids import keeps_order, rounded_side, side_on_grid
-from pedigree.forensics.descent.copies import find_copies
+from pedigree.forensics.descent.copies import find_copies, handed_down
 from pedigree.forensics.descent.kept_origin import origin_of_kept
-from pedigree.forensics.descent.table_origin import TableOrigin, table_origin
+from pedigree.forensics.descent.table_origin import TableOrigin, are_principal_axes, table_origin
 from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.frames.borne_names import ONE_LANGUAGE, bear_one_naming
 from pedigree.forensics.frames.carried_heads import heads_agree
@@ -183,6 +183,7 @@ def _without_roles(a: Side, b: Side) -> Findings:
     found = Findings(tokens, Climb(evidence), evidence, [None] * b.n_layers)
     if a.sample.max_units is None:
         found.contents = compare_contents(a.checkpoint, b.checkpoint)
+        found.handed_down = handed_down(b.checkpoint, found.contents.telling)
     return found
 
 
@@ -467,7 +468,21 @@ def _cosines_of(
         if alone and origin is None and out[role] >= ALIKE:
             carried = frame.carry(center(left[:ORIGIN_ROWS]))
             origin = table_origin(carried, frame.meet(center(right[:ORIGIN_ROWS])))
+    if origin not in (None, "unknown") and (_is_computed_table(a, role) or _is_computed_table(b, role)):
+        origin = "unknown"
     return out, origin, apart
+
+
+MOST_OF_TABLE = 1 << 27
+"""Numbers of a table up to which it is read whole, where its rows are all that agrees."""
+
+
+def _is_computed_table(side: Side, role: str) -> bool:
+    """Whether a table holds word vectors that anybody computes; only all of its rows tell."""
+    if side.sample.max_units is not None or side.vocabulary_rows * side.width > MOST_OF_TABLE:
+        return False
+    rows_VD = read_table(side.anatomy, role, torch.arange(side.vocabulary_rows))
+    return rows_VD is not None and are_principal_axes(rows_VD)
 
 
 def _seen_both_ways(name: str, a_TD: Tensor, b_TD: Tensor, frame: Gauge, lens_BK: Tensor | None) -> dict[str, float]:

@@ -40,6 +40,9 @@ TABLE_COSINE = 0.9
 OPEN_TABLE = "a table that both started from, drawn or trained, cannot be told from one that was handed down"
 """Of vocabulary rows that agree, are no copies, and stand alone (`table_origin.py`)."""
 
+SEEDED = "equal tensors are too few, or show no training, to tell a copy from a formula, a count or a seed"
+"""Of files whose roles are unknown (`copies.py`)."""
+
 RENAMED = (
     "attention agrees in the frame that vocabulary rows give, but these do not stand to each other as rows of the same "
     "names do: whoever renames rows chooses that frame"
@@ -117,7 +120,7 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         if found.untouched is not None and found.untouched.told and "embed" in components:
             word, components, told = "partly-related", *_rows_alone(components, found.untouched)
             reasons.insert(0, told)
-        return Judgment(word, components, reasons, open_origin=True)
+        return Judgment(word, components, reasons, open_origin=not origin.by_chance)
     is_partial = _is_partial(a, b, found, components) or (copies_alone and not _is_whole_body(components))
     return Judgment("partly-related" if is_partial else "related", components)
 
@@ -210,6 +213,11 @@ def _is_rounding(found: Findings) -> bool:
 
 
 def _open_origin(found: Findings, origin: OriginEvidence) -> str:
+    if origin.by_chance:
+        return (
+            "what a common frame and a common task fix agrees, as in students of one teacher; of the numbers "
+            "themselves no more lives on than by chance"
+        )
     if found.forward is None and found.backward is None:
         return (
             "units agree, but what was learned cannot be followed far enough to tell descent from a shared random start"
@@ -225,13 +233,16 @@ def _without_layers(found: Findings, components: dict[str, Component]) -> Judgme
     contents = found.contents
     if contents is not None and contents.all_equal:
         return Judgment("identical", components, ["every tensor has an equal one"])
-    if contents is not None and contents.telling:
-        note = f"equal tensors: {', '.join(contents.telling[:8])}"
-        whole = Component(verdict="identical", n=len(contents.telling), note=note)
+    if found.handed_down:
+        note = f"equal tensors: {', '.join(found.handed_down[:8])}"
+        whole = Component(verdict="identical", n=len(found.handed_down), note=note)
         return Judgment("partly-related", {**components, "tensors": whole}, [note])
     if any(components[name].verdict == "related" for name in ("embed", "head") if name in components):
         return Judgment("partly-related", components, ["vocabulary rows only"])
     reasons = ["no layer of the two could be laid side by side"]
+    if contents is not None and contents.telling:
+        reasons.append(f"{SEEDED}: {', '.join(contents.telling[:8])}")
+        return Judgment("inconclusive", components, reasons)
     if contents is not None and contents.shared:
         reasons.append(f"equal tensors are such as anybody computes: {', '.join(contents.shared[:8])}")
     return Judgment("not-testable", components, reasons)

@@ -30,6 +30,7 @@ from pedigree.forensics.sides.sampling import spread_evenly
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.sides.views import read_gain
 from pedigree.weights.anatomy import Part
+from pedigree.weights.checkpoint import Checkpoint
 
 BODY = ("attn.", "mlp.", "moe.expert.", "moe.shared.")
 
@@ -41,6 +42,9 @@ MOST_LOOKED_AT, MOST_ROWS = 12, 512
 
 LEAST_COPIES = 2
 """Matrices that have to be equal and trained."""
+
+MOST_TENSORS = 64
+"""Equal tensors without a role that are looked at for learning."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,38 @@ def _was_trained(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) 
 def _shows_learning(matrix_ND: Tensor) -> bool:
     learned = learning_of(singular_values(matrix_ND - matrix_ND.mean()), *matrix_ND.shape)
     return learned is not None and learned >= SEEN_LEARNING
+
+
+def handed_down(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the tensors, equal in two files whose roles are unknown, that one file has from the other.
+
+    A seed gives the same matrices to whoever draws from it, and a formula or a count one more table; neither is told
+    from its numbers with certainty. So matrices in which no learning can be seen are left out, and what is left speaks
+    where learning is seen in one of them and it is not alone.
+
+    Args:
+        checkpoint: the file that is read.
+        names: tensors that are equal to one of the other file, and that nobody can compute.
+    """
+    if len(names) < LEAST_COPIES:
+        return ()
+    left: list[str] = []
+    learned = 0
+    for k in spread_evenly(len(names), min(len(names), MOST_TENSORS)).tolist():
+        told = _learning_in(checkpoint.read(names[k]))
+        if told is None or told >= SEEN_LEARNING:
+            left.append(names[k])
+        learned += told is not None and told >= SEEN_LEARNING
+    return tuple(left) if learned and len(left) >= LEAST_COPIES else ()
+
+
+def _learning_in(tensor: Tensor) -> float | None:
+    """Share of energy that was visibly learned; None of what has no spectrum to be held against a random one."""
+    rows_ND = tensor.to(torch.float32).flatten(1) if tensor.ndim > 1 else tensor[None]
+    if min(rows_ND.shape) < LEAST_SIDE:
+        return None
+    rows_ND = without_damage(rows_ND[spread_evenly(len(rows_ND), min(len(rows_ND), MOST_ROWS))])
+    return learning_of(singular_values(rows_ND - rows_ND.mean()), *rows_ND.shape)
 
 
 def _gain_was_copied(a: Side, b: Side, layer_map: Sequence[int | None], part: Part) -> bool:

@@ -62,6 +62,9 @@ class Survival:
         alike: cosine of the matrices.
         excess: share of A's energy that stands out of what a random matrix can have: what was learned and can be seen.
         cut: how many matrices of A are those of B with some directions left out.
+        beyond_chance: how far the middle of the spectrum lives on, over all matrices, in deviations of what independent
+            ones of these lengths and shapes have there. Matrices are chosen by it for the numbers above, so that
+            those say nothing where this is small.
     """
 
     top: float
@@ -73,6 +76,7 @@ class Survival:
     alike: float = 1.0
     excess: float = 0.0
     cut: int = 0
+    beyond_chance: float = math.inf
 
     @property
     def mean(self) -> float:
@@ -101,6 +105,7 @@ class SurvivalMeter:
         self._own: list[float] = []
         self._alike: list[float] = []
         self._excess: list[float | None] = []
+        self._chance: list[float] = []
         self._cut = 0
 
     def add(self, a_ND: Tensor, b_ND: Tensor) -> None:
@@ -117,6 +122,9 @@ class SurvivalMeter:
         top, middle = slice(max(1, n // 16)), slice(n // 4, n // 2)
         self._tops.append(float(r_K[top].mean()))
         self._middles.append(float(r_K[middle].mean()))
+        # u^T B v of a matrix that knows nothing of u and v has the mean square of its numbers for a variance.
+        spread_K = b_ND.double().square().mean() / strength_K[middle].square()
+        self._chance.append(float(spread_K.sum()) / len(spread_K) ** 2)
         self._residuals.append(float(rest_K[top].mean() / rest_K[middle].mean().clamp_min(1e-300)))
         along_K, many = (r_K[top] - 1.0) * strength_K[top], len(r_K[top])
         apart = float((many * rest_K[top].sum()).sqrt())
@@ -131,6 +139,7 @@ class SurvivalMeter:
         """Add what another one took in."""
         self._tops += other._tops
         self._middles += other._middles
+        self._chance += other._chance
         self._residuals += other._residuals
         self._own += other._own
         self._alike += other._alike
@@ -158,8 +167,14 @@ class SurvivalMeter:
         excess = sum(excesses) / max(1, len(excesses))
         return Survival(
             sum(tops) / n, middle, gap / max(abs(middle), 1e-6), n, sorted(residuals)[n // 2],
-            sum(owns) / n, sum(alikes) / n, excess, self._cut,
+            sum(owns) / n, sum(alikes) / n, excess, self._cut, self._beyond_chance(),
         )  # fmt: skip
+
+    def _beyond_chance(self) -> float:
+        """All middles together, each by how sure it is, over the deviation of that."""
+        sure = [1.0 / max(variance, 1e-30) for variance in self._chance]
+        total = sum(weight * middle for weight, middle in zip(sure, self._middles, strict=True))
+        return total / math.sqrt(sum(sure))
 
 
 CUT = 1e-3

@@ -14,6 +14,10 @@ in them, too (docs/LOG.md, 2026-11-30). What tells is
 
 Siblings through a common table look like twins here, and stay open.
 
+Word vectors that were computed (the leading directions of co-occurrence counts) are another matter. Two of them
+estimate the same directions of one language, numbered by strength, and come as near to each other as their texts are
+long, though nobody has them from anybody. They are known by their coordinates, which stand at right angles.
+
 Shapes: T = shared tokens, D = residual width.
 """
 
@@ -27,6 +31,10 @@ from torch import Tensor
 from pedigree.forensics.descent.additions import WHITE
 from pedigree.forensics.descent.survival import SurvivalMeter, learning_of
 from pedigree.forensics.sides.linear import singular_values
+
+PRINCIPAL = 0.1
+"""Mean square of the correlations between coordinates, over what it is by chance (one over the rows), below which
+nobody drew these coordinates: of drawn or trained tables none is below a half."""
 
 TableOrigin = Literal["copy", "descent", "unknown"]
 
@@ -67,6 +75,21 @@ def table_origin(a_TD: Tensor, b_TD: Tensor) -> TableOrigin:
         if kept is not None and kept.own >= KEEPS and learned and _is_small_step(x_TD, y_TD):
             return "descent"
     return "unknown"
+
+
+def are_principal_axes(rows_VD: Tensor) -> bool:
+    """Whether the coordinates of a whole table are those of a decomposition, which anybody computes from like texts.
+
+    Args:
+        rows_VD: all rows, as they are or without their mean.
+    """
+    for table_VD in (rows_VD, rows_VD - rows_VD.mean(dim=0)):
+        columns_VD = table_VD.double() / table_VD.double().norm(dim=0).clamp_min(1e-300)
+        width = columns_VD.shape[1]
+        beside = float((columns_VD.T @ columns_VD).fill_diagonal_(0.0).square().sum())
+        if width > 1 and beside * len(rows_VD) < PRINCIPAL * width * (width - 1):
+            return True
+    return False
 
 
 def _is_small_step(a_TD: Tensor, b_TD: Tensor) -> bool:

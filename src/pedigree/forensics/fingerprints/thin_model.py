@@ -202,6 +202,20 @@ def _read_ffn(anatomy: Anatomy, layer: int, out: ThinModel, named: TokenRows | N
     return {name: torch.cat(parts) for name, parts in stacks.items()}
 
 
+def query_groups(queries: int, keys: int, written: int) -> tuple[int, int]:
+    """Query heads that share a key head, and how many blocks of rows each of them has.
+
+    Qwen3-Next keeps the gate of a head behind its query in one matrix, which then has twice as many rows as the output
+    has columns.
+
+    Args:
+        queries, keys: rows of the two matrices.
+        written: columns of the output.
+    """
+    apart = 2 if queries == 2 * written else 1
+    return queries // apart // max(1, keys), apart
+
+
 def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Tensor | None) -> dict[str, Tensor]:
     latent = read_latent_attention(anatomy, layer) if anatomy.part("attn.k", layer) is None else None
     if latent is not None:
@@ -210,15 +224,17 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
     key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
     if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
         return {}
-    head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
+    head_dim = key.shape[0] // heads
+    repeat, apart = query_groups(query.shape[0], key.shape[0], _part(parts, "o").shape[1])
     if not repeat or not _holds(out.dims, heads, head_dim):
         return {}
     rows = [head * head_dim + dim for head, dim in out.dims]
     wide = [[(head * repeat + g) * head_dim + dim for head, dim in out.dims] for g in range(repeat)]
+    asked = [[(head * repeat + g) * apart * head_dim + dim for head, dim in out.dims] for g in range(repeat)]
     found = {}
     for name in "kv":
         found[name] = fold_reader(anatomy, _part(parts, name).read(rows=rows), "norm.attn", layer)[:, out.coordinates]
-    q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in wide]).sum(0)
+    q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in asked]).sum(0)
     found["q"] = fold_reader(anatomy, q_UD, "norm.attn", layer)[:, out.coordinates]
     flat = [column for group in wide for column in group]
     o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
@@ -256,11 +272,12 @@ def _take_keys(anatomy: Anatomy, layer: int, out: ThinModel, named: TokenRows) -
     """Rows of keys, and of the queries of their group added up, in the frame of tokens."""
     key, query, heads = anatomy.part("attn.k", layer), anatomy.part("attn.q", layer), anatomy.n_kv_heads
     if key is not None and query is not None and heads:
-        head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
+        head_dim, output = key.shape[0] // heads, anatomy.part("attn.o", layer)
+        repeat, apart = query_groups(query.shape[0], key.shape[0], 0 if output is None else output.shape[1])
         if not repeat or not _holds(out.keys, heads, head_dim):
             return
         q_UD = torch.stack(
-            [query.read(rows=[(h * repeat + g) * head_dim + c for h, c in out.keys]) for g in range(repeat)]
+            [query.read(rows=[(h * repeat + g) * apart * head_dim + c for h, c in out.keys]) for g in range(repeat)]
         ).sum(0)
         k_UD = key.read(rows=[h * head_dim + c for h, c in out.keys])
     else:

@@ -25,6 +25,7 @@ from pedigree.forensics.comparison.findings import Findings
 from pedigree.forensics.comparison.following import matched_matrices
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import producer
+from pedigree.forensics.comparison.verdict import Judgment
 from pedigree.forensics.sides.side import Side
 from pedigree.forensics.spread import ANY_FAULT, spread_out
 from pedigree.records.comparison import Verdict
@@ -236,6 +237,8 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
     a, b, found, judgment = measure_pair(first, second, allow_pickle=allow_pickle)
     if judgment.verdict not in RELATED and not judgment.open_origin:
         return Kinship(judgment.verdict)
+    if judgment.verdict == "partly-related" and not judgment.open_origin and not _shares_more_than_tables(judgment):
+        return Kinship("inconclusive")
     units, heads = _sums(a, b, found)
     both = units + heads
     far, near = _relative(found, both), _relative_units(found, units)
@@ -257,6 +260,12 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
         open_origin=judgment.open_origin,
         shapes=(shape_of(a.anatomy), shape_of(b.anatomy)),
     )
+
+
+def _shares_more_than_tables(judgment: Judgment) -> bool:
+    """Whether anything but vocabulary rows was handed down: two that began with the same word vectors are no family."""
+    parts = judgment.components
+    return any(parts[name].verdict in ("related", "identical") for name in parts.keys() - {"embed", "head"})
 
 
 def shape_of(anatomy: Anatomy) -> Shape:
