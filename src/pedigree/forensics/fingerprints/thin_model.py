@@ -207,8 +207,8 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
     if latent is not None:
         return _read_latent(anatomy, layer, out, latent, written_CQ)
     parts = {name: anatomy.part(f"attn.{name}", layer) for name in "qkvo"}
-    key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
-    if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
+    key, query, output, heads = parts["k"], parts["q"], parts["o"], anatomy.n_kv_heads
+    if not out.dims or key is None or query is None or output is None or parts["v"] is None or not heads:
         return {}
     head_dim, repeat = key.shape[0] // heads, query.shape[0] // max(1, key.shape[0])
     if not repeat or not _holds(out.dims, heads, head_dim):
@@ -220,9 +220,11 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
         found[name] = fold_reader(anatomy, _part(parts, name).read(rows=rows), "norm.attn", layer)[:, out.coordinates]
     q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in wide]).sum(0)
     found["q"] = fold_reader(anatomy, q_UD, "norm.attn", layer)[:, out.coordinates]
-    flat = [column for group in wide for column in group]
-    o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
-    o_UC = o_CQ.reshape(len(out.coordinates), repeat, -1).sum(1).T
+    # Queries may stand with gates of their own, twice as many rows; outputs tell how many heads read a group's values.
+    readers = output.shape[1] // max(1, key.shape[0])
+    flat = [(head * readers + g) * head_dim + dim for g in range(readers) for head, dim in out.dims]
+    o_CQ = output.read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
+    o_UC = o_CQ.reshape(len(out.coordinates), readers, -1).sum(1).T
     found["o"] = _fold_writer(anatomy, o_UC, "norm.attn.post", layer, out.coordinates)
     return found
 
