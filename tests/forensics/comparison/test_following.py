@@ -18,6 +18,8 @@ from pedigree.forensics.comparison.following import (
 from pedigree.forensics.descent.gains import LearnedGains
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import Survival
+from pedigree.forensics.sides.gauge import Gauge
+from pedigree.records.comparison import GaugeKind
 
 SIZES = Sizes(d=64, layers=2, heads=4, kv_heads=4, head_dim=16, inner=96)
 
@@ -87,4 +89,13 @@ def test_a_child_whose_gains_were_drawn_anew_is_asked_without_them_and_as_strict
     assert origin_of(pair).origin == "descent"
     taken = replace(WHOLE, own=-0.2)
     pair.forward = pair.backward = taken
+    assert origin_of(pair).origin != "descent"
+
+
+@pytest.mark.parametrize("kind", ["identity", "signed-permutation"])
+def test_twins_whose_gains_were_folded_are_no_merge_though_they_look_even_in_a_permuted_stream(kind: GaugeKind) -> None:
+    """One start, one text, another order: both lack what the other learned, and the difference is half and half."""
+    twin = Survival(0.82, 0.825, 0.10, 14, residual=2.5, own=-0.36, alike=0.81, excess=0.10)
+    gauge = Gauge(kind, None if kind == "identity" else torch.eye(32).flip(0), "vocabulary rows of shared tokens")
+    pair = found([0, 1], {}, gauge=gauge, survival=(twin, replace(twin, own=-0.52)), share=Share(0.52, 0.02, 0.6, 14))
     assert origin_of(pair).origin != "descent"

@@ -159,7 +159,7 @@ def origin_of(found: Findings) -> OriginEvidence:
     Rows that were handed down open a question that was settled otherwise; they settle none, since two models of one
     seed may both have begun with somebody's table.
     """
-    gainless = found.gains is None and (found.evidence.gauge.is_trivial or found.folded is not None or found.gains_anew)
+    gainless = found.gains is None and found.evidence.gauge.keeps_channels
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions,
         faint=bool(found.carried), gainless=gainless, by_tokens=found.evidence.gauge.by_tokens,
