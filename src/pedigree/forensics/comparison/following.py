@@ -46,9 +46,10 @@ SURVIVAL_LAYERS = 12
 STILLER = 0.2
 """Part of the way of the others up to which a matrix that moved takes no part beside them."""
 
-LEAST_MATRICES = 8
+LEAST_MATRICES = 12
 """Matrices that have to be followed where files hold some units of each layer, and these in another order: averages
-over fewer, of narrow models, are those of a few dozen directions."""
+over fewer, of narrow models, are those of a few dozen directions (a run over one text in one order, told by all of its
+fourteen matrices, passed for a descendant by eight of them)."""
 
 ALIKE = 0.1
 """Cosine of two matrices from which one has something of the other; of independent ones of 48 rows and columns it is
