@@ -21,6 +21,7 @@ ALIASES = {
     "kept-units": "gram-agreement",
     "carried-planes": "plane-agreement",
     "carried-heads": "head-agreement",
+    "carried-units": "row-agreement",
     "survival-of-learned-directions": "survival",
     "start-or-descent": "survival",
     "direction": "difference-share",

@@ -105,6 +105,15 @@ def test_layers_that_were_averaged_are_named_with_their_sources_and_no_arrow_poi
     assert weigh_direction(b, a, found).log_odds < 0
 
 
+def test_averaged_attention_beside_fresh_units_is_no_layer_that_the_parent_has_twice() -> None:
+    other = averaged(llama(9, SIZES))
+    child = {name: other[name] if ".mlp." in name else tensor for name, tensor in averaged(PARENT).items()}
+    a, b, found = compared(child)
+    assert not found.layers_hit("ffn")
+    assert found.mixed == {0: [0, 1], 1: [2, 3], 2: [4, 5]}
+    assert weigh_direction(a, b, found).log_odds > 0
+
+
 def test_a_layer_that_the_parent_has_twice_is_no_average() -> None:
     twice = layers(PARENT, [0, 0, 1, 2, 3])
     *_, found = compared(shaken(layers(PARENT, [0, 1, 2, 3]), 1), shaken(twice, 2))

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from forensics.tiny_models import Sizes, Tensors, generator, llama, shaken, side
+from forensics.tiny_models import (
+    Sizes,
+    Tensors,
+    generator,
+    llama,
+    random_rotation,
+    shaken,
+    side,
+    signed_permutation,
+)
 
 from pedigree.forensics.descent.folded_gains import folded_side
+from pedigree.forensics.sides.gauge import Gauge, identity_gauge
 from pedigree.forensics.units.unit_map import UnitMap
 
 SIZES = Sizes()
@@ -46,7 +58,31 @@ def with_other_attention(model: Tensors, seed: int) -> Tensors:
 
 
 def side_that_holds(a: Tensors, b: Tensors) -> str | None:
-    return folded_side(side(a), side(b), MAP, in_place())
+    return folded_side(side(a), side(b), MAP, in_place(), identity_gauge(SIZES.d, SIZES.d))
+
+
+def moved(model: Tensors, move_DD: torch.Tensor) -> Tensors:
+    """Coordinates of the residual stream permuted and negated, gains with them."""
+    out = {}
+    for name, tensor in model.items():
+        writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+        out[name] = tensor @ move_DD.abs() if tensor.ndim == 1 else move_DD.T @ tensor if writes else tensor @ move_DD
+    return out
+
+
+def as_experts(model: Tensors, order: list[int]) -> Tensors:
+    """The feed-forward units as two experts of a Mixtral, in an order of experts."""
+    out, half = {n: t for n, t in model.items() if ".mlp." not in n}, SIZES.inner // 2
+    for i in MAP:
+        prefix = f"model.layers.{i}."
+        out[prefix + "block_sparse_moe.gate.weight"] = torch.zeros(2, SIZES.d)
+        for e, source in enumerate(order):
+            rows = slice(source * half, (source + 1) * half)
+            for name, old in (("w1", "gate"), ("w3", "up"), ("w2", "down")):
+                tensor = model[f"{prefix}mlp.{old}_proj.weight"]
+                part = tensor[:, rows] if old == "down" else tensor[rows]
+                out[f"{prefix}block_sparse_moe.experts.{e}.{name}.weight"] = part
+    return out
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,6 +93,36 @@ def test_folded_gains_are_found_though_attention_was_drawn_anew(seed: int) -> No
     child = {name: torch.ones(SIZES.d) if tensor.ndim == 1 else tensor for name, tensor in child.items()}
     assert side_that_holds(parent, child) == "b"
     assert side_that_holds(child, parent) == "a"
+
+
+def test_folded_gains_are_found_in_a_stream_whose_coordinates_were_permuted_and_negated() -> None:
+    parent, move_DD = learned(10), signed_permutation(SIZES.d, 3)
+    frame = Gauge("signed-permutation", move_DD, "vocabulary rows of shared tokens")
+    child = moved(shaken(folded(parent), 20, 0.1), move_DD)
+    twin = moved(shaken(learned(40), 30, 0.1), move_DD)
+    assert folded_side(side(parent), side(child), MAP, in_place(), frame) == "b"
+    assert folded_side(side(child), side(parent), MAP, in_place(), frame.inverse()) == "a"
+    assert folded_side(side(parent), side(twin), MAP, in_place(), frame) is None
+    turn = Gauge("orthogonal", random_rotation(SIZES.d, 5), "vocabulary rows of shared tokens")
+    assert folded_side(side(parent), side(child), MAP, in_place(), turn) is None
+
+
+def test_folded_gains_are_found_in_experts_in_another_order_beside_foreign_attention() -> None:
+    parent, config = learned(11), {**SIZES.config("mixtral"), "num_local_experts": 2}
+    child = shaken(with_other_attention(folded(parent), 51), 21, 0.1)
+    child = {name: torch.ones(SIZES.d) if tensor.ndim == 1 else tensor for name, tensor in child.items()}
+    a, b = (side(as_experts(m, order), config) for m, order in ((parent, [0, 1]), (child, [1, 0])))
+    half = SIZES.inner // 2
+    at, label = torch.arange(SIZES.inner) % half, torch.arange(SIZES.inner) // half
+    maps = {
+        j: replace(units, origin_N=torch.arange(SIZES.inner).roll(half), index_a_M=at, label_a_M=label, index_b_N=at,
+                   label_b_N=label)
+        for j, units in in_place().items()
+    }  # fmt: skip
+    plain = identity_gauge(SIZES.d, SIZES.d)
+    assert folded_side(a, b, MAP, maps, plain) == "b"
+    twin = side(as_experts(shaken(with_other_attention(learned(41), 61), 31, 0.1), [1, 0]), config)
+    assert folded_side(a, twin, MAP, maps, plain) is None
 
 
 @pytest.mark.parametrize("seed", range(3))

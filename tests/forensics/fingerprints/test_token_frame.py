@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.forensics.merge_shop import write_model
-from tests.forensics.tiny_models import Sizes, Tensors, generator, llama, random_rotation, shaken, turned
+from tests.forensics.tiny_models import Sizes, Tensors, generator, llama, random_rotation, shaken, turned, unit_set
 
 from pedigree.benchmark.zoo import Zoo
 from pedigree.errors import MalformedFile
@@ -156,6 +156,33 @@ def test_planes_are_brought_back_to_their_heads_and_angles(prints: Prints) -> No
         cosine = torch.nn.functional.cosine_similarity(x_PW, y_PW, dim=1)
         assert float(cosine.mean()) > 0.7
         assert float(cosine.min()) > 0.4
+
+
+def test_queries_that_stand_with_gates_have_a_fingerprint(tmp_path: Path) -> None:
+    """Twice as many rows of queries as columns of outputs, as in Qwen3-Next."""
+    sizes, g = Sizes(d=64, layers=2, heads=4, kv_heads=2, head_dim=16, inner=128, vocab=400), generator(1)
+    parent = llama(1, sizes)
+    for layer in range(sizes.layers):
+        parent[f"model.layers.{layer}.self_attn.q_proj.weight"] = 0.1 * torch.randn(128, 64, generator=g)
+    prints = [make_fingerprint(write(tmp_path / str(k), t, sizes)) for k, t in enumerate((parent, shaken(parent, 2)))]
+    assert prints[0].model.tensors["model.layers.0.self_attn.o_proj.weight"].shape == (64, 32)
+    assert compare_fingerprints(*prints).result.layer_map == [0, 1]
+
+
+def test_planes_of_heads_in_another_basis_are_not_laid_side_by_side() -> None:
+    """Where no position turns planes a head may have any basis: each plane is spread over all, and would look dead."""
+    g, heads, dims = generator(11), 4, 16
+    names = ("k", "q")
+    before = {name: torch.randn(heads * dims, 64, generator=g) for name in names}
+    basis_HCC = torch.linalg.qr(torch.randn(heads, dims, dims, generator=g))[0]
+    mixed = {
+        name: torch.einsum("hcd,hdw->hcw", basis_HCC, rows_UW.reshape(heads, dims, -1)).flatten(0, 1)
+        for name, rows_UW in before.items()
+    }
+    twin = {name: rows_UW + 2 * torch.randn(rows_UW.shape, generator=g) for name, rows_UW in before.items()}
+    one = unit_set(before, "qk", heads)
+    assert planes_side_by_side(one, unit_set(mixed, "qk", heads)) == []
+    assert len(planes_side_by_side(one, unit_set(twin, "qk", heads))) == 2
 
 
 def test_scores_of_independent_models_in_the_frame_of_tokens_keep_their_level(tmp_path: Path) -> None:

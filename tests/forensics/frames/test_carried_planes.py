@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pedigree.benchmark.framer import turn_for_planes
+from pedigree.forensics.comparison.measure import measure
 from pedigree.forensics.exact.card import TestOutcome
 from pedigree.forensics.exact.plane_agreement import PlaneMeter
 from pedigree.forensics.frames.carried_planes import planes_agree, planes_of
@@ -75,6 +76,7 @@ def side(tmp_path: Path) -> Iterator[object]:
                 "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "rope_theta": 10000.0,
             }  # fmt: skip
             (folder / "config.json").write_text(json.dumps(config | facts))
+            (folder / "vocab.json").write_text(json.dumps({f"word{row}": row for row in range(WORDS)}))
             return Side.read(stack.enter_context(open_checkpoint(folder)), choose_sample("full", 0))
 
         yield open_side
@@ -82,6 +84,23 @@ def side(tmp_path: Path) -> Iterator[object]:
 
 def merged(minor: Tensors, major: Tensors, share: float = 0.2) -> Tensors:
     return {name: share * tensor + (1.0 - share) * major[name] for name, tensor in minor.items()}
+
+
+def hybrid(tensors: Tensors) -> Tensors:
+    """The same under the names of Jamba, attention in every other layer."""
+    names = {
+        "mlp": "feed_forward",
+        "post_attention_layernorm": "pre_ff_layernorm",
+        "model.norm": "model.final_layernorm",
+    }
+    out = {}
+    for name, tensor in tensors.items():
+        if "self_attn" in name and int(name.split(".")[2]) % 2 == 0:
+            continue
+        for old, new in names.items():
+            name = name.replace(old, new)
+        out[name] = tensor
+    return out
 
 
 def planes_moved(tensors: Tensors, seed: int) -> Tensors:
@@ -244,3 +263,17 @@ def test_what_cannot_be_tested_says_why(side) -> None:  # type: ignore[no-untype
     assert "whole" in str(agree(sampled, other).why_not)
     more_heads = side(drawn(2), num_key_value_heads=1, num_attention_heads=2, head_dim=32)
     assert "form" in str(agree(one, more_heads).why_not)
+
+
+def test_layers_of_hybrids_without_attention_take_no_part(side) -> None:  # type: ignore[no-untyped-def]
+    """A fifth of a parent in a merge, beside foreign feed-forward units: planes of two layers are all that speaks."""
+    minor, major = drawn(1), drawn(2)
+    mixed = merged(minor, major)
+    child = hybrid({name: major[name] if ".mlp." in name else tensor for name, tensor in mixed.items()})
+    facts = {"architectures": ["JambaForCausalLM"], "model_type": "jamba"}
+    planes = measure(side(hybrid(minor), **facts), side(child, **facts), whole_bits=False).exact["carried-planes"]
+    assert planes.n == 2 * GROUPS * 6  # of eight planes of a head, two hardly turn
+    assert planes.log10_p is not None
+    assert planes.log10_p < -8.0
+    other = measure(side(hybrid(drawn(3)), **facts), side(child, **facts), whole_bits=False).exact["carried-planes"]
+    assert other.log10_p == 0.0

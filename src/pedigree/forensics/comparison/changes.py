@@ -331,7 +331,8 @@ def component_changes(a: Side, b: Side, found: Findings) -> list[Transformation]
     """A component that is foreign on layers whose other component is matched."""
     out: list[Transformation] = []
     ffn, attn = set(found.layers_hit("ffn")), set(found.layers_hit("vo", "qk"))
-    if not all(grid.sees(j) for grid in found.evidence.grids.values() for j in range(len(found.layer_map))):
+    sees_all = all(grid.sees(j) for grid in found.evidence.grids.values() for j in range(len(found.layer_map)))
+    if found.reordered or not sees_all:
         return out  # a sample may miss what is there
     if found.tested("ffn") and found.tested("vo", "qk") and (attn or ffn):
         only_attn = [j for j in sorted(attn - ffn) if _shows_nothing(found, j, "ffn")]

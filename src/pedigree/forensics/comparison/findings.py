@@ -64,11 +64,13 @@ class Findings:
     but these do not stand to each other as rows of their names do. `table_origins` says where vocabulary rows that
     agree come from, if nothing else agrees, `tables_apart` how far tables lie apart in a frame, over their length.
     `mixed` gives the layers of A of which a layer of B holds parts, where these are several; `mixed_back` the same of
-    A's layers. `folded` tells in whose matrices the other's gains stand
-    ("a" or "b"). `rounded` and `gridded` name the side that is the other one rounded, and that stands on a grid of
-    few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few matrices stand in the same
-    order in both models. `beside` names tensors of B without a role that are equal to one of A;
-    `handed_down` those that one file has from the other, where no layers could be laid side by side.
+    A's layers. `folded` tells in whose matrices the other's gains stand ("a" or "b"), `gains_anew` that gains take no
+    part since those of one began anew. `rounded` and `gridded` name the side that is the other one rounded, and that
+    stands on a grid of few-bit integers, by whatever rule it came there. `in_order` tells that numbers of a few
+    matrices stand in the same order in both models. `reordered` tells that files hold some units of each layer, and
+    that those of A that B's holds stand elsewhere: a layer of which none is held says nothing then. `beside` names
+    tensors of B without a role that are equal to one of A; `handed_down` those that one file has from the other, where
+    no layers could be laid side by side.
     """
 
     tokens: SharedTokens
@@ -81,6 +83,7 @@ class Findings:
     rounded: str | None = None
     gridded: str | None = None
     in_order: bool = False
+    reordered: bool = False
     unit_maps: dict[int, UnitMap] = field(default_factory=dict)
     heads: dict[str, HeadScore] = field(default_factory=dict)
     exact: dict[str, TestOutcome] = field(default_factory=dict)
@@ -108,6 +111,7 @@ class Findings:
     framed: bool = False
     renamed_rows: bool = False
     folded: str | None = None
+    gains_anew: bool = False
     mixed: dict[int, list[int]] = field(default_factory=dict)
     mixed_back: dict[int, list[int]] = field(default_factory=dict)
     blank: list[str] = field(default_factory=list)
@@ -129,7 +133,8 @@ class Findings:
 
     def unseen(self, j: int) -> bool:
         """Whether layer `j` of B shows nothing, but too few of its units were read for that to mean anything."""
-        return self.layer_map[j] is None and not any(grid.sees(j) for grid in self.evidence.grids.values())
+        blind = self.reordered or not any(grid.sees(j) for grid in self.evidence.grids.values())
+        return self.layer_map[j] is None and blind
 
     def layers_hit(self, *kinds: UnitKind) -> list[int]:
         """Layers of B matched by any of the kinds."""
@@ -147,7 +152,8 @@ class Findings:
     @property
     def within_reach(self) -> bool:
         """Whether a chosen frame could have made the few units that were read agree as they do."""
-        chosen = "units-read" in self.exact and self.log10_p("units-read") > CLEAR_LOG10_P
+        names = ("units-read", "carried-units")
+        chosen = "units-read" in self.exact and min(self.log10_p(name) for name in names) > CLEAR_LOG10_P
         return chosen and self.carried_log10_p > CLEAR_LOG10_P and not self.copied
 
     @property

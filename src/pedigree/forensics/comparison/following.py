@@ -24,7 +24,14 @@ from pedigree.forensics.descent.folded_gains import folded_side, same_gains_fold
 from pedigree.forensics.descent.gains import LearnedGains, compare_gains
 from pedigree.forensics.descent.origin import RAW, OriginEvidence, learned_apart, weigh_origin
 from pedigree.forensics.descent.share import UNMOVED, ShareMeter, moved_beyond_gains
-from pedigree.forensics.descent.survival import FOREIGN, LONGER, MIN_DIRECTIONS, SurvivalMeter, bulk_ratio
+from pedigree.forensics.descent.survival import (
+    FOREIGN,
+    LONGER,
+    MIN_DIRECTIONS,
+    SEEN_LEARNING,
+    SurvivalMeter,
+    bulk_ratio,
+)
 from pedigree.forensics.descent.untouched_rows import untouched_rows
 from pedigree.forensics.frames.ladder import TABLES
 from pedigree.forensics.frames.turned_planes import planes_side_by_side
@@ -40,6 +47,11 @@ SURVIVAL_LAYERS = 12
 
 STILLER = 0.2
 """Part of the way of the others up to which a matrix that moved takes no part beside them."""
+
+LEAST_MATRICES = 12
+"""Matrices that have to be followed where files hold some units of each layer, and these in another order: averages
+over fewer, of narrow models, are those of a few dozen directions (a run over one text in one order, told by all of its
+fourteen matrices, passed for a descendant by eight of them)."""
 
 ALIKE = 0.1
 """Cosine of two matrices from which one has something of the other; of independent ones of 48 rows and columns it is
@@ -91,10 +103,13 @@ def follow_directions(a: Side, b: Side, found: Findings) -> None:
     followed = set(_layers_followed(a, found))
     pairs = [i if j in followed else None for j, i in enumerate(found.layer_map)]
     found.gains = compare_gains(a, b, pairs, found.evidence.gauge)
-    if found.evidence.gauge.is_trivial and (a.sample.max_units is None or origin_of(found).origin != "descent"):
-        found.folded = folded_side(a, b, pairs, found.unit_maps)
+    in_order = found.evidence.gauge.keeps_channels
+    if in_order and (a.sample.max_units is None or origin_of(found).origin != "descent"):
+        found.folded = folded_side(a, b, pairs, found.unit_maps, found.evidence.gauge)
         if found.folded is not None or _may_have_begun_anew(a, b, found.gains):
             found.gains = None
+    if found.gains is not None and gains_began_anew(found):
+        found.gains, found.gains_anew = None, True
     if found.gains is None and found.additions is not None and found.additions.moves and found.additions.is_white:
         alike = same_gains_folded(a, b, pairs, found.unit_maps, found.evidence.gauge)
         found.additions = replace(found.additions, folded_alike=alike)
@@ -123,6 +138,22 @@ def _moved_and_still(pairs: Iterator[tuple[Tensor, Tensor]]) -> tuple[_Meters, _
     return moved, still
 
 
+LIVES_ON = 0.9
+"""Top over middle, either way, from which what both learned lives on in both. Trainings apart from one start whose
+gains have nothing in common have 0.85 at most on one side, where learning is seen on both."""
+
+
+def gains_began_anew(found: Findings) -> bool:
+    """Whether gains have nothing in common though all that was learned, and can be seen on both sides, lives on either
+    way: what is the same in matrices was not learned apart, so one model's gains were folded away, or drawn anew, and
+    those that it learned since say nothing. Small gains are too faint in the scale of columns (`folded_gains.py`)."""
+    forward, backward = found.forward, found.backward
+    if forward is None or backward is None or not learned_apart(found.gains):
+        return False
+    both = forward, backward
+    return all(one.ratio >= LIVES_ON and one.excess >= SEEN_LEARNING for one in both)
+
+
 def _may_have_begun_anew(a: Side, b: Side, gains: LearnedGains | None) -> bool:
     """Whether norms of two kinds, or places, have gains that do not agree: a converted model learns new ones."""
     converted = (a.anatomy.norm, a.anatomy.norm_placement) != (b.anatomy.norm, b.anatomy.norm_placement)
@@ -135,13 +166,15 @@ def origin_of(found: Findings) -> OriginEvidence:
     Rows that were handed down open a question that was settled otherwise; they settle none, since two models of one
     seed may both have begun with somebody's table.
     """
+    gainless = found.gains is None and found.evidence.gauge.keeps_channels
     told = weigh_origin(
         found.forward, found.backward, found.share, found.gains, found.additions,
-        faint=bool(found.carried), gainless=found.gains is None and found.evidence.gauge.is_trivial,
-        by_tokens=found.evidence.gauge.by_tokens,
+        faint=bool(found.carried), gainless=gainless, by_tokens=found.evidence.gauge.by_tokens,
     )  # fmt: skip
     if _is_rounded_copy(found):
         return replace(told, origin="descent")
+    if found.reordered and (found.forward is None or found.forward.matrices < LEAST_MATRICES):
+        return replace(told, origin="unknown")
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
     if told.origin == "start" and found.untouched is not None and found.untouched.told:
@@ -215,6 +248,8 @@ def matched_matrices(
             right = b.units(kind, j)
             if left is None or right is None or (a.sample.by_tokens and not found.hit(kind, j)):
                 continue  # where tokens name the coordinates other units of a layer may stand in another order
+            if found.reordered and kind == "ffn":
+                continue  # of few units those that agree would be taken, and what has died would be hidden
             if a.sample.by_tokens and kind == "qk":
                 aligned = _aligned_planes(left, right)
             else:
@@ -282,6 +317,7 @@ def _aligned_rows(
     carry = found.evidence.gauge.carry
     units = found.unit_maps.get(j) if left.kind == "ffn" else None
     same = left.count == right.count and bool((left.index_U == right.index_U).all())
+    rows_N: Tensor | None = None
     if found.carried:
         in_place = True
     elif left.kind == "ffn":
@@ -291,9 +327,13 @@ def _aligned_rows(
         )
     else:
         in_place = same and bool(names) and dimensions_stand(carry(left.rows(names[0])), right.rows(names[0]))
+        if in_place:
+            rows_N = _of_heads_that_stand(carry(left.rows(names[0])), right.rows(names[0]), right.label_U)
     standing = found.log10_p("body-signs") <= CLEAR_LOG10_P
     if same and in_place and (standing or found.hit(left.kind, j)) and not (units is not None and _is_rescaled(units)):
         pick_N = _followed_rows(left)
+        if rows_N is not None:
+            pick_N = rows_N if pick_N is None else pick_N[torch.isin(pick_N, rows_N)]
         for name in names:
             yield carry(left.rows(name, pick_N)), right.rows(name, pick_N)
         return
@@ -351,6 +391,22 @@ STANDING_SHARE = 0.3
 
 def dimensions_stand(a_UD: Tensor, b_UD: Tensor) -> bool:
     """Whether dimensions of attention stand where they stood; moved heads, laid side by side, would look like death."""
+    return float(_stands(a_UD, b_UD).float().mean()) > STANDING_SHARE
+
+
+def _of_heads_that_stand(a_UD: Tensor, b_UD: Tensor, label_U: Tensor) -> Tensor | None:
+    """Rows of the heads that stand where they stood; None where all do. Of four heads in another order one or two may
+    keep their places by chance; beside others' rows the rest would look dead."""
+    labels, head_U = torch.unique(label_U, return_inverse=True)
+    heads = len(labels)
+    stands_H = torch.zeros(heads).index_add_(0, head_U, _stands(a_UD, b_UD).float())
+    share_H = stands_H / torch.bincount(head_U, minlength=heads)
+    kept_H = share_H > STANDING_SHARE
+    return None if bool(kept_H.all()) else torch.nonzero(kept_H[head_U]).flatten()
+
+
+def _stands(a_UD: Tensor, b_UD: Tensor) -> Tensor:
+    """Dimensions of A whose nearest one of B is the one in its place, [U]."""
     a_UD, b_UD = unit_rows(a_UD), unit_rows(b_UD)
     nearest_U = torch.cat([(part_KD @ b_UD.T).abs().argmax(dim=1) for part_KD in torch.split(a_UD, 2048)])
-    return float((nearest_U == torch.arange(len(nearest_U))).float().mean()) > STANDING_SHARE
+    return nearest_U == torch.arange(len(nearest_U))

@@ -23,6 +23,7 @@ from pedigree.forensics.exact.tails import LN10
 from pedigree.forensics.frames.borne_names import ONE_LANGUAGE, bear_one_naming
 from pedigree.forensics.frames.carried_heads import heads_agree
 from pedigree.forensics.frames.carried_planes import CHEAP_WIDTH, frame_spent, planes_agree
+from pedigree.forensics.frames.carried_units import named_units_agree
 from pedigree.forensics.frames.ladder import READERS, TABLES, Climb, climb_in_one_form, frame_of_units_in_place
 from pedigree.forensics.sides.anchors import SharedTokens, read_table, share_tokens
 from pedigree.forensics.sides.bits import compare_bits
@@ -129,15 +130,22 @@ def measure(a: Side, b: Side, *, whole_bits: bool, progress: Progress | None = N
     if any(i is not None for i in found.layer_map):
         tell("units", 0.6, f"{evidence_words(found)}; tracing units")
         found.unit_maps = _unit_maps(a, b, found)
-        units = evidence.grids.get("ffn")
-        found.mixed = mixed_layers(a, units, found.layer_map)
-        found.mixed_back = mixed_layers(b, units, found.reverse_map, turned=True)
+        found.reordered = bool(a.sample.layer_units) and _stand_elsewhere(found)
+        if found.reordered and (more := fill_unseen(found, empty)):
+            found.filled += more
+            found.unit_maps = _unit_maps(a, b, found)
+        grids = found.evidence.grids
+        found.mixed = mixed_layers(a, grids, found.layer_map)
+        found.mixed_back = mixed_layers(b, grids, found.reverse_map, turned=True)
         agreeing = [(i, j) for j in found.layers_hit("ffn") if (i := found.layer_map[j]) is not None]
         if agreeing and not found.in_place and not found.keeps_units:
             moved = a.sample.ladder or a.sample.by_tokens
             found.exact["units-read"] = read_units_agree(a, b, agreeing, evidence.tables if moved else None)
             if found.within_reach and _carry_over(a, b, found):
                 found.unit_maps = _unit_maps(a, b, found)
+            elif found.within_reach:
+                found.exact["carried-units"] = named_units_agree(a, b, found.tokens, found.unit_maps)
+                _believe_names(a, b, found)
         tell("survival", 0.7, f"{evidence_words(found)}; comparing heads, following learned directions")
         _side_by_side(a, b, found, follow_directions, _score_heads, _reverse_units, _table_cosines)
     else:
@@ -265,10 +273,14 @@ def _look_for_planes(a: Side, b: Side, found: Findings) -> None:
 
 
 def _carry_over(a: Side, b: Side, found: Findings) -> bool:
-    """Planes, then heads and position rows, of layers of one number; where they speak, these are the layer map."""
+    """Planes, then heads and position rows, of layers of one number; where they speak, these are the layer map. Layers
+    of hybrids that have no attention take no part."""
     if a.n_layers != b.n_layers or any(i not in (None, j) for j, i in enumerate(found.layer_map)):
         return False
-    pairs = [(j, j) for j in range(b.n_layers)]
+    layers = [j for j in range(b.n_layers) if a.anatomy.part("attn.o", j) and b.anatomy.part("attn.o", j)]
+    if not layers:
+        return False
+    pairs = [(j, j) for j in layers]
     found.exact["carried-planes"] = planes_agree(a, b, found.tokens, pairs, 0.0)
     standing = min(found.log10_p("body-signs"), found.log10_p("body-fixed-points")) <= CLEAR_LOG10_P
     if found.carried_log10_p > CLEAR_LOG10_P:
@@ -280,17 +292,18 @@ def _carry_over(a: Side, b: Side, found: Findings) -> bool:
         # Too little is left for the ladder to prefer the frame in which units stand where they stood.
         plain = replace(identity_gauge(a.width, b.width), lens_BK=found.climb.lens_BK)
         found.evidence = collect_evidence(a, b, Tables(a, b, plain))
-    found.layer_map, found.carried = _plain_map(a, b), list(range(b.n_layers))
+    found.layer_map, found.carried = _plain_map(a, b), layers
     return True
 
 
 def _believe_names(a: Side, b: Side, found: Findings) -> None:
     """Take back what was said in the frame of vocabulary rows where the two do not name their rows alike."""
-    if found.carried_log10_p > CLEAR_LOG10_P:
+    names = ("carried-planes", "carried-heads", "carried-units")
+    if a.sample.by_tokens or min(found.log10_p(name) for name in names) > CLEAR_LOG10_P:
         return
     naming = bear_one_naming(a, b, found.tokens)
     found.renamed_rows = naming < ONE_LANGUAGE
-    for name in ("carried-planes", "carried-heads"):
+    for name in names:
         if found.log10_p(name) < 0.0:
             outcome, said = found.exact[name], {"naming": naming}
             if found.renamed_rows:
@@ -337,6 +350,17 @@ def fill_unseen(found: Findings, empty: Container[int] = ()) -> list[int]:
             found.layer_map[j] = j
             filled.append(j)
     return filled
+
+
+MOVED_SHARE = 0.5
+"""Share of matched units in other places from which units of all layers count as reordered."""
+
+
+def _stand_elsewhere(found: Findings) -> bool:
+    """Whether matched units stand in other places, all layers together."""
+    pairs = [units.pairs() for units in found.unit_maps.values()]
+    pairs_K2 = torch.cat(pairs) if pairs else torch.zeros(0, 2)
+    return len(pairs_K2) > 0 and float((pairs_K2[:, 0] != pairs_K2[:, 1]).double().mean()) > MOVED_SHARE
 
 
 def _unit_maps(a: Side, b: Side, found: Findings) -> dict[int, UnitMap]:

@@ -124,4 +124,8 @@ def strength(found: Findings, judgment: Judgment) -> str:
     if among <= CLEAR_LOG10_P:
         words = "matched units stand to each other as their partners do, whatever the frame"
         return f"{words} (exact, log10 p <= {math.floor(among)}); best layer pair z = {z:.0f}"
+    named = found.log10_p("carried-units")
+    if named <= CLEAR_LOG10_P:
+        words = "matched units agree in the frame that vocabulary rows give"
+        return f"{words} (exact, log10 p <= {math.floor(named)}); best layer pair z = {z:.0f}"
     return f"held-out agreement of matched units {effect:.2f}, z = {z:.0f} in the best layer pair"

@@ -429,6 +429,8 @@ def _attention(found: Findings) -> Component:
         return Component(
             verdict="related", score=best.effect, n=best.n, layers=mapped, note="subspaces of matched heads"
         )
+    if found.reordered:
+        return Component(verdict="inconclusive", note="of reordered heads the files may hold none in common")
     if any(i is not None for i in found.layer_map) and (best is None or best.n < 8):
         return Component(verdict="inconclusive", score=best.effect if best else None, note="too few heads to tell")
     return Component(verdict="unrelated", score=best.effect if best else None, n=best.n if best else 0)

@@ -44,19 +44,25 @@ LEARNED = 1e-3
 SOME_ROWS, SOME_LAYERS = 64, 6
 """Rows of a matrix, and layers, that are read of models of which only samples are."""
 
+SOME_EXPERTS, LEAST_UNITS = 8, 8
+"""Pairs of experts of a layer that are asked, and units that they have to have in common."""
+
 
 def folded_side(
-    a: Side, b: Side, layer_map: Sequence[int | None], unit_maps: Mapping[int, UnitMap]
+    a: Side, b: Side, layer_map: Sequence[int | None], unit_maps: Mapping[int, UnitMap], gauge: Gauge
 ) -> Literal["a", "b"] | None:
     """The model whose matrices hold gains of the other, None where neither does.
 
     Args:
-        a, b: the models; their coordinates stand in the same places.
+        a, b: the models.
         layer_map: for each layer of B its layer in A.
         unit_maps: origin of the feed-forward units of each layer of B.
+        gauge: the frame; coordinates have to stand where they stood, or be permuted and negated.
     """
+    if not gauge.keeps_channels:
+        return None
     pairs = _some_pairs(layer_map, None if a.sample.max_units is None else SOME_LAYERS)
-    scales = [scale for i, j in pairs for scale in _scales(a, b, i, j, unit_maps.get(j))]
+    scales = [scale for i, j in pairs for scale in _scales(a, b, i, j, unit_maps.get(j), gauge)]
     # Heads that were moved, mixed or drawn anew have columns of no scale, and deviations from nothing drown all others;
     # units of the feed-forward are laid side by side in any order, so they are asked alone, too.
     for names in (("norm.attn", "norm.mlp"), ("norm.mlp",)):
@@ -166,12 +172,12 @@ def _stand_there(gain_C: Tensor, scale_C: Tensor) -> bool:
 
 
 def _scales(
-    a: Side, b: Side, i: int, j: int, units: UnitMap | None
+    a: Side, b: Side, i: int, j: int, units: UnitMap | None, gauge: Gauge
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
     """For each norm in front of a branch its role, A's gain, the scale of B's columns over A's, B's gain, and the scale
-    of A's columns over B's. A model that has no norm there has a gain of one."""
+    of A's columns over B's, channels in B's order. A model that has no norm there has a gain of one."""
     for norm, rows in (("norm.attn", _attention(a, b, i, j)), ("norm.mlp", _feed_forward(a, b, i, j, units))):
-        pairs = list(rows)
+        pairs = [(gauge.carry(x_ND.float()), y_ND) for x_ND, y_ND in rows]
         if not pairs:
             continue
         plain_D = torch.ones(pairs[0][0].shape[1])
@@ -180,6 +186,8 @@ def _scales(
         )
         if len(gain_a) != len(plain_D) or len(gain_b) != len(plain_D):
             continue
+        if gauge.map_AB is not None:
+            gain_a = gain_a.float() @ gauge.map_AB.abs().float()
         cross_D, a_D, b_D = (torch.stack(sums).sum(dim=0) for sums in zip(*map(_products, pairs), strict=True))
         there_D, back_D = cross_D / a_D.clamp_min(1e-300), cross_D / b_D.clamp_min(1e-300)
         found = tuple(_deviations(x_D) for x_D in (gain_a.double(), there_D, gain_b.double(), back_D))
@@ -207,18 +215,27 @@ def _attention(a: Side, b: Side, i: int, j: int) -> Iterator[tuple[Tensor, Tenso
 
 
 def _feed_forward(a: Side, b: Side, i: int, j: int, units: UnitMap | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of units that are one, of dense layers."""
-    if units is None or not bool(units.matched_N.any()) or a.anatomy.experts(i) or b.anatomy.experts(j):
+    """Rows of units that are one: of dense layers, or of experts that are one, some of many."""
+    if units is None or not bool(units.matched_N.any()) or bool(a.anatomy.experts(i)) != bool(b.anatomy.experts(j)):
         return
-    pairs_K2 = units.pairs()
-    for name in ("gate", "up"):
-        left, right = (
-            side.anatomy.part(f"mlp.{side.reader if side.reader and name == 'up' else name}", layer)
-            for side, layer in ((a, i), (b, j))
-        )
-        if left is not None and right is not None and left.shape[1] == right.shape[1]:
-            some_K2 = pairs_K2[spread_evenly(len(pairs_K2), _most(a))]
-            yield _rows(left, some_K2[:, 0]), _rows(right, some_K2[:, 1])
+    hit_N = units.matched_N
+    origin_K, pairs_K2 = units.origin_N[hit_N], units.pairs()
+    label_K2 = torch.stack([units.label_a_M[origin_K], units.label_b_N[hit_N]], dim=1)
+    experts = torch.unique(label_K2, dim=0)
+    kind = "moe.expert" if a.anatomy.experts(i) else "mlp"
+    for label_2 in experts[spread_evenly(len(experts), SOME_EXPERTS)]:
+        of_one_K2 = pairs_K2[(label_K2 == label_2).all(dim=1)]
+        if len(of_one_K2) < LEAST_UNITS or int(label_2.min()) < 0:
+            continue
+        numbers = label_2.tolist() if kind == "moe.expert" else (None, None)
+        for name in ("gate", "up"):
+            left, right = (
+                side.anatomy.part(f"{kind}.{side.reader if side.reader and name == 'up' else name}", layer, number)
+                for side, layer, number in ((a, i, numbers[0]), (b, j, numbers[1]))
+            )
+            if left is not None and right is not None and left.shape[1] == right.shape[1]:
+                some_K2 = of_one_K2[spread_evenly(len(of_one_K2), _most(a))]
+                yield _rows(left, some_K2[:, 0]), _rows(right, some_K2[:, 1])
 
 
 def _most(side: Side) -> int | None:

@@ -154,8 +154,7 @@ def weigh_origin(
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share, TAKEN):
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    stands = gains is not None or gainless
-    if _lives_on_evenly(both, taken=stands and _took_from_both(both, share, TAKEN)) and not learned_apart(gains):
+    if _lives_on_evenly(both, taken=_took_from_both(both, share, TAKEN)) and not learned_apart(gains):
         log_odds = max(log_odds, float(fitted["descent"]))
     if faint and _is_even_on_average(both):
         log_odds = max(log_odds, float(fitted["descent"]))
@@ -247,7 +246,8 @@ def _lives_on_evenly(both: list[Survival], taken: bool) -> bool:
 
     Args:
         both: what lives on, either way.
-        taken: whether the models stand in place and their difference takes from both alike what they learned.
+        taken: whether their difference takes from both alike what they learned. Twins over one text in another order
+            do so and may look even; in a turned stream, gains folded away, nothing else tells them from a merge.
     """
     if min(s.excess for s in both) < SEEN_LEARNING:
         return False

@@ -221,11 +221,11 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
     if latent is not None:
         return _read_latent(anatomy, layer, out, latent, written_CQ)
     parts = {name: anatomy.part(f"attn.{name}", layer) for name in "qkvo"}
-    key, query, heads = parts["k"], parts["q"], anatomy.n_kv_heads
-    if not out.dims or key is None or query is None or not heads or any(p is None for p in parts.values()):
+    key, query, output, heads = parts["k"], parts["q"], parts["o"], anatomy.n_kv_heads
+    if not out.dims or key is None or query is None or output is None or parts["v"] is None or not heads:
         return {}
     head_dim = key.shape[0] // heads
-    repeat, apart = query_groups(query.shape[0], key.shape[0], _part(parts, "o").shape[1])
+    repeat, apart = query_groups(query.shape[0], key.shape[0], output.shape[1])
     if not repeat or not _holds(out.dims, heads, head_dim):
         return {}
     rows = [head * head_dim + dim for head, dim in out.dims]
@@ -237,7 +237,7 @@ def _read_attention(anatomy: Anatomy, layer: int, out: ThinModel, written_CQ: Te
     q_UD = torch.stack([_part(parts, "q").read(rows=group) for group in asked]).sum(0)
     found["q"] = fold_reader(anatomy, q_UD, "norm.attn", layer)[:, out.coordinates]
     flat = [column for group in wide for column in group]
-    o_CQ = _part(parts, "o").read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
+    o_CQ = output.read(rows=out.coordinates, cols=flat) if written_CQ is None else written_CQ[:, flat]
     o_UC = o_CQ.reshape(len(out.coordinates), repeat, -1).sum(1).T
     found["o"] = _fold_writer(anatomy, o_UC, "norm.attn.post", layer, out.coordinates)
     return found

@@ -209,6 +209,7 @@ def _side(
     if model.tokens and not sample.by_tokens:
         tokens = {token: row for row, token in enumerate(model.tokens)}
         vocabulary = Vocabulary(MappingProxyType(tokens), len(tokens), "plain", MappingProxyType({}), "fingerprint")
+    sample = replace(sample, layer_units=sum(total for _, total in model.inner))
     return Side(checkpoint, sample, _anatomy(parts, norms, heads, n_dims), vocabulary)
 
 

@@ -29,9 +29,13 @@ STARTS = 12
 ITERATIONS = 60
 
 
-def layer_moments(view: LayerView) -> list[Tensor]:
-    """Traceless second moments of one layer, in a fixed order of projections, each [D, D] with unit norm."""
-    found: list[Tensor] = []
+Moments = dict[str, Tensor]
+"""Moments of a layer by kind and projection, each [D, D]; layers of hybrids have some or others."""
+
+
+def layer_moments(view: LayerView) -> Moments:
+    """Traceless second moments of one layer by projection, each [D, D] with unit norm."""
+    found: Moments = {}
     silent = _silent_heads(view.units.get("vo"))
     for kind in ("ffn", "qk", "vo"):
         units = view.units.get(kind)
@@ -39,7 +43,7 @@ def layer_moments(view: LayerView) -> list[Tensor]:
             continue
         heard_U = _heard(units, silent)
         for name in units.names:
-            found.append(_moment(units, name, heard_U))
+            found[f"{kind}.{name}"] = _moment(units, name, heard_U)
     return found
 
 
@@ -112,38 +116,35 @@ CHUNK_NUMBERS = 1 << 25
 
 
 def stack_moments(a: Iterable[LayerView], b: Iterable[LayerView]) -> tuple[Tensor, Tensor] | None:
-    """Moments of both models paired by layer, [K, D, D] each; summed over layers when depths differ.
+    """Moments of both models paired by layer, [K, D, D] each; averaged over layers where depths differ, or where layers
+    of one number have other projections.
 
-    Returns None where widths differ or the models have no common projections.
+    Returns None where widths differ or the models have not the same projections.
     """
     rows_a, rows_b = _within_memory(a), _within_memory(b)
-    if not rows_a or not rows_b or {len(r) for r in rows_a} != {len(r) for r in rows_b}:
+    names = {name for row in rows_a for name in row}
+    if not names or names != {name for row in rows_b for name in row}:
         return None
-    if not rows_a[0]:
+    if len(rows_a) != len(rows_b) or any(x.keys() != y.keys() for x, y in zip(rows_a, rows_b, strict=True)):
+        rows_a, rows_b = [_average(rows_a)], [_average(rows_b)]
+    order = [(k, name) for k, row in enumerate(rows_a) for name in row]
+    flat_a, flat_b = ([rows[k][name] for k, name in order] for rows in (rows_a, rows_b))
+    if flat_a[0].shape != flat_b[0].shape:
         return None
-    if len({len(r) for r in rows_a}) != 1 or rows_a[0][0].shape != rows_b[0][0].shape:
-        return None
-    if len(rows_a) == len(rows_b):
-        flat_a, flat_b = [c for r in rows_a for c in r], [c for r in rows_b for c in r]
-    else:
-        flat_a = [torch.stack([r[k] for r in rows_a]).mean(0) for k in range(len(rows_a[0]))]
-        flat_b = [torch.stack([r[k] for r in rows_b]).mean(0) for k in range(len(rows_b[0]))]
     return torch.stack(flat_a), torch.stack(flat_b)
 
 
-def _within_memory(views: Iterable[LayerView]) -> list[list[Tensor]]:
+def _within_memory(views: Iterable[LayerView]) -> list[Moments]:
     """Moments of each layer, or averages over pairs of neighbors, and pairs of those, where all would be too many."""
-    rows: list[list[Tensor]] = []
-    per_row, pending = 1, list[list[Tensor]]()
+    rows: list[Moments] = []
+    per_row, pending = 1, list[Moments]()
     for view in views:
         pending.append(layer_moments(view))
         if len(pending) < per_row:
             continue
         rows.append(_average(pending))
         pending = []
-        if len(rows) > 1 and sum(c.numel() for row in rows for c in row) > MOST_NUMBERS:
-            if len({len(row) for row in rows}) > 1:
-                return rows  # layers of several kinds are not compared by moments
+        if len(rows) > 1 and sum(c.numel() for row in rows for c in row.values()) > MOST_NUMBERS:
             last = [rows.pop()] if len(rows) % 2 else []
             rows = [_average([rows[k], rows[k + 1]]) for k in range(0, len(rows), 2)]
             per_row *= 2
@@ -151,10 +152,12 @@ def _within_memory(views: Iterable[LayerView]) -> list[list[Tensor]]:
     return rows + ([_average(pending)] if pending else [])
 
 
-def _average(rows: list[list[Tensor]]) -> list[Tensor]:
-    if len(rows) == 1 or len({len(row) for row in rows}) > 1:
+def _average(rows: list[Moments]) -> Moments:
+    """The mean of each projection over the layers that have it."""
+    if len(rows) == 1:
         return rows[0]
-    return [torch.stack(of_one).mean(0) for of_one in zip(*rows, strict=True)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: torch.stack([row[name] for row in rows if name in row]).mean(0) for name in names}
 
 
 def _chunks(a_KDD: Tensor) -> Iterator[slice]:

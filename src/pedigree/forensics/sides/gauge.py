@@ -202,6 +202,11 @@ class Gauge:
         """Whether coordinates keep their index (identity, or padding to another width)."""
         return self.kind == "identity" or self.fitted_on == "coordinates by index"
 
+    @property
+    def keeps_channels(self) -> bool:
+        """Whether each coordinate is one of the other model's: it keeps its index, or was permuted and negated."""
+        return self.is_trivial or (self.kind == "signed-permutation" and not self.partial)
+
 
 def identity_gauge(d_a: int, d_b: int) -> Gauge:
     """Coordinates keep their index; between different widths the common leading ones are kept."""

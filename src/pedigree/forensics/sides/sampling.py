@@ -55,6 +55,8 @@ class Sample:
             and a few layers that alone have no place are read whole, which settles what they are.
         by_tokens: whether the coordinates are those of `fingerprints/token_frame.py`: tokens name them, the loud half
             before the quiet one.
+        layer_units: feed-forward units that a layer of the model has, where a file holds only some of them; 0 where
+            the file is the model.
     """
 
     max_units: int | None
@@ -67,6 +69,7 @@ class Sample:
     expert_units: int | None = None
     goes_on: bool = False
     by_tokens: bool = False
+    layer_units: int = 0
 
     @property
     def search_units(self) -> int:

@@ -8,12 +8,14 @@ Shapes: U = units, I = layers of A, J = layers of B.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from torch import Tensor
 
 from pedigree.forensics.sides.gauge import unit_rows
 from pedigree.forensics.sides.side import Side
-from pedigree.forensics.sides.views import UnitSet
+from pedigree.forensics.sides.views import UnitKind, UnitSet
 from pedigree.forensics.units.evidence import CLEAR_Z, Grid
 from pedigree.forensics.units.matching import centered
 
@@ -25,32 +27,43 @@ COPIED = 0.2
 trained together stay below 0.1."""
 
 
-def mixed_layers(a: Side, grid: Grid | None, path: list[int | None], *, turned: bool = False) -> dict[int, list[int]]:
+def mixed_layers(
+    a: Side, grids: Mapping[UnitKind, Grid], path: list[int | None], *, turned: bool = False
+) -> dict[int, list[int]]:
     """For each layer of B that was made of several of A, those layers.
 
     Args:
         a: the model whose layers they would be.
-        grid: scores of feed-forward units.
+        grids: scores of units; attention is asked about layers whose feed-forward units show nothing.
         path: for each layer of B its layer in A.
-        turned: whether the grid has the layers of `a` on its second axis.
+        turned: whether the grids have the layers of `a` on their second axis.
     """
-    if grid is None or a.sample.streamed:
-        return {}
-    z_IJ, effect_IJ = (x.T if turned else x for x in (grid.z_IJ, grid.effect_IJ))
     out: dict[int, list[int]] = {}
+    if a.sample.streamed:
+        return out
     for j, i in enumerate(path):
-        if i is None or not z_IJ[i, j] >= CLEAR_Z:
-            continue
-        best = float(np.nanmax(effect_IJ[:, j]))
-        sources = np.flatnonzero((effect_IJ[:, j] >= ALIKE * best) & (z_IJ[:, j] >= CLEAR_Z)).tolist()
-        if len(sources) > 1 and not _is_one_layer(a, sources):
-            out[j] = sources
+        for kind in KINDS:
+            grid = grids.get(kind)
+            if i is None or grid is None:
+                continue
+            z_IJ, effect_IJ = (x.T if turned else x for x in (grid.z_IJ, grid.effect_IJ))
+            if not z_IJ[i, j] >= CLEAR_Z:
+                continue
+            best = float(np.nanmax(effect_IJ[:, j]))
+            sources = np.flatnonzero((effect_IJ[:, j] >= ALIKE * best) & (z_IJ[:, j] >= CLEAR_Z)).tolist()
+            if len(sources) > 1 and not _is_one_layer(a, kind, sources):
+                out[j] = sources
+            break
     return out
 
 
-def _is_one_layer(a: Side, layers: list[int]) -> bool:
+KINDS: tuple[UnitKind, ...] = ("ffn", "vo", "qk")
+"""Kinds of units in the order in which they are asked."""
+
+
+def _is_one_layer(a: Side, kind: UnitKind, layers: list[int]) -> bool:
     """Whether some of the layers are copies of each other."""
-    rows = [_rows(a.units("ffn", i)) for i in layers]
+    rows = [_rows(a.units(kind, i)) for i in layers]
     return any(_agreement(x, y) > COPIED for k, x in enumerate(rows) for y in rows[:k])
 
 
