@@ -182,7 +182,7 @@ def _count_merges(drawn: Sequence[Line], truth: set[tuple[str, str]], counts: di
         if len(above) < 2:
             continue
         below = {c for p, c in truth if p == child}
-        ends = {v if u == child else u for u, v, _ in drawn if child in (u, v)} - below
+        ends = {v if u == child else u for u, v, _ in drawn if child in (u, v)} - below - {child}
         counts["merges"] += 1
         counts["merges_found"] += ends == above
 

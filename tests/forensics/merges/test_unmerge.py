@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from tests.forensics.merge_shop import (
     tuned,
     write_model,
 )
+from tests.forensics.tiny_models import Tensors, random_rotation, signed_permutation, turned
+from torch import Tensor
 
 from pedigree.errors import UsageError
 from pedigree.forensics.merges.decomposition import Decomposition
@@ -121,14 +124,40 @@ def test_a_stranger_is_not_in_the_frame(shop: Shop) -> None:
     assert (found.verdict, found.recipe) == ("not-in-frame", None)
 
 
-def test_a_permuted_merge_is_said_to_be_in_another_frame(shop: Shop) -> None:
-    model = linear((0.5, shop["A"]), (0.5, shop["B"]))
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
-    turned = {n: t[:, order] if n.split(".")[-2] not in ("o_proj", "down_proj", "norm") and t.ndim == 2 else t
-              for n, t in model.items()}  # fmt: skip
-    turned |= {n: t[order] for n, t in model.items() if n.endswith(("o_proj.weight", "down_proj.weight"))}
-    found = apart(shop, shop.add("permuted", turned), "A B")
-    assert found.verdict == "not-in-frame"
+def _reordered(model: Tensors, turn: Tensor, seed: int) -> Tensors:
+    """The stream turned, and feed-forward units in another order."""
+    out, g = turned(model, turn), torch.Generator().manual_seed(seed)
+    for layer in range(SIZES.layers):
+        order = torch.randperm(SIZES.inner, generator=g)
+        for name in ("gate", "up", "down"):
+            key = f"model.layers.{layer}.mlp.{name}_proj.weight"
+            out[key] = out[key][:, order] if name == "down" else out[key][order]
+    return out
+
+
+@pytest.mark.parametrize("turn", [signed_permutation, random_rotation])
+def test_a_disguised_merge_is_taken_apart_in_the_frame_of_its_parents(shop: Shop, turn: Callable[..., Tensor]) -> None:
+    """Four fifths of a model alone would draw the frame of the merge toward themselves."""
+    merge = linear((0.8, shop["A"]), (0.2, shop["B"]))
+    model = shop.add(f"turned-{turn.__name__}", _reordered(merge, turn(SIZES.d, 3), 5))
+    found = apart(shop, model, "A B C stranger")
+    assert (found.verdict, found.method, found.recipe) == ("merge", "linear", None)
+    assert weights(found) == pytest.approx([0.8, 0.2, 0, 0], abs=2e-3)
+    assert weights(found)[2:] == [0.0, 0.0]
+    assert not found.explained.exact
+    assert "laid in the order and frame of A" in found.reasons[0]
+
+
+def test_a_disguised_parent_is_found_and_not_taken_for_absent(shop: Shop) -> None:
+    shop.add("A-turned", _reordered(shop["A"], random_rotation(SIZES.d, 4), 6))
+    found = apart(shop, shop.add("of-A", linear((0.6, shop["A"]), (0.4, shop["B"]))), "A-turned B C")
+    assert weights(found) == pytest.approx([0.6, 0.4, 0], abs=2e-3)
+
+
+def test_a_disguised_child_of_one_parent_is_no_merge(shop: Shop) -> None:
+    child = _reordered(tuned(shop["A"], 0.2, 77), random_rotation(SIZES.d, 3), 5)
+    found = apart(shop, shop.add("turned-child", child), "A B C")
+    assert (found.verdict, weights(found)) == ("not-in-frame", [0.0] * 3)
     assert "reordered or rotated" in found.reasons[0]
 
 

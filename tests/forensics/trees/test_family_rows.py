@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pedigree.forensics.comparison.laid_beside import of_one_expert
 from pedigree.forensics.trees.family_bulk import Bulk, Shared, thinned
-from pedigree.forensics.trees.family_rows import CommonRows, of_one_expert
+from pedigree.forensics.trees.family_rows import CommonRows
 from pedigree.forensics.trees.handed_rows import Handed
 from pedigree.forensics.trees.placement import WHOLE_PART
 from pedigree.forensics.units.unit_map import UnitMap

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pedigree.forensics.trees.family_bulk import Shared
 from pedigree.forensics.trees.rooted_tree import Rooted, rooted_tree
 from pedigree.forensics.trees.ways import Ways
+from pedigree.forensics.trees.worn_rows import Marks
 
 DIMENSIONS = 20_000
 
@@ -51,15 +53,30 @@ def test_children_of_one_model_that_learned_alike_hang_from_it(far: float) -> No
     assert parents_of(rooted_tree(Ways.of(distances([root, near, away])), table)) == {1: 0, 2: 0}
 
 
+def three_below_one_way() -> Ways:
+    unseen = change(0, 1.0) + change(1, 0.4)
+    sizes = enumerate((0.32, 0.35, 0.45))
+    return Ways.of(distances([change(0, 1.0), *(unseen + change(2 + k, size) for k, size in sizes)]))
+
+
 def test_children_that_share_one_way_have_an_ancestor_that_is_not_among_them() -> None:
-    root = change(0, 1.0)
-    unseen = root + change(1, 0.4)
-    points = [root, *(unseen + change(2 + k, size) for k, size in enumerate((0.32, 0.35, 0.45)))]
-    tree = rooted_tree(Ways.of(distances(points)), odds([None, 0, 0, 0]))
+    tree = rooted_tree(three_below_one_way(), odds([None, 0, 0, 0]))
     assert tree is not None
     assert tree.hidden == 1
     assert parents_of(tree) == {4: 0, 1: 4, 2: 4, 3: 4}
     assert {child: length for _, child, length in tree.edges}[4] == pytest.approx(0.16, rel=0.05)
+
+
+def test_neither_text_nor_trainings_that_never_met_make_one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three long trainings on like texts share as much of all numbers as three below a missing model."""
+    apart, text = Marks(1.0, 1.0, 0.01, 10_000), Shared(1.0, 1.0, 0.4, 0.1)
+    for asked in ({"marks": apart}, {"in_the_bulk": text, "in_the_table": 0.6}):
+        with monkeypatch.context() as patch:
+            for name, value in asked.items():
+                patch.setattr(Ways, name, lambda *_, value=value: value)
+            tree = rooted_tree(three_below_one_way(), odds([None, 0, 0, 0]))
+        assert tree is not None
+        assert tree.hidden == 0
 
 
 def test_without_a_model_that_came_first_there_is_no_such_tree() -> None:

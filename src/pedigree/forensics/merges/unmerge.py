@@ -1,9 +1,9 @@
 """Take a merge apart: which of the given parents, at which weights, by which method.
 
-The question is asked of models that stand in one frame, number by number; a child whose units were reordered or whose
-stream was rotated is said to be in another frame, and `pedigree compare` says which. Weights are least squares over all
-aligned matrices, selected by the branch ratio of `pedigree.forensics.merges.mixture` so that relatives by descent are
-not taken for parents of a merge; the score is on rows that took no part in the fit.
+The question is asked of models that stand in one frame, number by number. Where that explains nothing, those whose
+units were reordered or whose stream was rotated are laid in one frame first (`other_frames`), without the last digits.
+Weights are least squares over all aligned matrices, selected by the branch ratio of `pedigree.forensics.merges.mixture`
+so that relatives by descent are not taken for parents of a merge; the score is on rows that took no part in the fit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,10 +19,10 @@ from torch import Tensor
 from pedigree.errors import UsageError
 from pedigree.forensics.compare import measure_pair
 from pedigree.forensics.comparison.measure import Progress, single_thread
+from pedigree.forensics.merges.chosen_forms import EXACT, FormOf, forms_of, limit_of, with_origin
 from pedigree.forensics.merges.decomposition import Decomposition
 from pedigree.forensics.merges.gram import Alignment, GramTensor, align_parts, collect_grams
 from pedigree.forensics.merges.mask_marks import name_method
-from pedigree.forensics.merges.merge_forms import FORMS, STRAIGHT, Fitted, Form, fit_forms
 from pedigree.forensics.merges.merge_groups import Group, explain_groups, fit_groups, group_tensors
 from pedigree.forensics.merges.mergekit_recipe import write_recipe
 from pedigree.forensics.merges.mixture import (
@@ -37,6 +36,7 @@ from pedigree.forensics.merges.mixture import (
     mixture_residual,
     select_sources,
 )
+from pedigree.forensics.merges.other_frames import lay_sources
 from pedigree.forensics.merges.sparse_merge import find_clipped_changes, find_sparse_merge
 from pedigree.forensics.merges.spherical import fit_spherical, is_bent, spherical_residual
 from pedigree.forensics.merges.stacked_layers import find_stack, stack_in_words
@@ -45,22 +45,15 @@ from pedigree.records.unmerging import Explained, MergeSource
 from pedigree.weights.anatomy import Anatomy, read_anatomy
 from pedigree.weights.checkpoint import Checkpoint, open_checkpoint
 
-EXACT = 8.0
-"""A residual below this many times what storing the child costs is rounding: each step of a merge rounds once."""
+CHANGED = "the rest is more than rounding: the model was changed after the merge, or a parent is not among the sources"
 
-EXACT_BENT = 12.0
-"""The same of mixtures on a sphere, whose many steps tools may make in the number type that they store."""
-
-CHANGED = "the rest is more than rounding: the model was changed after the merge"
+IN_ORDER_OF = "units and coordinates were laid in the order and frame of"
 
 IN_FRAME = 0.1
 """Cosine with the nearest source, in place, below which the child is not in the frame of the sources."""
 
 CLEARLY = 0.8
 """Share of what another explanation leaves that a better one leaves at most."""
-
-AS_NEAR = 1.5
-"""What one form leaves over what the nearest one leaves, up to which the two are as near."""
 
 NOTHING = 1e-3
 """Weight of a base below which it took no part."""
@@ -81,6 +74,7 @@ def unmerge(
     whole: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
+    in_place: bool = False,
 ) -> tuple[Decomposition, list[tuple[Checkpoint, Anatomy]], float]:
     """Explain a model as a mixture of candidate parents.
 
@@ -91,6 +85,7 @@ def unmerge(
         whole: read every number; else 512 rows of each tensor of models above 256 MB.
         allow_pickle: read torch files (weights only).
         progress: called with (stage, fraction, message).
+        in_place: ask nothing of models that were reordered or rotated, which takes a comparison of every two.
 
     Returns:
         The decomposition; the checkpoints with their anatomies, closed; seconds.
@@ -118,12 +113,51 @@ def unmerge(
         found = decompose(tensors, alignment, len(parents), base is not None, [str(p) for p in locations])
         if found.verdict != "merge":
             _try_stack(found, anatomies)
+    if not in_place and _may_be_disguised(found):
+        found = _in_other_frames(found, locations, base is not None, allow_pickle)
     _ask_for_descent(found, locations, allow_pickle)
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
-    found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if found.verdict == "merge" else None
+    can_be_made = found.verdict == "merge" and not any(words.startswith(IN_ORDER_OF) for words in found.reasons)
+    found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if can_be_made else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
+
+
+def _may_be_disguised(found: Decomposition) -> bool:
+    """Whether nothing explains the model, and sources that do not stand in its frame might."""
+    if found.verdict == "merge" or found.explained.exact or found.explained.residual_share == 0.0:
+        return False
+    return any(source.cosine is None or source.cosine < IN_FRAME for source in found.sources)
+
+
+def _in_other_frames(
+    found: Decomposition, locations: Sequence[str | Path], has_base: bool, allow_pickle: bool
+) -> Decomposition:
+    """The same of the relatives of the model in one frame, where these are a merge; what was found, elsewhere."""
+    laid = lay_sources(locations, allow_pickle=allow_pickle)
+    if laid is None:
+        return found
+    n, with_base = len(laid.numbers), has_base and len(locations) - 1 in laid.numbers
+    places = [str(locations[0]), *(str(locations[k]) for k in laid.numbers)]
+    again = decompose(laid.tensors, Alignment([], []), n - with_base, with_base, places)
+    if again.verdict != "merge":
+        found.reasons.append("laid in one frame, units matched one by one, they are no merge of these sources either")
+        return found
+    mine = dict(zip(laid.numbers, again.sources, strict=True))
+    again.sources = [
+        mine[k].model_copy(update={"cosine": s.cosine}) if k in mine else s.model_copy(update={"weight": 0.0})
+        for k, s in enumerate(found.sources, start=1)
+    ]
+    again.groups, again.parameters, again.also_possible = [], {}, []
+    lead = f"{IN_ORDER_OF} {again.name(laid.hub)}"
+    rest = "what is left may be that, folded gains, or training after the merge"
+    again.reasons = [f"{lead}; {rest}", *(words for words in again.reasons if words != CHANGED)]
+    if laid.is_bent:
+        again.reasons.append(
+            "a rotation of so wide a stream is fitted to one source, which gets up to a tenth too much"
+        )
+    return again
 
 
 def _try_stack(found: Decomposition, anatomies: Sequence[Anatomy]) -> None:
@@ -216,11 +250,11 @@ def _in_frame(
     sources = _sources(mixture, candidates, base, locations, jackknife(units, mixture.sources))
     found = Decomposition("not-explained", None, sources, _explained(body, mixture, candidates, rounding, exact))
     active = [s for s in mixture.sources if s != base]
-    fits = _forms_of(body, mixture, candidates, base)
+    fits = forms_of(body, mixture, candidates, base)
     if not exact:
-        if fits and rounding > 0 and fits[0].fitted.residual <= _limit(fits[0].fitted.form) * rounding:
+        if fits and rounding > 0 and fits[0].fitted.residual <= limit_of(fits[0].fitted.form) * rounding:
             return _take_form(found, fits, body, base, rounding)
-        if base is not None and _try_masks(found, alignment, body, candidates, base):
+        if base is not None and alignment.rows and _try_masks(found, alignment, body, candidates, base):
             return found
         least = min([_held_out(body, mixture), *(f.fitted.residual for f in fits)])
         if _try_groups(found, body, tensors, candidates, base, mixture, rounding, least):
@@ -231,57 +265,8 @@ def _in_frame(
     return _single(found, body, candidates, base, exact)
 
 
-@dataclass(frozen=True)
-class _FormOf:
-    """A form fitted to some sources."""
-
-    sources: tuple[int, ...]
-    fitted: Fitted
-
-
-def _forms_of(body: list[GramTensor], mixture: Mixture, candidates: list[int], base: int | None) -> list[_FormOf]:
-    """Forms of the sources that take part, the nearest to the child first; of those that are as near the plainest.
-
-    Not every mixture sums to one (slerp does not). Without a base, sources are therefore also chosen with the origin
-    among them, as the base of a merge that has none.
-    """
-    grams = [t.gram_MM for t in body]
-    chosen = {tuple(s for s in mixture.sources if s != base)}
-    if base is None:
-        origin = grams[0].shape[0]
-        wider = [_with_origin(half) for t in body for half in t.halves_2MM]
-        free = select_sources(wider, [*candidates, origin], (origin,))
-        chosen.add(tuple(s for s in free.sources if s != origin))
-    least = 2 if base is None else 1
-    found = [
-        _FormOf(sources, fitted)
-        for sources in sorted(chosen)
-        if len(sources) >= least
-        for fitted in fit_forms(grams, sources, base)
-    ]
-    if not found:
-        return []
-    limit = AS_NEAR * min(f.fitted.residual for f in found) + 1e-12 * sum(float(g[0, 0]) for g in grams)
-    near = [f for f in found if f.fitted.residual <= limit]
-    order = [form.name for form in FORMS]
-    fewest = min(len(f.sources) for f in near)
-    return sorted((f for f in near if len(f.sources) == fewest), key=lambda f: order.index(f.fitted.form.name))
-
-
-def _limit(form: Form) -> float:
-    """How many times rounding a residual may be."""
-    return EXACT if form.name in STRAIGHT else EXACT_BENT
-
-
-def _with_origin(gram_MM: Tensor) -> Tensor:
-    """The same with one more model, all of whose numbers are zero."""
-    wider = torch.zeros(gram_MM.shape[0] + 1, gram_MM.shape[0] + 1, dtype=gram_MM.dtype)
-    wider[:-1, :-1] = gram_MM
-    return wider
-
-
 def _take_form(
-    found: Decomposition, fits: list[_FormOf], body: list[GramTensor], base: int | None, rounding: float
+    found: Decomposition, fits: list[FormOf], body: list[GramTensor], base: int | None, rounding: float
 ) -> Decomposition:
     """The plainest of the forms that explain the child best; the others are named beside it."""
     best, *others = fits
@@ -300,7 +285,7 @@ def _take_form(
         found.update(base, weight=1.0 - sum(weights.values()) if plain else 1.0)
     names = dict.fromkeys(f.fitted.form.name.partition(",")[0] for f in others)
     _set_residual(found, body, [*best.sources, *([base] if base is not None else [])], best.fitted.residual, rounding)
-    exact = rounding > 0 and best.fitted.residual <= _limit(form) * rounding
+    exact = rounding > 0 and best.fitted.residual <= limit_of(form) * rounding
     found.explained = found.explained.model_copy(update={"exact": exact})
     why = "it computes the same here" if exact else "what came after the merge hides the difference"
     found.also_possible += [f"{name}: {why}" for name in names if name != found.method]
@@ -447,7 +432,7 @@ def _sources_of_groups(body: list[GramTensor], candidates: list[int], base: int 
         return candidates
     origin, taking = body[0].gram_MM.shape[0], set[int]()
     for members in group_tensors(body).values():
-        units = [_with_origin(half) for t in members for half in t.halves_2MM]
+        units = [with_origin(half) for t in members for half in t.halves_2MM]
         mixture = select_sources(units, [*candidates, origin], (origin,))
         if all(r < BRANCH_RATIO for s, r in zip(mixture.sources, mixture.branch_ratios, strict=True) if s != origin):
             taking |= {s for s in mixture.sources if s != origin}

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pedigree.forensics.comparison.direction import ABSTAIN_BELOW, ROUNDED
+from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import producer
 from pedigree.forensics.trees.family_rows import CommonRows, common_rows
@@ -54,7 +54,7 @@ from pedigree.forensics.trees.tree_odds import (
     told_odds,
     worn_odds,
 )
-from pedigree.forensics.trees.ways import FAR, SAME, Ways, ways_of
+from pedigree.forensics.trees.ways import Ways, ways_of
 from pedigree.records.family_tree import FamilyTree, TreeEdge, TreeNode, TreeResult
 
 Floats = npt.NDArray[np.float64]
@@ -101,11 +101,6 @@ def grow_tree(
         result=result,
     )
 
-
-CAST = 1e-5
-"""Squared distance up to which a model that stands on the coarser grid is a cast of the other: rounding to eight
-significant bits costs 2.7e-6, and rows hold up to three rounded factors (matrix, gain of the stream, gain of a head).
-Eight bits with a scale for 32 numbers cost 2e-5."""
 
 LEANS = ABSTAIN_BELOW / 2
 """Log-odds of a pair from which its places in the tree may make up the rest of an arrow."""
@@ -243,12 +238,15 @@ class _Drawn:
         exact = exact_odds(heads, self.pairs, ways)
         odds = odds + exact
         pure = [k for family in families for k in family]
-        firsts = first_hand(heads, pure, ways, odds, self.pairs)
+        near = {x: [k for f in families if (k := [y for y in f if kinship(self.pairs, y, heads[x]).related])]
+                for x in range(len(heads))}  # fmt: skip
+        made = {x: parents_of_hybrid(heads[x], near[x], self.pairs, self.weigh) for x in near}
+        exact_ones = [x for x in made if self.weigh is not None and all(sure for *_, sure in made[x])]
+        firsts = first_hand(heads, pure, ways, odds, self.pairs, exact_ones)
         for x in firsts:
-            near = [[k for k in family if kinship(self.pairs, k, heads[x]).related] for family in families]
             self.edges += [
                 _merge_edge(parent, heads[x], kinship(self.pairs, parent, heads[x]), weight, directed=sure)
-                for parent, weight, sure in parents_of_hybrid(heads[x], [k for k in near if k], self.pairs, self.weigh)
+                for parent, weight, sure in made[x]
             ]
         own = {x: min(firsts, key=lambda f: ways.length(f, x)) for x in range(len(heads))}
         for first in firsts:
@@ -388,13 +386,6 @@ def _merge_edge(
     )  # fmt: skip
 
 
-def _distance(pairs: Pairs, i: int, j: int) -> float:
-    if i == j:
-        return 0.0
-    pair = kinship(pairs, i, j)
-    return FAR if pair.distance2 is None or not pair.related else pair.distance2
-
-
 def _came_before(graph: Graph, leaf: int, hidden: int, heads: Sequence[int], pairs: Pairs) -> bool:
     """Whether a leaf came before the models next to it across a hidden vertex, but for those of one branch at most that
     came before it."""
@@ -436,19 +427,12 @@ def _edge(u: str, v: str, odds: float, length: float, kind: str, reasons: Sequen
 def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
     groups: list[list[int]] = []
     for k in members:
-        mine = next((g for g in groups if _are_same(pairs, g[0], k)), None)
+        mine = next((g for g in groups if kinship(pairs, g[0], k).is_same), None)
         if mine is None:
             groups.append([k])
         else:
             mine.append(k)
     return groups
-
-
-def _are_same(pairs: Pairs, i: int, j: int) -> bool:
-    """Whether two models are the same but for rounding and disguise; one that was grown or cut is another model."""
-    pair = kinship(pairs, i, j)
-    limit = CAST if abs(pair.structural) >= ROUNDED else SAME
-    return _distance(pairs, i, j) <= limit and pair.shapes[0] == pair.shapes[1]
 
 
 def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:

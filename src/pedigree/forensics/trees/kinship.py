@@ -20,9 +20,10 @@ from torch import Tensor
 
 from pedigree.errors import MalformedFile, PedigreeError
 from pedigree.forensics.compare import measure_pair
-from pedigree.forensics.comparison.direction import weigh_direction
+from pedigree.forensics.comparison.direction import ROUNDED, weigh_direction
 from pedigree.forensics.comparison.findings import Findings
 from pedigree.forensics.comparison.following import matched_matrices
+from pedigree.forensics.comparison.laid_beside import FOREIGN
 from pedigree.forensics.comparison.measure import Progress
 from pedigree.forensics.comparison.record import producer
 from pedigree.forensics.comparison.verdict import Judgment
@@ -41,6 +42,14 @@ DESCENT = ("identical", "related", "partly-related")
 RELATED = (*DESCENT, "shared-initialization")
 
 SPACES = ("inner", "heads", "kv_heads")
+
+SAME = 1e-6
+"""Squared distance below which two models have the same weights but for rounding and disguise."""
+
+CAST = 1e-5
+"""Squared distance up to which a model that stands on the coarser grid is a cast of the other: rounding to eight
+significant bits costs 2.7e-6, and rows hold up to three rounded factors (matrix, gain of the stream, gain of a head).
+Eight bits with a scale for 32 numbers cost 2e-5."""
 
 Shape = tuple[int, ...]
 """Layers, feed-forward units, channels of queries, channels of keys, experts."""
@@ -87,6 +96,13 @@ class Kinship:
     def related(self) -> bool:
         """Whether a line of descent may join the two. Trainings of one random start are none."""
         return self.verdict in DESCENT or self.open_origin
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the two are the same but for rounding and disguise; one that was grown or cut is another model."""
+        limit = CAST if abs(self.structural) >= ROUNDED else SAME
+        near = self.related and self.distance2 is not None and self.distance2 <= limit
+        return near and self.shapes[0] == self.shapes[1]
 
     @property
     def cosine(self) -> float | None:
@@ -303,11 +319,6 @@ def _sums(a: Side, b: Side, found: Findings) -> tuple[npt.NDArray[np.float64], n
             squares = (float(t.double().square().sum()) for t in (x_ND - y_ND, x_ND, y_ND))
             sums["ffn" if kind == "ffn" else "heads"] += np.array([*squares, x_ND.numel()])
     return sums["ffn"], sums["heads"]
-
-
-FOREIGN = 0.5
-"""How far below that of the others the cosine of a row may lie before it is taken for another row in its place: units
-that two models were widened by, each by copies of its own."""
 
 
 def _without_foreign_rows(x_ND: Tensor, y_ND: Tensor) -> tuple[Tensor, Tensor]:

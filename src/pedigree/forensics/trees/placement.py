@@ -35,7 +35,8 @@ import numpy.typing as npt
 
 from pedigree.forensics.comparison.direction import ABSTAIN_BELOW
 from pedigree.forensics.trees.family_rows import CHANCE, EXCLUDED
-from pedigree.forensics.trees.ways import SAME, Ways
+from pedigree.forensics.trees.kinship import SAME
+from pedigree.forensics.trees.ways import Ways
 
 Floats = npt.NDArray[np.float64]
 

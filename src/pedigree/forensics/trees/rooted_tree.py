@@ -178,17 +178,31 @@ def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
     """Whether two children have an ancestor that is not among the models."""
     if ways.handed(parent, j, k).shares:
         return True
-    marks = ways.marks(parent, j, k)
-    if marks is not None and marks.apart:
+    if _never_met(parent, j, k, ways):
         return False
     bulk = ways.in_the_bulk(parent, j, k)
     if bulk is None or bulk.part < LEAST_BULK:
         return common(parent, j, k, ways) >= IN_COMMON
-    table = ways.in_the_table(parent, j, k)
-    if table is not None and bulk.cosine >= max(WITH_TABLE, table - BELOW_TABLE):
+    if _is_text(parent, j, k, ways):
+        return False
+    if bulk.cosine >= WITH_TABLE and ways.in_the_table(parent, j, k) is not None:
         return True
     more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
     return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
+
+
+def _never_met(parent: int, j: int, k: int, ways: Ways) -> bool:
+    """Whether rows that no step touched show that no training of the one is in the other."""
+    marks = ways.marks(parent, j, k)
+    return marks is not None and marks.apart
+
+
+def _is_text(parent: int, j: int, k: int, ways: Ways) -> bool:
+    """Whether what two models have in common is in the input table more than in the bulk, as what like texts teach."""
+    bulk, table = ways.in_the_bulk(parent, j, k), ways.in_the_table(parent, j, k)
+    if bulk is None or table is None or not bulk.part >= LEAST_BULK or bulk.cosine >= IN_BULK:
+        return False
+    return bulk.cosine < table - BELOW_TABLE
 
 
 def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:
@@ -207,6 +221,8 @@ def _one_way(parent: int, children: list[int], ways: Ways) -> list[int]:
 
 def _is_one_way(parent: int, group: list[int], ways: Ways) -> bool:
     pairs = [(j, k) for j in group for k in group if j < k]
+    if any(_never_met(parent, j, k, ways) or _is_text(parent, j, k, ways) for j, k in pairs):
+        return False
     cosines = np.array([common(parent, j, k, ways) for j, k in pairs])
     lengths = np.array([(ways.length(parent, j) * ways.length(parent, k)) ** 0.5 for j, k in pairs])
     shared = cosines * lengths

@@ -48,6 +48,8 @@ def kinship(pairs: Pairs, i: int, j: int) -> Kinship:
 def split(n: int, pairs: Pairs) -> Strains:
     """Families and hybrids of n models."""
     hybrids = find_hybrids(n, pairs)
+    while more := {k for k in range(n) if k not in hybrids and _is_hidden(k, n, hybrids, pairs)}:
+        hybrids |= more
     while True:
         families = groups([k for k in range(n) if k not in hybrids], pairs)
         families, loose = _loose(families, hybrids, pairs)
@@ -58,6 +60,27 @@ def split(n: int, pairs: Pairs) -> Strains:
         hybrids -= alone
     together = groups(sorted(hybrids | loose), pairs)
     return Strains(families, together)
+
+
+def _is_hidden(k: int, n: int, hybrids: set[int], pairs: Pairs) -> bool:
+    """Whether a model is a hybrid whose relation to one of its families does not show through a disguise: it has the
+    weights of one, or is nearer to one than to any other model that may have come before it, and strange to the other
+    family by too little to be called so."""
+    mine = [x for x in hybrids if kinship(pairs, x, k).related]
+    near = [kinship(pairs, x, k) for x in mine]
+    if any(pair.is_same for pair in near):
+        return True
+    pure = [j for j in range(n) if j != k and j not in hybrids]
+    above = [pair for j in pure if (pair := kinship(pairs, j, k)).related and pair.log_odds > 0]
+    if not near or not above or _nearest(near) <= _nearest(above):
+        return False
+    kin = {j for j in pure if kinship(pairs, j, k).related}
+    other = [j for j in pure if j not in kin and any(kinship(pairs, x, j).related for x in mine)]
+    return 2 * sum(kinship(pairs, j, k).is_untold for j in other) > len(other)
+
+
+def _nearest(to: Sequence[Kinship]) -> float:
+    return max((pair.cosine for pair in to if pair.cosine is not None), default=-1.0)
 
 
 def _touches(x: int, members: Sequence[int], pairs: Pairs) -> bool:

@@ -128,7 +128,8 @@ def unmerged(names: Sequence[str], *, allow_pickle: bool = False) -> Weigh:
     def weigh(child: int, sources: Sequence[int], base: int | None = None) -> Mixed | None:
         over = None if base is None else names[base]
         try:
-            found, _, _ = unmerge(names[child], [names[s] for s in sources], base=over, allow_pickle=allow_pickle)
+            places = [names[s] for s in sources]
+            found, _, _ = unmerge(names[child], places, base=over, allow_pickle=allow_pickle, in_place=True)
         except PedigreeError:
             return None
         weights = tuple(source.weight for source in found.sources[: len(sources)])
@@ -209,13 +210,23 @@ def nearest_first(ways: Ways, x: int, merge: Merge) -> tuple[int, ...]:
     return tuple(sorted(merge.sources, key=lambda s: ways.length(s, x)))
 
 
-def first_hand(heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs) -> list[int]:
-    """Which hybrids are merges themselves: the one that came first, and those nearer to a model of a family than to any
-    other hybrid that came before them."""
-    first = max(range(len(heads)), key=lambda x: (before_most(odds, x), -x))
-    found = [first]
+def first_hand(
+    heads: Sequence[int], pure: Sequence[int], ways: Ways, odds: Floats, pairs: Pairs, exact: Sequence[int] = ()
+) -> list[int]:
+    """Which hybrids are merges themselves: those that models of the families explain number by number; else the one
+    that came first; and those nearer to a model of a family than to any other hybrid that came before them.
+
+    Args:
+        heads: the hybrids.
+        pure: models of the families.
+        ways, odds: of the hybrids.
+        pairs: of every two models.
+        exact: hybrids that are explained so, by their places.
+    """
+    first = max(exact or range(len(heads)), key=lambda x: (before_most(odds, x), -x))
+    found = sorted({first, *exact})
     for x in range(len(heads)):
-        if x == first:
+        if x in found:
             continue
         there = [pair.cosine for k in pure if (pair := kinship(pairs, k, heads[x])).related]
         here = [kinship(pairs, heads[y], heads[x]).cosine for y in range(len(heads)) if y != x and odds[y, x] > 0]

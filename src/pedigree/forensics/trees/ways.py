@@ -21,12 +21,9 @@ from pedigree.forensics.descent.share import Share
 from pedigree.forensics.trees.family_bulk import Shared
 from pedigree.forensics.trees.family_rows import MIN_ROWS, CommonRows, Fit
 from pedigree.forensics.trees.handed_rows import Handed
-from pedigree.forensics.trees.kinship import Shape
+from pedigree.forensics.trees.kinship import SAME, Shape
 from pedigree.forensics.trees.strains import Pairs, kinship
 from pedigree.forensics.trees.worn_rows import Marks
-
-SAME = 1e-6
-"""Squared distance below which two models have the same weights but for rounding and disguise."""
 
 FAR = 2.0
 """Squared distance of relatives of which nothing could be matched row by row: that of strangers."""
