@@ -112,15 +112,32 @@ def test_buffers_that_anybody_computes_in_models_that_cannot_be_read(name: str) 
     assert judgment.verdict == "not-testable"
 
 
+def trained(seed: int, sparse: bool) -> Tensor:
+    """Numbers drawn at random, and directions that were learned on top of them."""
+    g = generator(seed)
+    tensor = torch.randn(64, 64, generator=g)
+    tensor += 2.0 * torch.randn(64, 2, generator=g) @ torch.randn(2, 64, generator=g)
+    tensor[tensor < 1.3 * sparse] = 0.0
+    return tensor
+
+
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_tensor_that_was_really_copied_is_named_beside_them(sparse: bool) -> None:
-    trained = torch.randn(64, 64, generator=generator(9))
-    trained[trained < 1.3 * sparse] = 0.0
-    buffers = {"mask": COMPUTED["causal mask"], "tower": trained}
+def test_tensors_that_were_really_copied_are_named_beside_them(sparse: bool) -> None:
+    buffers = {"mask": COMPUTED["causal mask"], "tower.0": trained(9, sparse), "tower.1": trained(10, sparse)}
     left, right = unheard_of(1, **buffers), unheard_of(2, **buffers)
     judgment = judge(left, right, measure(left, right, whole_bits=True))
     assert judgment.verdict == "partly-related"
-    assert judgment.components["tensors"].note == "equal tensors: tower"
+    assert judgment.components["tensors"].note == "equal tensors: tower.0, tower.1"
+
+
+@pytest.mark.parametrize("names", [("tower.0",), ("tower.0", "tower.1")], ids=["one of them", "drawn from one seed"])
+def test_a_lone_tensor_and_tensors_that_nobody_trained_are_open(names: tuple[str, ...]) -> None:
+    if len(names) == 1:
+        equal = {names[0]: trained(9, sparse=False)}
+    else:
+        equal = {name: torch.randn(64, 64, generator=generator(k)) for k, name in enumerate(names)}
+    left, right = unheard_of(1, **equal), unheard_of(2, **equal)
+    assert judge(left, right, measure(left, right, whole_bits=True)).verdict == "inconclusive"
 
 
 def never_trained(seed: int, body: Mapping[str, Tensor]) -> Tensors:

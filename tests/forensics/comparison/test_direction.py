@@ -135,10 +135,17 @@ def test_the_middle_of_a_merge_is_not_taken_for_an_ancestor_and_noise_is_told_fr
     residual: float, word: str
 ) -> None:
     """Both live on whole in the other; what the other has on top is noise in a noisy child, learned in a merge."""
-    whole, half = Survival(1.0, 0.99, 0.02, 12, residual), Survival(0.5, 0.5, 0.03, 12, residual)
+    whole = Survival(1.0, 0.99, 0.02, 12, residual, excess=0.2)
+    half = Survival(0.5, 0.5, 0.03, 12, residual, excess=0.2)
     assert weigh_direction(FOUR, FOUR, findings(survival=(whole, half))).verdict == word
     if word == "undetermined":
         assert weigh_direction(FOUR, FOUR, findings(survival=(half, whole))).verdict == word
+
+
+def test_the_mean_of_two_models_that_learned_nothing_is_no_ancestor_of_either() -> None:
+    """What each has on top of it looks like noise, but noise as large as the weights is the less likely of the two."""
+    whole, half = Survival(1.0, 1.0, 0.02, 12, 1.0), Survival(0.5, 0.5, 0.03, 12, 1.6)
+    assert weigh_direction(FOUR, FOUR, findings(survival=(half, whole))).verdict == "undetermined"
 
 
 @pytest.mark.parametrize("learned", [1.0, 8.0])

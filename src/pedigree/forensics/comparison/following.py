@@ -173,13 +173,21 @@ def origin_of(found: Findings) -> OriginEvidence:
     )  # fmt: skip
     if _is_rounded_copy(found):
         return replace(told, origin="descent")
-    if found.reordered and (found.forward is None or found.forward.matrices < LEAST_MATRICES):
+    if found.reordered and _followed_by_few(found, told):
         return replace(told, origin="unknown")
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
     if told.origin == "start" and found.untouched is not None and found.untouched.told:
         return replace(told, origin="unknown")
     return told
+
+
+def _followed_by_few(found: Findings, told: OriginEvidence) -> bool:
+    """Whether too few matrices were followed for an average; a copy of what was learned needs none."""
+    if found.forward is None:
+        return True
+    is_copy = found.additions is not None and not found.additions.moves and told.learned >= SEEN_LEARNING
+    return found.forward.matrices < LEAST_MATRICES and not is_copy
 
 
 def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:

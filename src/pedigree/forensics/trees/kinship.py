@@ -253,6 +253,8 @@ def _kinship(first: str | Path, second: str | Path, allow_pickle: bool) -> Kinsh
     a, b, found, judgment = measure_pair(first, second, allow_pickle=allow_pickle)
     if judgment.verdict not in RELATED and not judgment.open_origin:
         return Kinship(judgment.verdict)
+    if judgment.open_origin and found.keeps_units:
+        return Kinship(judgment.verdict)  # rows that one seed gives whoever draws from it join nobody
     if judgment.verdict == "partly-related" and not judgment.open_origin and not _shares_more_than_tables(judgment):
         return Kinship("inconclusive")
     units, heads = _sums(a, b, found)
