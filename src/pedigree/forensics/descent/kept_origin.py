@@ -7,7 +7,9 @@ followed as matrices are elsewhere (`survival.py`), and where they do not show d
 
  - whole layers or experts may have been drawn alike: the answer is open, or a shared start;
  - scattered units of a layer cannot: a shift that leaves rows of the readers in line breaks the columns of the writers.
-   So single units count as handed down if every projection agrees, and are no kin if one of them does not.
+   So single units count as handed down if every projection agrees, and are no kin if one of them does not;
+ - but a program that widens a layer, or draws a part of it anew, may draw the same units into strangers. They learned
+   nothing: where directions could be seen and none are, the answer is open.
 
 Shapes: K = kept units, D = residual width.
 """
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pedigree.forensics.descent.origin import Origin, OriginEvidence, weigh_origin
+from pedigree.forensics.descent.origin import RAW, Origin, OriginEvidence, weigh_origin
 from pedigree.forensics.descent.share import ShareMeter
 from pedigree.forensics.descent.survival import SurvivalMeter
 from pedigree.forensics.sides.gauge import unit_rows
@@ -62,7 +64,8 @@ def origin_of_kept(a: Side, b: Side, kept: KeptUnits) -> KeptOrigin:
     if evidence.origin == "start":
         return KeptOrigin("start", whole, evidence)
     if not whole:
-        return KeptOrigin("descent" if _all_agree(rows) else "unknown", whole, evidence)
+        is_new = evidence.log_odds != 0.0 and evidence.learned < RAW  # odds of zero: nothing could be followed
+        return KeptOrigin("descent" if _all_agree(rows) and not is_new else "unknown", whole, evidence)
     return KeptOrigin(evidence.origin, whole, evidence)
 
 
