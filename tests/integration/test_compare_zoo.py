@@ -359,7 +359,7 @@ def test_low_rank_and_loud_noise_keep_a_child_related(compared: Compare, derive:
     for child in (
         derive("low-rank", "base0", rank=4, strength=0.5),
         derive("noise", "base0", sigma=1.0),
-        derive("noise", "disguised", sigma=0.7),
+        derive("noise", "disguised", sigma=0.5),
     ):
         result = compared("base0", child).result
         assert result.verdict == "related"
