@@ -185,7 +185,8 @@ def _have_common(parent: int, j: int, k: int, ways: Ways) -> bool:
         return common(parent, j, k, ways) >= IN_COMMON
     if _is_text(parent, j, k, ways):
         return False
-    if bulk.cosine >= WITH_TABLE and ways.in_the_table(parent, j, k) is not None:
+    table = ways.in_the_table(parent, j, k)
+    if table is not None and bulk.cosine >= max(WITH_TABLE, table - BELOW_TABLE):
         return True
     more = bulk.both > MOST_IN_COMMON * min(bulk.one, bulk.two)
     return not more and (common(parent, j, k, ways) >= IN_COMMON or bulk.cosine >= IN_BULK)
