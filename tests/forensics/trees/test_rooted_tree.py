@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pedigree.forensics.trees.family_bulk import Shared
-from pedigree.forensics.trees.rooted_tree import Rooted, rooted_tree
+from pedigree.forensics.trees.rooted_tree import Rooted, _have_common, rooted_tree
 from pedigree.forensics.trees.ways import Ways
 from pedigree.forensics.trees.worn_rows import Marks
 
@@ -77,6 +77,16 @@ def test_neither_text_nor_trainings_that_never_met_make_one_way(monkeypatch: pyt
             tree = rooted_tree(three_below_one_way(), odds([None, 0, 0, 0]))
         assert tree is not None
         assert tree.hidden == 0
+
+
+def test_more_than_the_shorter_way_in_common_is_text_where_the_table_has_yet_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A short and a long training on one text, in one order."""
+    monkeypatch.setattr(Ways, "in_the_bulk", lambda *_: Shared(1.0, 3.0, 1.2, 0.7))
+    for table, hidden in ((0.9, False), (0.7, True)):
+        monkeypatch.setattr(Ways, "in_the_table", lambda *_, table=table: table)
+        assert _have_common(0, 1, 2, three_below_one_way()) == hidden
 
 
 def test_without_a_model_that_came_first_there_is_no_such_tree() -> None:
