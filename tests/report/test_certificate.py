@@ -190,7 +190,7 @@ def test_the_sheets_fit_a_page_of_paper(tmp_path: Path) -> None:
         edge("stranger", "")
     ]
     told = [audit(*edges), audit(*small)]
-    banked = {"bank_scores": [1.5 + n / 100 for n in range(332)]}
+    banked = {"bank_scores": [1.5 + n / 100 for n in range(528)]}
     told = [one.model_copy(update={"result": one.result.model_copy(update=banked)}) for one in told]
     pages = [render_audit(one) for one in told]
     sheets = [page[: page.index("<h2>")] + "</body></html>" for page in pages]
