@@ -124,10 +124,8 @@ def log10_p(found: Findings, judgment: Judgment) -> float | None:
         names = tuple(name for name in names if name != "kept-units")
     names += tuple(name for name in ("carried-planes", "carried-heads") if found.carried and name in found.exact)
     if judgment.verdict in ("related", "partly-related", "shared-initialization") and "units-read" in found.exact:
-        names += (
-            "units-read",
-            "carried-units",
-        )  # asked of agreeing units only: a stranger has none, and its p-value would be no news
+        # Asked of agreeing units only: a stranger has none, and its p-value would be no news.
+        names += ("units-read", "carried-units")
     # Holm over the exact tests: the smallest p-value pays for all of them.
     exact = smallest_of_all([found.log10_p(name) for name in names])
     if judgment.verdict == "unrelated" or exact < -12:

@@ -141,10 +141,7 @@ def weigh_origin(
     measured = numbers(forward, backward, share, gains)
     log_odds = odds(fitted["weights"], measured)
     learned = min(s.excess for s in both)
-    too_little = _is_too_little(both, share, gains, learned)
-    noise = additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both))
-    if additions is not None and share is None and learned < RAW:
-        too_little = True  # next to nothing was learned, and whose the difference is cannot be asked
+    too_little = _is_too_little(both, share, gains, additions, learned)
     if by_tokens:
         # Twins that learned alike in their first steps have most of each other in that frame, learned directions too;
         # but their difference takes away what both learned, and that of a parent and its child is the child's.
@@ -160,7 +157,7 @@ def weigh_origin(
         log_odds = max(log_odds, float(fitted["descent"]))
     if too_little:
         log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
-    if noise:
+    if additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both)):
         log_odds = max(log_odds, float(fitted["descent"]))
     origin = _by_odds(log_odds, fitted)
     if origin == "start" and (_is_minor_part(both) or _is_left_open(additions, share, learned)):
@@ -191,12 +188,21 @@ def _is_halved(share: Share | None, errors: float = 0.0) -> bool:
     return share is not None and abs(share.lean) < HALVED + errors * share.error
 
 
-def _is_too_little(both: list[Survival], share: Share | None, gains: LearnedGains | None, learned: float) -> bool:
-    """Whether next to nothing was learned, and the difference takes that from both, or gains are all that speaks and
-    are not the same: at a low rate, or where nothing else was trained, two trainings have gains that agree at 0.92. And
-    gains that are the same may have been so in the start: then the difference has to be one side's."""
-    if learned < RAW and (_is_halved(share, errors=2.0) or (gains is not None and not are_same(gains))):
-        return True
+def _is_too_little(
+    both: list[Survival],
+    share: Share | None,
+    gains: LearnedGains | None,
+    additions: Additions | None,
+    learned: float,
+) -> bool:
+    """Whether next to nothing was learned, and the difference takes that from both, or is too short to ask whose it is,
+    or gains are all that speaks and are not the same: at a low rate, or where nothing else was trained, two trainings
+    have gains that agree at 0.92. And gains that are the same may have been so in the start: then the difference has to
+    be one side's."""
+    if learned < RAW:
+        unasked = share is None and additions is not None
+        if unasked or _is_halved(share, errors=2.0) or (gains is not None and not are_same(gains)):
+            return True
     return learned < SEEN_LEARNING and _took_from_both(both, share, LITTLE_TAKEN, errors=2.0)
 
 
