@@ -168,6 +168,29 @@ def test_underscores_are_taken_for_hyphens(pedigree: Pedigree) -> None:
     assert "unknown word" in pedigree("compare", "x", "y", "--fail_on", "nothing-known").err
 
 
+@pytest.mark.parametrize(
+    ("begun", "completed"),
+    [
+        ("com", {"compare"}),
+        ("bench ma", {"make"}),
+        ("compare --dep", {"--depth"}),
+        ("compare --depth st", {"standard"}),
+        ("explain sign", {"sign-flip"}),
+        ("schema fingerprint", {"fingerprint-made"}),
+    ],
+)
+def test_a_terminal_completes_commands_options_and_their_words(begun: str, completed: set[str]) -> None:
+    asked = {
+        "COMP_WORDS": f"pedigree {begun}",
+        "COMP_CWORD": str(len(begun.split())),
+        "_PEDIGREE_COMPLETE": "complete_bash",
+    }
+    ran = subprocess.run(
+        [sys.executable, "-m", "pedigree"], capture_output=True, text=True, env={**os.environ, **asked}
+    )
+    assert set(ran.stdout.split()) == completed
+
+
 @pytest.mark.parametrize("command", ["compare", "bench make", "ledger key add"])
 def test_a_command_typed_alone_says_what_is_missing(pedigree: Pedigree, command: str) -> None:
     ran = pedigree(*command.split())

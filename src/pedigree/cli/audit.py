@@ -13,6 +13,7 @@ from pedigree.cli.files import GO_ON, check_free, write_file
 from pedigree.cli.ledger_options import (
     FAIL_ON_VERDICT,
     STYLES,
+    VERDICT_WORDS,
     CheckpointOption,
     LedgerOption,
     fail_words,
@@ -27,6 +28,7 @@ from pedigree.cli.options import (
     JsonOption,
     PickleOption,
     QuietOption,
+    offer,
 )
 from pedigree.cli.output import Line, Output, Span, shorten
 
@@ -70,6 +72,7 @@ def audit(
         list[str] | None,
         typer.Option(
             metavar="VERDICT", help=FAIL_ON_VERDICT, envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT,
+            autocompletion=offer(*VERDICT_WORDS),
             show_default=False,
         ),
     ] = None,

@@ -9,7 +9,7 @@ import typer
 
 from pedigree.cli.errors import CANNOT_SAY, DONE
 from pedigree.cli.files import GO_ON, check_free, write_file
-from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption
+from pedigree.cli.options import COMPUTE, INPUT, OUTPUT, ColorOption, ForceOption, JsonOption, QuietOption, offer
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import MissingInput, UsageError
 
@@ -20,7 +20,7 @@ _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the bench
 _Size = Annotated[
     str,
     typer.Option(
-        metavar="SIZE", envvar="PEDIGREE_SIZE", rich_help_panel=INPUT,
+        metavar="SIZE", envvar="PEDIGREE_SIZE", rich_help_panel=INPUT, autocompletion=offer("nano", "pico", "micro"),
         help="nano: models of 200 k parameters; pico: of 60 k, for a first look; micro: of 600 k, shaped otherwise.",
     ),
 ]  # fmt: skip

@@ -8,23 +8,33 @@ from typing import Annotated
 
 import typer
 
-from pedigree.cli.options import OUTPUT, ColorOption, JsonOption, check_word, closest
+from pedigree.cli.options import OUTPUT, ColorOption, JsonOption, check_word, closest, offer
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
 
 LENGTHS = ("paragraph", "page", "full")
 
 
+def _tests(incomplete: str) -> list[str]:
+    """What a shell completes the name of a test with."""
+    from pedigree.report.explanation import explanations
+
+    return offer(*explanations())(incomplete)
+
+
 def explain(
     test: Annotated[
         str | None,
-        typer.Argument(metavar="TEST", help="A test, as results name it; none lists all.", show_default=False),
+        typer.Argument(
+            metavar="TEST", help="A test, as results name it; none lists all.", show_default=False,
+            autocompletion=_tests,
+        ),
     ] = None,
     length: Annotated[
         str,
         typer.Option(
             metavar="LENGTH", help="paragraph, page, or full with the mathematics.", envvar="PEDIGREE_LENGTH",
-            rich_help_panel=OUTPUT,
+            rich_help_panel=OUTPUT, autocompletion=offer(*LENGTHS),
         ),
     ] = "page",
     json: JsonOption = False,

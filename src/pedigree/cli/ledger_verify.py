@@ -11,6 +11,7 @@ from pedigree.cli.errors import DONE, SAYS_NO
 from pedigree.cli.ledger_options import (
     FAIL_ON_VERDICT,
     STYLES,
+    VERDICT_WORDS,
     CheckpointOption,
     LedgerOption,
     MaxAgeOption,
@@ -22,7 +23,7 @@ from pedigree.cli.ledger_options import (
 )
 from pedigree.cli.ledger_policy import PolicyOption, judged, ruling_lines, rulings_dict
 from pedigree.cli.ledger_replay import InputsOption, ReplayOption, TrainingOption, applied, replayed
-from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption
+from pedigree.cli.options import DANGEROUS, OUTPUT, ColorOption, JsonOption, QuietOption, offer
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import InputError, MissingInput, UsageError
 
@@ -51,6 +52,7 @@ def verify(
         list[str] | None,
         typer.Option(
             metavar="VERDICT", help=FAIL_ON_VERDICT, envvar="PEDIGREE_LEDGER_FAIL_ON", rich_help_panel=OUTPUT,
+            autocompletion=offer(*VERDICT_WORDS),
             show_default=False,
         ),
     ] = None,

@@ -46,7 +46,7 @@ _SETTINGS = {
 
 app = typer.Typer(
     name="pedigree",
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings=_SETTINGS,
@@ -105,18 +105,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
-    _name_no_value_of_flags(command)
+    _word_help(command)
     if not given:
         guarded(lambda: command(args=["--help"], prog_name="pedigree", standalone_mode=False), given)
         return COULD_NOT_RUN
     return guarded(lambda: command(args=given, prog_name="pedigree", standalone_mode=False), given)
 
 
-def _name_no_value_of_flags(command: Any) -> None:
-    """In help a flag stands alone; the parser would write `<bool>` beside it, as if it took a word."""
+_COMPLETION = {
+    "install_completion": "Let Tab complete commands, options and their words from now on.",
+    "show_completion": "Print what that would install.",
+}
+
+
+def _word_help(command: Any) -> None:
+    """Our words in help where the library has its own.
+
+    A flag stands alone; the parser would write `<bool>` beside it, as if it took a word.
+    """
     context = command.context_class(command, **command.context_settings)
     for parameter in command.get_params(context):
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
+        parameter.help = _COMPLETION.get(parameter.name, getattr(parameter, "help", None))
     for verb in getattr(command, "commands", {}).values():
-        _name_no_value_of_flags(verb)
+        _word_help(verb)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +86,15 @@ def parse_size(text: str, *, option: str = "--budget") -> int:
             fix=f"{option} 300MB",
         )
     return size
+
+
+def offer(*words: str) -> Callable[[str], list[str]]:
+    """What a shell completes an argument or option with that takes one of `words`."""
+
+    def begin(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete.lower().replace("_", "-"))]
+
+    return begin
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

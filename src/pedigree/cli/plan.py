@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from pedigree.cli.errors import DONE
-from pedigree.cli.options import COMPUTE, INPUT, ColorOption, JsonOption, check_word, parse_size
+from pedigree.cli.options import COMPUTE, INPUT, ColorOption, JsonOption, check_word, offer, parse_size
 from pedigree.cli.output import Output
 from pedigree.cli.version import producer
 from pedigree.errors import UsageError
@@ -35,7 +35,7 @@ SizeOption = Annotated[
     str | None,
     typer.Option(
         "--size", metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
-        rich_help_panel=INPUT, show_default=False,
+        rich_help_panel=INPUT, show_default=False, autocompletion=offer(*SIZE_WORDS),
     ),
 ]  # fmt: skip
 

@@ -13,8 +13,9 @@ from pedigree.cli.files import GO_ON, write_file
 from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import DANGEROUS, INPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output, Span
+from pedigree.cli.plan import SIZE_WORDS, SizeOption
 from pedigree.cli.recording import UnrecordedOption
-from pedigree.cli.train import SAME_COMMAND, SIZE_WORDS, DeviceOption, FolderOption, SizeOption, show_step, status
+from pedigree.cli.train import SAME_COMMAND, DeviceOption, FolderOption, show_step, status
 from pedigree.cli.version import producer
 from pedigree.errors import InternalError
 

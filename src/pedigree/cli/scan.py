@@ -22,6 +22,7 @@ from pedigree.cli.options import (
     SaltOption,
     WorkersOption,
     check_word,
+    offer,
 )
 from pedigree.cli.output import Line, Output, Span
 from pedigree.errors import UsageError
@@ -67,7 +68,7 @@ def scan(
         list[str] | None,
         typer.Option(
             metavar="WORD", help=f"Exit with 1 on this verdict; may be given again: {', '.join(WORDS)}.",
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False, autocompletion=offer(*WORDS),
         ),
     ] = None,
     quiet: QuietOption = False,

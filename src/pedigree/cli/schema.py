@@ -7,14 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from pedigree.cli.options import JsonOption, closest
+from pedigree.cli.options import JsonOption, closest, offer
 from pedigree.cli.output import Output
 from pedigree.errors import UsageError
 
 
+def _names(incomplete: str) -> list[str]:
+    """What a shell completes the name of a record with."""
+    from pedigree.records.schemas import SCHEMAS
+
+    return offer(*SCHEMAS)(incomplete)
+
+
 def schema(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which record; without it, all are listed.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Which record; without it, all are listed.", show_default=False, autocompletion=_names
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> int:

@@ -13,6 +13,7 @@ from pedigree.cli.files import GO_ON
 from pedigree.cli.interruption import INTERRUPTED
 from pedigree.cli.options import COMPUTE, DANGEROUS, INPUT, OUTPUT, ColorOption, JsonOption, QuietOption, check_word
 from pedigree.cli.output import Output
+from pedigree.cli.plan import SIZE_WORDS, SizeOption
 from pedigree.cli.recording import UnrecordedOption
 from pedigree.cli.version import producer
 from pedigree.errors import UsageError
@@ -28,20 +29,12 @@ if TYPE_CHECKING:
 
 # The options belong to it: they say which step, which settings, which folder. Those that begin anew do not.
 SAME_COMMAND = "the same command, without --fresh or --force, goes on from there"
-SIZE_WORDS = ("pico", "real")  # repeated from pedigree.family, whose import would slow every start
 
 
 OnlyOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME", help="Train this step only; may be given again.", envvar="PEDIGREE_ONLY",
-        rich_help_panel=INPUT, show_default=False,
-    ),
-]  # fmt: skip
-SizeOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE", help="pico or real; by default what the recipe means.", envvar="PEDIGREE_SIZE",
         rich_help_panel=INPUT, show_default=False,
     ),
 ]  # fmt: skip
