@@ -89,7 +89,7 @@ class ModelConfig(Part):
     @property
     def n_sparse(self) -> int:
         """Layers of the main model that have experts."""
-        return sum(self.is_sparse(layer) for layer in range(self.n_layers))
+        return max(self.n_layers - self.experts.first_dense, 0) if self.experts is not None else 0
 
     @property
     def rotary_dim(self) -> int:

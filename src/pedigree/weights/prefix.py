@@ -46,13 +46,14 @@ def strip_prefix(name: str) -> str:
     """A tensor name without the wrappers around it."""
     for inner in _INNER:
         name = name.replace(inner, ".")
-    changed = True
-    while changed:
-        changed = False
+    while name.startswith(WRAPPERS):
+        stripped = name
         for wrapper in WRAPPERS:
-            if name.startswith(wrapper) and len(name) > len(wrapper):
-                name = name[len(wrapper) :]
-                changed = True
+            if stripped.startswith(wrapper) and len(stripped) > len(wrapper):
+                stripped = stripped[len(wrapper) :]
+        if stripped == name:  # a wrapper alone
+            break
+        name = stripped
     return name
 
 
