@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import types
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from tests.comparison_examples import EXAMPLES
 
 from pedigree.cli import files
 from pedigree.cli.main import main
 from pedigree.records.comparison import Comparison
+from pedigree.records.schemas import json_schema
 
 
 @dataclass
@@ -72,6 +75,17 @@ def pedigree(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def run(*arguments: str) -> Ran:
         code = main(arguments)
         captured = capsys.readouterr()
+        _hold_to_schema(captured.out)
         return Ran(code, captured.out, captured.err)
 
     return run
+
+
+def _hold_to_schema(out: str) -> None:
+    """Every record that a command prints is one of those that have a schema, and keeps to it."""
+    try:
+        record = json.loads(out) if out.startswith("{") else None
+    except json.JSONDecodeError:
+        return
+    if isinstance(record, dict) and "schema" in record and "result" in record:
+        Draft202012Validator(json_schema(record["schema"].removeprefix("pedigree/"))).validate(record)

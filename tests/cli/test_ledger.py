@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import get_args
@@ -24,7 +24,8 @@ from pedigree.ledger.keys import ROLES
 from pedigree.ledger.people import enter
 from pedigree.ledger.verdict import WORST_LAST
 from pedigree.records.audit import EdgeVerdict
-from pedigree.records.schemas import json_schema
+from pedigree.records.comparison import Record
+from pedigree.records.schemas import SCHEMAS, json_schema
 
 Pedigree = Callable[..., Ran]
 
@@ -298,6 +299,43 @@ def test_what_is_printed_as_json_keeps_its_published_schema(pedigree: Pedigree, 
         name = record["schema"].removeprefix("pedigree/")
         assert name == "-".join(words[: 1 if words[0] == "why" else 2])
         Draft202012Validator(json_schema(name)).validate(record)
+
+
+def test_what_writing_verbs_print_as_json_keeps_its_published_schema(pedigree: Pedigree, models: Path) -> None:
+    found = json.loads(pedigree("ledger", "show", "base", "--json").out)["result"]["artifact"]
+    Path("note.json").write_text(
+        json.dumps({"schema": "pedigree/clearance", "about": found, "result": {"verdict": "clear"}})
+    )
+    asked = [
+        ("anchor", "--to", "anchors.txt"), ("key", "list"), ("key", "rotate"),
+        ("key", "add", "ada.pem", "--make", "--name", "ada"), ("approve", "base", "--key", "ada.pem"),
+        ("waive", "base", "--rule", "licenses", "--reason", "asked"), ("attach", "base", "note.json"),
+        ("export", "base", "--format", "oms", "--out", "base.sig"), ("export", "--release", "tok"),
+        ("key", "revoke", "ada", "--last-trusted", "3"), ("erase", "person:"),
+    ]  # fmt: skip
+    for words in asked:
+        if words[0] == "key" and words[1] == "revoke":
+            keys = json.loads(pedigree("ledger", "key", "list", "--json").out)["result"]
+            words = (*words[:2], next(key["id"] for key in keys if key["name"] == "ada"), *words[3:])
+        if words[0] == "erase":
+            credit = json.loads(pedigree("ledger", "credits", "tok", "--json").out)["result"]["credits"]
+            words = ("erase", credit[0]["id"])
+        ran = pedigree("ledger", *words, "--json")
+        assert ran.code == 0, (words, ran.err)
+        record = json.loads(ran.out)
+        name = record["schema"].removeprefix("pedigree/")
+        assert name == "ledger-" + "-".join(words[: 2 if words[0] == "key" else 1])
+        assert not list(_unknown(SCHEMAS[name].model_validate(record)))
+
+
+def _unknown(record: Record, at: str = "") -> Iterator[str]:
+    """Fields that are printed and stand in no schema."""
+    yield from (f"{at}.{name}" for name in record.model_extra or {})
+    for name in type(record).model_fields:
+        held = getattr(record, name)
+        for item in held if isinstance(held, list) else [held]:
+            if isinstance(item, Record):
+                yield from _unknown(item, f"{at}.{name}")
 
 
 def test_a_name_is_erased_to_the_last_byte_and_everything_still_holds(pedigree: Pedigree, models: Path) -> None:

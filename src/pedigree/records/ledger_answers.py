@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pedigree.records.audit import EdgeVerdict
+from pedigree.records.command_answers import CommandAnswer
 from pedigree.records.comparison import Record
 
 
@@ -35,13 +36,6 @@ class LedgerProblem(Record):
     word: str
     sentence: str
     entry: int | None = None
-
-
-class _Answer(Record):
-    version: Literal[1] = 1
-    command: str
-    inputs: dict[str, Any]
-    warnings: list[str] = Field(default_factory=list)
 
 
 class LedgerChecked(Record):
@@ -77,7 +71,7 @@ class LedgerVerified(Record):
     policy: dict[str, Any] | None = None
 
 
-class LedgerVerification(_Answer):
+class LedgerVerification(CommandAnswer):
     """The answer of `pedigree ledger verify`."""
 
     schema_name: Literal["pedigree/ledger-verify"] = Field(alias="schema")
@@ -97,7 +91,7 @@ class LedgerListed(Record):
     facts: dict[str, Any]
 
 
-class LedgerLog(_Answer):
+class LedgerLog(CommandAnswer):
     """The answer of `pedigree ledger log`: entries, the oldest first."""
 
     schema_name: Literal["pedigree/ledger-log"] = Field(alias="schema")
@@ -112,7 +106,7 @@ class LedgerCheckpointed(Record):
     note: str
 
 
-class LedgerCheckpoint(_Answer):
+class LedgerCheckpoint(CommandAnswer):
     """The answer of `pedigree ledger checkpoint`."""
 
     schema_name: Literal["pedigree/ledger-checkpoint"] = Field(alias="schema")
@@ -133,7 +127,7 @@ class LedgerGraphed(Record):
     edges: list[LedgerEdge]
 
 
-class LedgerGraph(_Answer):
+class LedgerGraph(CommandAnswer):
     """The answer of `pedigree ledger graph`."""
 
     schema_name: Literal["pedigree/ledger-graph"] = Field(alias="schema")
@@ -150,7 +144,7 @@ class LedgerShown(Record):
     descendants: list[str]
 
 
-class LedgerShow(_Answer):
+class LedgerShow(CommandAnswer):
     """The answer of `pedigree ledger show`."""
 
     schema_name: Literal["pedigree/ledger-show"] = Field(alias="schema")
@@ -174,7 +168,7 @@ class LedgerCredited(Record):
     credits: list[LedgerCredit]
 
 
-class LedgerCredits(_Answer):
+class LedgerCredits(CommandAnswer):
     """The answer of `pedigree ledger credits`."""
 
     schema_name: Literal["pedigree/ledger-credits"] = Field(alias="schema")
@@ -201,7 +195,7 @@ class LifeOfModel(Record):
     names: dict[str, str]
 
 
-class Why(_Answer):
+class Why(CommandAnswer):
     """The answer of `pedigree why`."""
 
     schema_name: Literal["pedigree/why"] = Field(alias="schema")

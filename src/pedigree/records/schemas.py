@@ -8,12 +8,14 @@ from pedigree.records.answer import Answer
 from pedigree.records.artifact import Artifact, Manifest, TensorManifest
 from pedigree.records.audit import Audit, Clearance
 from pedigree.records.benchmark import Benchmark, BenchmarkStep
+from pedigree.records.command_answers import COMMAND_ANSWERS
 from pedigree.records.comparison import Comparison, Record
 from pedigree.records.evaluation import Evaluation
 from pedigree.records.family_run import FamilyRun
 from pedigree.records.family_tree import FamilyTree
 from pedigree.records.fingerprint import FingerprintMade
 from pedigree.records.ledger_answers import LEDGER_ANSWERS
+from pedigree.records.ledger_entries import LEDGER_ENTRIES
 from pedigree.records.machine import Machine
 from pedigree.records.plan import Plan
 from pedigree.records.policy import Policy
@@ -30,7 +32,7 @@ from pedigree.records.tokenizer import (
 from pedigree.records.training_run import TrainingRun
 from pedigree.records.unmerging import Unmerging
 
-SCHEMAS: dict[str, type[Record]] = {
+_RECORDS: dict[str, type[Record]] = {
     "answer": Answer,
     "artifact": Artifact,
     "audit": Audit,
@@ -42,7 +44,6 @@ SCHEMAS: dict[str, type[Record]] = {
     "family-run": FamilyRun,
     "family-tree": FamilyTree,
     "fingerprint-made": FingerprintMade,
-    **{name: LEDGER_ANSWERS[name] for name in LEDGER_ANSWERS if name != "why"},
     "library": LibraryListing,
     "machine": Machine,
     "manifest": Manifest,
@@ -62,8 +63,8 @@ SCHEMAS: dict[str, type[Record]] = {
     "tokenizer-training": TokenizerTraining,
     "training-run": TrainingRun,
     "unmerging": Unmerging,
-    "why": LEDGER_ANSWERS["why"],
 }
+SCHEMAS = dict(sorted((_RECORDS | COMMAND_ANSWERS | LEDGER_ANSWERS | LEDGER_ENTRIES).items()))
 
 
 def json_schema(name: str) -> dict[str, Any]:
