@@ -43,7 +43,7 @@ def rows_of(record: Benchmark) -> list[str]:
 
 def _svg(width: int, height: int, label: str, body: str) -> str:
     return (
-        f'<svg class="figure" style="max-width:{width}px" role="img" aria-label="{escape(label)}" '
+        f'<svg class="figure" style="max-width:{width}px;--drawn:{width}px" role="img" aria-label="{escape(label)}" '
         f'viewBox="0 0 {width} {height}" '
         f'font-size="10.5" fill="currentColor" stroke="none">{body}</svg>'
     )
