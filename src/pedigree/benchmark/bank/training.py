@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pedigree.benchmark.bank.kinds import VOCABULARY, BankModel, Tokenizer
+from pedigree.benchmark.bank.kinds import HEAVY, VOCABULARY, BankModel, Tokenizer
 from pedigree.benchmark.text_file import write_text
 from pedigree.errors import InternalError
 
@@ -145,10 +145,15 @@ def sources_of() -> tuple[SourceConfig, ...]:
 
 
 def training_of(model: BankModel) -> TrainingConfig:
-    """How a model of the bank is trained: few hundred steps of AdamW with a cosine."""
+    """How a model of the bank is trained: few hundred steps of AdamW with a cosine.
+
+    One that is trained for long, at a rate that makes its gradients rough, may roll back as often as it must: six times
+    on one processor was five on another, and the guard gave up.
+    """
     from pedigree.training.config import (
         CheckpointConfig,
         EvaluationConfig,
+        GuardConfig,
         OptimizerConfig,
         ScheduleConfig,
         TrainingConfig,
@@ -159,4 +164,5 @@ def training_of(model: BankModel) -> TrainingConfig:
         seed=model.order, optimizer=OptimizerConfig(lr=model.rate),
         schedule=ScheduleConfig(warmup_tokens=min(10_000, model.tokens // 4)),
         checkpoint=CheckpointConfig(every=0, keep=1), evaluation=EvaluationConfig(max_tokens=512), log_every=1000,
+        guard=GuardConfig(rollbacks=1000 if model.tokens >= HEAVY else 5),
     )  # fmt: skip
