@@ -141,14 +141,16 @@ def test_a_run_over_one_text_in_one_order_is_no_descent_whatever_its_length(name
     for evidence in (
         weigh_origin(one, other, share, gains, gainless=gains is None),
         weigh_origin(one, other, share, gains),
-        weigh_origin(other, one, share.turned(), gains and replace(gains, forward=gains.backward, backward=gains.forward)),
+        weigh_origin(
+            other, one, share.turned(), gains and replace(gains, forward=gains.backward, backward=gains.forward)
+        ),
     ):
         assert evidence.origin == "unknown"
 
 
 def test_a_child_of_much_learning_that_was_trained_hot_is_open_and_no_twin() -> None:
-    """As measured for a parent and what was trained at half of its rate for more than its steps, after conversions. Runs
-    over one text in one order say as much for descent (odds of 1.6 to 1.8 where these have 1.2), so neither is."""
+    """As measured for a parent and what was trained at half of its rate for more than its steps, after conversions.
+    Runs over one text in one order say as much for descent (odds of 1.6 to 1.8 where these have 1.2): neither is."""
     parent = Survival(1.12, 1.0, 0.16, 18, 12.2, 0.11, 0.72, 0.73)
     child = Survival(0.42, 0.89, 0.53, 18, 156.5, -0.75, 0.72, 0.85)
     share, gains = Share(0.07, 0.01, 0.84, 18), LearnedGains(0.68, 0.95, 0.54, 9)

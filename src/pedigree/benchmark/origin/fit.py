@@ -3,15 +3,14 @@
 Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
 their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
 and a weight that finds it would find it in twins. Thresholds are set where no twin of a family that took no part in the
-fit is called related (a margin beyond), and where one relative in fifty is called a twin. Trainings of one start over
-the same text in the same order are twins like any others: with one rate and one length they are one run, and nothing
-tells the longer from a descendant of the shorter, so what looks like either is open.
+fit is called related (a margin beyond), and where one relative in five hundred is called a twin. Trainings of one start
+over the same text in the same order are twins like any others: with one rate and one length they are one run, and
+nothing tells the longer from a descendant of the shorter, so what looks like either is open.
 
 Relatives are of two kinds that do not look alike: in a child learned directions live on whole beside new ones, in a
 merge everything shrinks by one share. One fit of both takes from each what the other has too little of. So with gains,
-descendants and merges are told from twins by weights of their own, and what counts is the larger of the two odds. One relative in a
-hundred may then be below the threshold of twins. Without gains nothing is won by it (docs/LOG.md, 2026-11-30), and one
-fit serves both.
+descendants and merges are told from twins by weights of their own, and what counts is the larger of the two odds.
+Without gains nothing is won by it (docs/LOG.md, 2026-11-30), and one fit serves both.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
-MARGIN, LOST = 0.25, 0.02
+MARGIN, LOST, LOST_BY_TOKENS = 0.25, 0.002, 0.02
 """Log-odds between the highest twin, of any text and order, and the threshold of descent; share of relatives below the
-threshold of start, half as many where the larger of two odds counts."""
+threshold of start, and the same in the frame of tokens."""
 
 APART = ("twin", "one run")
 
@@ -59,7 +58,7 @@ def calibrate_by_tokens(rows: Sequence[Row], matrices: Mapping[str, Any]) -> dic
     seen = [(row, _bare(found)) for row in rows if (found := numbers_of(row))]
     kinds = [kind_of(row) for row, _ in seen]
     odds_N = np.array([odds(matrices["weights"], found) for _, found in seen])
-    start = _start(odds_N, kinds, LOST)
+    start = _start(odds_N, kinds, LOST_BY_TOKENS)
     # What takes away from both what they learned is no descent, however likely else (`origin.weigh_origin`).
     taken_N = np.array([max(found["own"], found["own2"]) < TAKEN for _, found in seen])
     apart_N = np.array([kind in APART for kind in kinds])
@@ -96,7 +95,7 @@ def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]], *, merges_apart: bo
         weights[0] += rise
         odds_N = np.maximum(odds_N, of_merges_N + rise)
         part["merged"] = _named(names, weights)
-    start = _start(odds_N, kinds, LOST / 2 if merges_apart else LOST)
+    start = _start(odds_N, kinds, LOST)
     measured = {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)}
     return part | {"start": start, "measured": measured}
 
