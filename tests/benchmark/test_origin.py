@@ -118,7 +118,7 @@ def test_merges_are_told_from_twins_by_weights_of_their_own() -> None:
     assert "merged" not in calibrate(made)["matrices"]
 
 
-def test_in_the_frame_of_tokens_the_threshold_is_beyond_every_run_over_one_text() -> None:
+def test_thresholds_are_beyond_every_run_over_one_text_in_the_frame_of_tokens_and_elsewhere() -> None:
     g = torch.Generator().manual_seed(1)
     made = []
     for number in range(40):
@@ -126,11 +126,11 @@ def test_in_the_frame_of_tokens_the_threshold_is_beyond_every_run_over_one_text(
         made.append(made_row(f"f{number % 4}", "root", "root.low", "parent", 0.95 + noise, 1.0))
         made.append(made_row(f"f{number % 4}", "root", "data", "twin", 0.3 + noise, 1.0))
         made.append(made_row(f"f{number % 4}", "root", "slow", "twin", 0.88 + noise / 9, 1.0))
-    matrices = calibrate(made)["matrices"]
-    fitted = calibrate_by_tokens(made, matrices)
-    assert fitted["measured"]["one run"]["descent"] == 0
-    assert fitted["descent"] > matrices["descent"]
-    assert fitted["weights"] == matrices["weights"]
+    parts = calibrate(made)
+    fitted = calibrate_by_tokens(made, parts["matrices"])
+    for part in (*parts.values(), fitted):
+        assert part["measured"]["one run"] == {"pairs": 40, "descent": 0, "start": part["measured"]["one run"]["start"]}
+    assert fitted["weights"] == parts["matrices"]["weights"]
 
 
 def test_counts_are_told_by_kind_and_word() -> None:

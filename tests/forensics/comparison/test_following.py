@@ -18,7 +18,7 @@ from pedigree.forensics.comparison.following import (
 from pedigree.forensics.descent.gains import LearnedGains
 from pedigree.forensics.descent.share import Share
 from pedigree.forensics.descent.survival import Survival
-from pedigree.forensics.sides.gauge import Gauge
+from pedigree.forensics.sides.gauge import OF_TOKENS, Gauge
 from pedigree.records.comparison import GaugeKind
 
 SIZES = Sizes(d=64, layers=2, heads=4, kv_heads=4, head_dim=16, inner=96)
@@ -84,7 +84,7 @@ def test_gains_that_began_anew_are_told_by_what_lives_on_beside_them(
 
 def test_a_child_whose_gains_were_drawn_anew_is_asked_without_them_and_as_strictly_as_one_without() -> None:
     pair = found([0, 1], {}, gains=APART, share=Share(0.5, 0.01, 0.2, 12))
-    assert origin_of(pair).origin == "start"
+    assert origin_of(pair).origin != "descent"
     pair.gains, pair.gains_anew = None, True
     assert origin_of(pair).origin == "descent"
     taken = replace(WHOLE, own=-0.2)
@@ -99,3 +99,29 @@ def test_twins_whose_gains_were_folded_are_no_merge_though_they_look_even_in_a_p
     gauge = Gauge(kind, None if kind == "identity" else torch.eye(32).flip(0), "vocabulary rows of shared tokens")
     pair = found([0, 1], {}, gauge=gauge, survival=(twin, replace(twin, own=-0.52)), share=Share(0.52, 0.02, 0.6, 14))
     assert origin_of(pair).origin != "descent"
+
+
+BY_TOKENS = Gauge("orthogonal", None, OF_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("excess", "matrices", "told"),
+    [
+        (0.3, 12, "descent"),
+        (0.3, 8, "descent"),  # far beyond the threshold
+        (0.3, 5, "unknown"),
+        (0.18, 12, "descent"),  # beyond it
+        (0.18, 8, "unknown"),
+    ],
+)
+def test_fewer_matrices_of_a_reordered_fingerprint_have_to_say_more(excess: float, matrices: int, told: str) -> None:
+    one = replace(WHOLE, matrices=matrices, excess=excess)
+    other = replace(one, top=0.8, own=-0.1)
+    pair = found([0, 1], {}, gauge=BY_TOKENS, survival=(one, other), share=Share(0.1, 0.01, 0.4, 12), reordered=True)
+    assert origin_of(pair).origin == told
+
+
+@pytest.mark.parametrize(("matrices", "told"), [(12, "start"), (6, "unknown")])
+def test_a_shared_start_is_not_told_by_few_matrices_in_the_frame_of_tokens(matrices: int, told: str) -> None:
+    twin = replace(TWIN, matrices=matrices)
+    assert origin_of(found([0, 1], {}, gauge=BY_TOKENS, survival=(twin, twin))).origin == told

@@ -121,7 +121,7 @@ def null_p_values(folder: Path, draws: range) -> list[float]:
     sizes, found = Sizes(d=32, layers=2, heads=4, kv_heads=2, head_dim=8, inner=96, vocab=96), []
     for draw in draws:
         a, c, d = (llama(3 * draw + k + 1, sizes) for k in range(3))
-        b = linear((0.85, c), (0.15, d))  # nothing was learned here, so gains have to be the same (slope 0.8 or more)
+        b = linear((0.92, c), (0.08, d))  # nothing was learned here, so gains and numbers have to be nearly the same
         if draw % 2:
             order = torch.randperm(96, generator=torch.Generator().manual_seed(draw))
             b = {n: t[order] if n.endswith(("gate_proj.weight", "up_proj.weight")) else t for n, t in b.items()}

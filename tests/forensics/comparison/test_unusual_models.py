@@ -184,7 +184,7 @@ def test_a_matrix_that_does_not_fit_its_layer_hides_no_more_than_its_part(
     name: str, damage: Callable[[Tensor], Tensor]
 ) -> None:
     """One matrix of one layer, of whatever shape: the rest of the model still tells."""
-    broken = dict(shaken(PARENT, 1))
+    broken = dict(shaken(PARENT, 1, 0.15))
     broken[f"model.layers.1.{name}"] = damage(broken[f"model.layers.1.{name}"])
     assert answer(PARENT, broken).verdict in ("related", "partly-related")
 

@@ -286,6 +286,9 @@ def test_twins_without_gains_that_lack_what_the_other_learned_are_left_open() ->
     one = Survival(0.959, 0.977, 0.021, 18, residual=1.32, own=-0.226, alike=0.964, excess=0.085)
     other = Survival(0.941, 0.971, 0.036, 18, residual=1.25, own=-0.288, alike=0.964, excess=0.09)
     share, white = Share(0.445, 0.024, 0.23, 18), Additions(0.25, 0.32, False, 18)
+    assert weigh_origin(one, other, share, None, white).origin == "unknown"
+    assert weigh_origin(one, other, share, None, white, gainless=True).origin == "unknown"
+    one, other = replace(one, excess=0.2), replace(other, excess=0.2)  # the more was learned, the likelier descent
     assert weigh_origin(one, other, share, None, white).origin == "descent"  # in another frame this limit stays
     assert weigh_origin(one, other, share, None, white, gainless=True).origin == "unknown"
     parent = Share(0.05, 0.024, 0.23, 18)

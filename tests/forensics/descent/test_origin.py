@@ -104,27 +104,62 @@ def test_numbers_beyond_any_that_were_seen_count_as_the_last_that_was() -> None:
     assert weigh_origin(odd, odd, None, None).origin in ("start", "descent", "unknown")
 
 
-def test_the_shipped_numbers_accuse_no_twin_of_a_family_that_was_left_out() -> None:
+def test_the_shipped_numbers_accuse_no_twin_and_call_no_child_of_a_trained_model_a_twin() -> None:
     for name in ("gains", "matrices"):
         fitted = calibration()[name]
+        measured = fitted["measured"]
         assert fitted["start"] < 0.0 < fitted["descent"]
-        assert fitted["measured"]["twin"]["descent"] == 0
-        assert fitted["measured"]["twin"]["pairs"] >= 300
-        # With one rate and one length these are one run, so they are not in the threshold; few pass it all the same.
-        assert fitted["measured"]["one run"]["descent"] < 0.1 * fitted["measured"]["one run"]["pairs"]
+        assert measured["twin"]["descent"] == measured["one run"]["descent"] == 0
+        assert measured["twin"]["pairs"] >= 90
+        assert measured["one run"]["pairs"] >= 300
+        assert measured["parent"]["start"] == measured["sibling"]["start"] == 0
 
 
-def test_a_child_of_much_learning_that_was_trained_hot_is_no_twin() -> None:
-    """As measured for a parent and what was trained at half of its rate for more than its steps, after conversions: as
-    odd for a merge as for a twin. Gains that were learned apart, and learning that is gone, speak against it."""
+ONE_TEXT = {
+    "a third of the steps, narrow": (
+        Survival(0.554, 0.762, 0.336, 21, 11.4, -0.741, 0.84, 0.305),
+        Survival(1.134, 1.129, 0.174, 21, 4.28, 0.183, 0.84, 0.191),
+        Share(1.218, 0.041, 0.63, 21), None,
+    ),
+    "longer, and the other trained again": (
+        Survival(0.914, 0.870, 0.30, 18, 7.4, -0.09, 0.72, 0.61),
+        Survival(0.614, 0.690, 0.18, 18, 9.6, -0.71, 0.72, 0.66),
+        Share(0.34, 0.03, 0.7, 18), None,
+    ),
+    "the same, wide, with gains": (
+        Survival(1.018, 0.999, 0.043, 18, 4.66, 0.071, 0.922, 0.162),
+        Survival(0.757, 0.943, 0.2, 18, 8.8, -0.647, 0.922, 0.235),
+        Share(0.04, 0.129, 0.432, 18), LearnedGains(0.862, 1.089, 0.688, 7),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONE_TEXT)
+def test_a_run_over_one_text_in_one_order_is_no_descent_whatever_its_length(name: str) -> None:
+    """As measured on trainings of one start; gains had been folded in the first two."""
+    one, other, share, gains = ONE_TEXT[name]
+    for evidence in (
+        weigh_origin(one, other, share, gains, gainless=gains is None),
+        weigh_origin(one, other, share, gains),
+        weigh_origin(
+            other, one, share.turned(), gains and replace(gains, forward=gains.backward, backward=gains.forward)
+        ),
+    ):
+        assert evidence.origin == "unknown"
+
+
+def test_a_child_of_much_learning_that_was_trained_hot_is_open_and_no_twin() -> None:
+    """As measured for a parent and what was trained at half of its rate for more than its steps, after conversions.
+    Runs over one text in one order say as much for descent (odds of 1.6 to 1.8 where these have 1.2): neither is."""
     parent = Survival(1.12, 1.0, 0.16, 18, 12.2, 0.11, 0.72, 0.73)
     child = Survival(0.42, 0.89, 0.53, 18, 156.5, -0.75, 0.72, 0.85)
     share, gains = Share(0.07, 0.01, 0.84, 18), LearnedGains(0.68, 0.95, 0.54, 9)
-    assert weigh_origin(parent, child, share, gains).origin == "descent"
-    assert weigh_origin(child, parent, share.turned(), LearnedGains(0.68, 0.54, 0.95, 9)).origin == "descent"
-    assert weigh_origin(parent, child, share, LearnedGains(0.3, 0.42, 0.21, 9)).origin != "descent"
+    assert weigh_origin(parent, child, share, gains).origin == "unknown"
+    assert weigh_origin(child, parent, share.turned(), LearnedGains(0.68, 0.54, 0.95, 9)).origin == "unknown"
+    near = replace(gains, cosine=0.85)
+    assert weigh_origin(parent, child, share, near).origin == "descent"
     gone = replace(parent, top=0.4, unevenness=0.6, own=-0.6)
-    assert weigh_origin(gone, child, Share(0.4, 0.01, 0.84, 18), gains).origin != "descent"
+    assert weigh_origin(gone, child, Share(0.4, 0.01, 0.84, 18), near).origin != "descent"
 
 
 def test_gains_that_were_learned_apart_are_no_merge_either() -> None:

@@ -3,15 +3,14 @@
 Rows are standardized, a small penalty holds the weights down. Twins have three times the weight of relatives, whatever
 their number. Descendants of a parent that was hardly trained count a fifth: what such a parent knew cannot be seen,
 and a weight that finds it would find it in twins. Thresholds are set where no twin of a family that took no part in the
-fit is called related (a margin beyond), and where one relative in fifty is called a twin. Trainings of one start over
-the same text in the same order take part in the fit: with one rate and one length they are one run, and nothing tells
-the longer from a descendant of the shorter. How many are called related is counted.
+fit is called related (a margin beyond), and where one relative in five hundred is called a twin. Trainings of one start
+over the same text in the same order are twins like any others: with one rate and one length they are one run, and
+nothing tells the longer from a descendant of the shorter, so what looks like either is open.
 
 Relatives are of two kinds that do not look alike: in a child learned directions live on whole beside new ones, in a
 merge everything shrinks by one share. One fit of both takes from each what the other has too little of. So with gains,
-descendants and merges are told from twins by weights of their own, and what counts is the larger of the two odds. The
-threshold then leaves one run in fifty above it for descendants and none for merges, and one relative in a hundred below
-that of twins. Without gains nothing is won by it (docs/LOG.md, 2026-11-30), and one fit serves both.
+descendants and merges are told from twins by weights of their own, and what counts is the larger of the two odds.
+Without gains nothing is won by it (docs/LOG.md, 2026-11-30), and one fit serves both.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 PENALTY, TWINS, BARE, MERGED = 1e-3, 3.0, 0.2, 0.5
-MARGIN, ONE_RUN, LOST = 0.25, 0.02, 0.02
-"""Log-odds between the highest twin of other text or order and the threshold of descent; share of the runs over one
-text in one order that descendants may leave above it; share of relatives below the threshold of start, half as many
-where the larger of two odds counts."""
+MARGIN, LOST, LOST_BY_TOKENS = 0.25, 0.002, 0.02
+"""Log-odds between the highest twin, of any text and order, and the threshold of descent; share of relatives below the
+threshold of start, and the same in the frame of tokens."""
 
 APART = ("twin", "one run")
 
@@ -60,7 +58,7 @@ def calibrate_by_tokens(rows: Sequence[Row], matrices: Mapping[str, Any]) -> dic
     seen = [(row, _bare(found)) for row in rows if (found := numbers_of(row))]
     kinds = [kind_of(row) for row, _ in seen]
     odds_N = np.array([odds(matrices["weights"], found) for _, found in seen])
-    start = _start(odds_N, kinds, LOST)
+    start = _start(odds_N, kinds, LOST_BY_TOKENS)
     # What takes away from both what they learned is no descent, however likely else (`origin.weigh_origin`).
     taken_N = np.array([max(found["own"], found["own2"]) < TAKEN for _, found in seen])
     apart_N = np.array([kind in APART for kind in kinds])
@@ -89,25 +87,22 @@ def _fitted(rows: Sequence[tuple[Row, Mapping[str, float]]], *, merges_apart: bo
     family_N = np.array([row["family"] for row, _ in rows])
     left_out = {"merged"} if merges_apart else set()
     odds_N, weights = _weighed(x_NF, kinds, family_N, set(kinds) - left_out)
-    descent = _threshold(odds_N, kinds, ONE_RUN if merges_apart else 1.0)
+    descent = _threshold(odds_N, kinds)
     part: dict[str, Any] = {"descent": descent, "weights": _named(names, weights)}
     if merges_apart and "merged" in kinds:
         of_merges_N, weights = _weighed(x_NF, kinds, family_N, {"merged", *APART})
-        rise = descent - _threshold(of_merges_N, kinds, 0.0)  # one threshold serves both
+        rise = descent - _threshold(of_merges_N, kinds)  # one threshold serves both
         weights[0] += rise
         odds_N = np.maximum(odds_N, of_merges_N + rise)
         part["merged"] = _named(names, weights)
-    start = _start(odds_N, kinds, LOST / 2 if merges_apart else LOST)
+    start = _start(odds_N, kinds, LOST)
     measured = {"families": len(set(family_N)), **_counted(kinds, odds_N, descent, start)}
     return part | {"start": start, "measured": measured}
 
 
-def _threshold(odds_N: Floats, kinds: Sequence[str], runs: float) -> float:
-    """Where descent begins: a margin beyond every twin, and beyond all but a share of the runs over one text in one
-    order."""
-    twins_N, runs_N = (odds_N[np.array([kind == apart for kind in kinds])] for apart in APART)
-    highest = [float(twins_N.max()) + MARGIN, *([float(np.quantile(runs_N, 1.0 - runs))] if len(runs_N) else [])]
-    return round(max(highest) + 0.005, 2)
+def _threshold(odds_N: Floats, kinds: Sequence[str]) -> float:
+    """Where descent begins: a margin beyond every twin, runs over one text in one order among them."""
+    return round(float(odds_N[np.array([kind in APART for kind in kinds])].max(initial=0.0)) + MARGIN + 0.005, 2)
 
 
 def _start(odds_N: Floats, kinds: Sequence[str], lost: float) -> float:

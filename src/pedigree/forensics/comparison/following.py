@@ -53,6 +53,9 @@ LEAST_MATRICES = 12
 over fewer, of narrow models, are those of a few dozen directions (a run over one text in one order, told by all of its
 fourteen matrices, passed for a descendant by eight of them)."""
 
+FEWEST_MATRICES, SURER = 6, 1.5
+"""Matrices of which half as many do, and the log-odds beyond the threshold of descent that these have to reach."""
+
 ALIKE = 0.1
 """Cosine of two matrices from which one has something of the other; of independent ones of 48 rows and columns it is
 0.02 by chance, of larger ones less."""
@@ -173,7 +176,8 @@ def origin_of(found: Findings) -> OriginEvidence:
     )  # fmt: skip
     if _is_rounded_copy(found):
         return replace(told, origin="descent")
-    if found.reordered and _followed_by_few(found, told):
+    is_doubtful = told.origin == "start" and found.evidence.gauge.by_tokens
+    if (found.reordered or is_doubtful) and _followed_by_few(found, told):
         return replace(told, origin="unknown")
     if told.origin == "descent" and _only_drawn_alike(found, told):
         return replace(told, origin="unknown")
@@ -183,11 +187,13 @@ def origin_of(found: Findings) -> OriginEvidence:
 
 
 def _followed_by_few(found: Findings, told: OriginEvidence) -> bool:
-    """Whether too few matrices were followed for an average; a copy of what was learned needs none."""
+    """Whether too few matrices were followed for an average; a copy of what was learned needs none, and what is far
+    beyond the threshold half as many."""
     if found.forward is None:
         return True
     is_copy = found.additions is not None and not found.additions.moves and told.learned >= SEEN_LEARNING
-    return found.forward.matrices < LEAST_MATRICES and not is_copy
+    is_sure = found.forward.matrices >= FEWEST_MATRICES and told.beyond >= SURER
+    return found.forward.matrices < LEAST_MATRICES and not is_copy and not is_sure
 
 
 def _only_drawn_alike(found: Findings, told: OriginEvidence) -> bool:

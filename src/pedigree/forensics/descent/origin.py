@@ -87,6 +87,7 @@ class OriginEvidence:
         by_gains: whether learned gains took part.
         learned: share of energy that was learned and can be seen, of the side on which it is less.
         by_chance: whether what seems to live on is what chance gives: then the two share no numbers, whatever agrees.
+        beyond: log-odds beyond the threshold of descent.
     """
 
     origin: Origin
@@ -94,6 +95,7 @@ class OriginEvidence:
     by_gains: bool = False
     learned: float = 0.0
     by_chance: bool = False
+    beyond: float = -math.inf
 
 
 @cache
@@ -138,6 +140,7 @@ def weigh_origin(
         return OriginEvidence("unknown", by_chance=True)
     name = "tokens" if by_tokens else "matrices" if gains is None else "gains"
     fitted = calibration()[name]
+    descent = float(fitted["descent"])
     measured = numbers(forward, backward, share, gains)
     log_odds = odds(fitted["weights"], measured)
     learned = min(s.excess for s in both)
@@ -146,23 +149,24 @@ def weigh_origin(
         # Twins that learned alike in their first steps have most of each other in that frame, learned directions too;
         # but their difference takes away what both learned, and that of a parent and its child is the child's.
         taken = too_little or all(s.own < TAKEN for s in both)
-        return OriginEvidence(_by_odds(log_odds, fitted, may_descend=not taken), log_odds, False, learned)
+        origin = _by_odds(log_odds, fitted, may_descend=not taken)
+        return OriginEvidence(origin, log_odds, False, learned, beyond=log_odds - descent)
     if gains is not None and not learned_apart(gains):
         log_odds = max(log_odds, odds(fitted["merged"], measured))
     if gainless and _took_from_both(both, share, TAKEN):
-        log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
+        log_odds = min(log_odds, descent - BELOW)
     if _lives_on_evenly(both, taken=_took_from_both(both, share, TAKEN)) and not learned_apart(gains):
-        log_odds = max(log_odds, float(fitted["descent"]))
+        log_odds = max(log_odds, descent)
     if faint and _is_even_on_average(both):
-        log_odds = max(log_odds, float(fitted["descent"]))
+        log_odds = max(log_odds, descent)
     if too_little:
-        log_odds = min(log_odds, float(fitted["descent"]) - BELOW)
+        log_odds = min(log_odds, descent - BELOW)
     if additions is not None and _is_noise(additions, share, learned, gains, max(s.own for s in both)):
-        log_odds = max(log_odds, float(fitted["descent"]))
+        log_odds = max(log_odds, descent)
     origin = _by_odds(log_odds, fitted)
     if origin == "start" and (_is_minor_part(both) or _is_left_open(additions, share, learned)):
         origin = "unknown"
-    return OriginEvidence(origin, log_odds, gains is not None, learned)
+    return OriginEvidence(origin, log_odds, gains is not None, learned, beyond=log_odds - descent)
 
 
 def learned_apart(gains: LearnedGains | None) -> bool:
