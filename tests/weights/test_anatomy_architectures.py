@@ -456,28 +456,6 @@ def test_hybrids_read_attention_and_feed_forward_and_leave_their_state_blocks(ca
         assert anatomy.part(role, 1) is not None
 
 
-@pytest.mark.parametrize("case", ["qwen3_next", "qwen3_5"])
-def test_gates_behind_the_queries_of_each_head_are_a_role_of_their_own(case: str, tmp_path: Path) -> None:
-    """Stored head by head, query before gate; a file whose heads have no gates has queries alone there."""
-    config, _, _, _, options = HYBRIDS[case]
-    if not hasattr(transformers, config + "Config"):
-        pytest.skip(f"transformers has no {config}")
-    checkpoint = saved(build(config, **{**SIZES, **options}), tmp_path)
-    anatomy = read_anatomy(checkpoint)
-    name = next(name for name in checkpoint.tensors if name.endswith("layers.1.self_attn.q_proj.weight"))
-    stored_HGDC = checkpoint.read(name).reshape(anatomy.n_heads, 2, anatomy.head_dim, -1)
-    for turn, role in enumerate(("attn.q", "attn.gate")):
-        part = anatomy.part(role, 1)
-        assert part is not None
-        assert torch.equal(part.read(), stored_HGDC[:, turn].flatten(0, 1))
-    model = build(config, **{**SIZES, **options})
-    tensors = {k: x.clone() for k, x in model.state_dict().items()}
-    tensors[name] = stored_HGDC[:, 0].flatten(0, 1).contiguous()
-    bare = read_anatomy(MemoryCheckpoint(tensors, model.config.to_dict()))
-    assert bare.part("attn.gate", 1) is None
-    assert torch.equal(bare.part("attn.q", 1).read(), tensors[name])  # type: ignore[union-attr]
-
-
 def test_kimi_linear_reads_both_kinds_of_attention_and_its_experts(tmp_path: Path) -> None:
     """Delta attention and latent attention under the same names: heads are counted in a latent layer."""
     if not hasattr(transformers, "KimiLinearConfig"):
