@@ -1,13 +1,16 @@
 """Designs that were read by the table of another one: the first GPT, DeBERTa before its second version, mixtures with
-LayerNorm, Griffin's blocks, attention whose queries are experts. Their parts are held against the modules."""
+LayerNorm, Griffin's blocks, attention whose queries are experts, gates behind queries, norms that were taken for
+others. Their parts are held against the modules."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from memory_checkpoint import MemoryCheckpoint
 from module_examples import GPT, SIZES, attention, build, check, gated, linear, saved
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
@@ -132,3 +135,72 @@ def test_experts_are_read_where_queries_are_experts_too(tmp_path: Path) -> None:
             gate, up = layer.mlp.input_linear.weight[e].chunk(2)
             down = layer.mlp.output_linear.weight[e]
             check(anatomy, {"moe.expert.gate": gate, "moe.expert.up": up, "moe.expert.down": down}, i, e)
+
+
+GATED: dict[str, dict[str, Any]] = {
+    "Qwen3Next": {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
+    "Qwen3_5Text": {},
+}
+
+
+@pytest.mark.parametrize("config", GATED)
+def test_gates_behind_the_queries_of_each_head_are_a_role_of_their_own(config: str, tmp_path: Path) -> None:
+    """Stored head by head, query before gate; a file whose heads have no gates has queries alone there."""
+    if not hasattr(transformers, config + "Config"):
+        pytest.skip(f"transformers has no {config}")
+    mixer = {
+        "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8,
+    }  # fmt: skip
+    model = build(config, **{**SIZES, **mixer, **GATED[config]})
+    anatomy = read_anatomy(saved(model, tmp_path))
+    name = next(name for name in model.state_dict() if name.endswith("layers.1.self_attn.q_proj.weight"))
+    stored_HGCD = model.state_dict()[name].reshape(HEADS, 2, 8, WIDTH)
+    assert torch.equal(number(anatomy, "attn.q", 1), stored_HGCD[:, 0].flatten(0, 1))
+    assert torch.equal(number(anatomy, "attn.gate", 1), stored_HGCD[:, 1].flatten(0, 1))
+    queries = {name: stored_HGCD[:, 0].flatten(0, 1).contiguous()}
+    bare = read_anatomy(MemoryCheckpoint({**model.state_dict(), **queries}, model.config.to_dict()))
+    assert bare.part("attn.gate", 1) is None
+    assert torch.equal(number(bare, "attn.q", 1), queries[name])
+
+
+ROUTED: dict[str, Any] = {
+    "moe_intermediate_size": 24, "n_routed_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1,
+}  # fmt: skip
+NORMS: dict[str, tuple[str, str, str, str, dict[str, Any]]] = {
+    "MegatronBert": ("MaskedLM", "pre", "attention.ln", "ln", {}),
+    "MPNet": ("MaskedLM", "post", "attention.LayerNorm", "output.LayerNorm", {}),
+    "ModernBertDecoder": ("CausalLM", "pre", "attn_norm", "mlp_norm", {}),
+    "HyperCLOVAX": ("CausalLM", "sandwich", "post_norm1", "post_norm2", {}),
+    "Kolibri1": ("CausalLM", "sandwich", "post_self_attn_layernorm", "post_mlp_layernorm", ROUTED),
+}
+
+
+@pytest.mark.parametrize("design", NORMS)
+def test_norms_stand_where_the_module_has_them(design: str, tmp_path: Path) -> None:
+    """In front of a branch, behind it or behind the addition; no gain of the layer is left over."""
+    if not hasattr(transformers, design + "Config"):
+        pytest.skip(f"transformers has no {design}")
+    head, placement, first, second, more = NORMS[design]
+    sizes = {k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim") or placement == "sandwich"}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    config = getattr(transformers, design + "Config")(**{**sizes, **tokens, **more})
+    model = getattr(transformers, f"{design}For{head}")(config)
+    for gain in model.parameters():
+        if gain.dim() == 1:
+            torch.nn.init.normal_(gain)
+    anatomy = read_anatomy(saved(model, tmp_path))
+    assert (anatomy.norm_placement, anatomy.n_layers, anatomy.inferred) == (placement, 2, False)
+    assert not [name for name in anatomy.unmapped if "relative_attention_bias" not in name]
+    layer = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 2)[1]
+    behind = "" if placement == "pre" else ".post"
+    for role, name in ((f"norm.attn{behind}", first), (f"norm.mlp{behind}", second)):
+        assert torch.equal(number(anatomy, role, 1), layer.get_parameter(f"{name}.weight"))
+
+
+def test_a_model_that_was_built_without_norms_behind_its_branches(tmp_path: Path) -> None:
+    if not hasattr(transformers, "HyperCLOVAXConfig"):
+        pytest.skip("transformers has no HyperCLOVAX")
+    anatomy = read_anatomy(saved(build("HyperCLOVAX", **SIZES, use_post_norm=False), tmp_path))
+    assert (anatomy.norm_placement, anatomy.part("norm.attn.post", 1)) == ("pre", None)

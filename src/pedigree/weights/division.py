@@ -66,6 +66,8 @@ class Divider:
             shares = [Share(entry.roles[0], 0, item.rows)]
         elif entry.fused == "alternating":
             shares = _divide_in_turn(item)
+        elif entry.fused == "per-head" and len(entry.roles) == 2:
+            shares = _divide_heads(item, self.heads)
         elif entry.fused in ("per-head", "per-group", "quarters"):
             shares = _divide_groups(item, self.heads)
         elif entry.fused == "leading":
@@ -166,10 +168,12 @@ def fused_sizes(
 ) -> tuple[int, ...]:
     """Rows of each role inside a fused projection; empty where they cannot be told.
 
-    Query rows are the columns of the output projection of the same layer; without one the heads tell. Roles other
-    than query, key and value have equal shares.
+    Query rows are the columns of the output projection of the same layer, and where these are all of them nothing else
+    is there; without one the heads tell. Roles other than query, key and value have equal shares.
     """
     total, roles = item.rows, item.match.entry.roles
+    if roles[:1] == ("attn.q",) and total == out_cols.get(item.match.layer):
+        return (total,)
     if len(roles) != 3 or roles[0] != "attn.q":
         return (total // len(roles),) * len(roles) if total % len(roles) == 0 else ()
     if sinks is not None:
@@ -197,6 +201,22 @@ def _divide_in_turn(item: Oriented) -> list[Share]:
         return []
     turns = [grouped_rows(item.rows // len(roles), len(roles), turn, turn + 1) for turn in range(len(roles))]
     return [Share(role, 0, item.rows, turn) for role, turn in zip(roles, turns, strict=True)]
+
+
+def _divide_heads(item: Oriented, heads: Heads) -> list[Share]:
+    """Two roles of equal rows in turn inside each head, as a query and the gate of what the head writes; the first
+    alone where there are rows for no more."""
+    dim, n_heads, roles = heads.head_dim, heads.n_heads, item.match.entry.roles
+    if not dim or not n_heads:
+        return []
+    if item.rows == n_heads * dim:
+        return [Share(roles[0], 0, item.rows)]
+    if item.rows != 2 * n_heads * dim:
+        return []
+    return [
+        Share(role, 0, item.rows, grouped_rows(n_heads, 2 * dim, turn * dim, (turn + 1) * dim))
+        for turn, role in enumerate(roles)
+    ]
 
 
 def _divide_groups(item: Oriented, heads: Heads) -> list[Share]:

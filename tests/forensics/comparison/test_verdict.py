@@ -84,6 +84,20 @@ CASES: dict[str, Case] = {
     "only the feed-forward layers agree": Case(
         "partly-related", PLAIN, {}, SILENT, {"heads": {"vo": HeadScore(0.7, 0.01, 16)}}
     ),
+    "of attention nothing is known, and tables are foreign": Case(
+        "partly-related",
+        PLAIN,
+        {},
+        SILENT,
+        {"tables": {"embed": 0.1, "head": 0.1}, "heads": {"vo": HeadScore(0.7, 0.01, 4)}},
+    ),
+    "of attention nothing is known, and a table is not": Case(
+        "related",
+        PLAIN,
+        {},
+        SILENT,
+        {"tables": {"embed": 0.99, "embed-quiet": 0.98, "head": 0.1}, "heads": {"vo": HeadScore(0.7, 0.01, 4)}},
+    ),
     "only attention agrees": Case("partly-related", PLAIN, SILENT, {}),
     "only attention agrees, and feed-forward units have their places": Case(
         "related", PLAIN, SILENT, {}, {"exact": {"body-fixed-points": -60.0}}

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from pedigree.forensics.comparison.findings import CLEAR_LOG10_P, CLEAR_Z, Findings, has_few_units
 from pedigree.forensics.comparison.following import origin_of
+from pedigree.forensics.comparison.loudness import unheard
 from pedigree.forensics.descent.origin import OriginEvidence
 from pedigree.forensics.descent.survival import SEEN_LEARNING
 from pedigree.forensics.descent.untouched_rows import UntouchedRows
@@ -111,11 +112,16 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
     if origin.origin == "start" and found.carried and not found.layers_hit("ffn", "vo"):
         why = "only attention agrees, in a frame that rests on names of vocabulary rows, and it learned nothing alike"
         return Judgment("inconclusive", components, [why])
+    why_not = unheard(a, b, found)
+    word: Verdict
+    if why_not is not None:
+        word = "partly-related" if origin.origin == "descent" else "inconclusive"
+        return Judgment(word, _with_note(components, why_not), [why_not])
     if origin.origin == "start":
         why = f"learned directions of one are absent in the other (log odds of descent {origin.log_odds:.1f})"
         return Judgment("shared-initialization", components, [why])
     if origin.origin == "unknown":
-        word: Verdict = "inconclusive"
+        word = "inconclusive"
         reasons = [_open_origin(found, origin)]
         if found.untouched is not None and found.untouched.told and "embed" in components:
             word, components, told = "partly-related", *_rows_alone(components, found.untouched)
@@ -123,6 +129,14 @@ def _judge(a: Side, b: Side, found: Findings) -> Judgment:
         return Judgment(word, components, reasons, open_origin=not origin.by_chance)
     is_partial = _is_partial(a, b, found, components) or (copies_alone and not _is_whole_body(components))
     return Judgment("partly-related" if is_partial else "related", components)
+
+
+def _with_note(components: dict[str, Component], note: str) -> dict[str, Component]:
+    """The components, with a note on all parts of the body that are related."""
+    return {
+        name: part.model_copy(update={"note": note}) if name in COPIED_KINDS and part.verdict == "related" else part
+        for name, part in components.items()
+    }
 
 
 def _with_copies(found: Findings, components: dict[str, Component], origin: OriginEvidence) -> Judgment:
@@ -316,7 +330,10 @@ def _is_partial(a: Side, b: Side, found: Findings, components: dict[str, Compone
     if foreign > PARTIAL_SHARE and covered < 0.9:
         return True
     body = [components[name].verdict for name in ("mlp", "experts", "attn") if name in components]
-    return "related" in body and "unrelated" in body
+    tables = {components[name].verdict for name in ("embed", "head") if name in components}
+    # Between foreign tables a part of which nothing is known does not make the other part a whole.
+    foreign_words = {"unrelated", "inconclusive"} if tables == {"unrelated"} else {"unrelated"}
+    return "related" in body and not foreign_words.isdisjoint(body)
 
 
 def _same(component: Component) -> Component:

@@ -129,10 +129,28 @@ def moved_heads(a: UnitSet, b: UnitSet, gauge: Gauge) -> int:
     shared = _shared_gauge(a, b, gauge)
     match_H, seen_HJ, held_HJ = match_heads(a, b, shared)
     places_H = torch.arange(len(match_H))
-    chance = max(head_dim(a), head_dim(b)) / _width_seen(b, shared)
-    least = chance + SAME_HEAD * (1.0 - chance)
+    least = _least_overlap(a, b, shared)
     clear_H = (held_HJ[places_H, match_H] > least) & (seen_HJ[places_H, match_H] > least)
     return int((clear_H & (match_H != places_H)).sum())
+
+
+def shared_heads(a: UnitSet, b: UnitSet, gauge: Gauge) -> tuple[Tensor, Tensor]:
+    """Which units of A and of B belong to heads that are in both by what they read, two masks of units; what they write
+    may be gone."""
+    if not _has_heads(a) or not _has_heads(b):
+        return torch.zeros(a.count, dtype=torch.bool), torch.zeros(b.count, dtype=torch.bool)
+    shared = _shared_gauge(a, b, gauge)
+    seen_HJ = match_heads(a, b, shared)[1] > _least_overlap(a, b, shared)
+    return (
+        seen_HJ.any(dim=1).repeat_interleave(head_dim(a)),
+        seen_HJ.any(dim=0).repeat_interleave(head_dim(b)),
+    )
+
+
+def _least_overlap(a: UnitSet, b: UnitSet, gauge: Gauge) -> float:
+    """Overlap from which two heads are one."""
+    chance = max(head_dim(a), head_dim(b)) / _width_seen(b, gauge)
+    return chance + SAME_HEAD * (1.0 - chance)
 
 
 def _width_seen(units: UnitSet, gauge: Gauge) -> int:
