@@ -1,9 +1,9 @@
 """What of a model no source accounts for: a parent that is not among them, or what was learned after the merge.
 
-Both leave a residual. A missing parent that shares a start with the sources gives its weight to them as well, to each by
-one over the squared length of its own way, and leaves u^2 of a way like theirs; so the residual bounds u, and a
-candidate that took no part yet would have got some of it bounds u, too. A stranger shares nothing with anybody: it leaves
-less than one whole model of the sources, and the same part of it in every layer.
+Both leave a residual. A missing parent that shares a start with the sources gives its weight to them as well, to each
+by one over the squared length of its own way, and leaves u^2 of a way like theirs; so the residual bounds u, and a
+candidate that took no part yet would have got some of it bounds u, too. A stranger shares nothing with anybody: it
+leaves less than one whole model of the sources, and the same part of it in every layer.
 
 Shapes  S = sources.
 """

@@ -126,7 +126,8 @@ def unmerge(
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
-    can_be_made = found.verdict == "merge" and not found.is_short and not any(words.startswith(IN_ORDER_OF) for words in found.reasons)
+    stands = not any(words.startswith(IN_ORDER_OF) for words in found.reasons)
+    can_be_made = found.verdict == "merge" and not found.is_short and stands
     found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if can_be_made else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
 
