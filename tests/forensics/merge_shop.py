@@ -30,6 +30,19 @@ def tuned(tensors: Tensors, strength: float, seed: int) -> Tensors:
     return {n: t + strength * 0.1 * torch.randn(t.shape, generator=g) if t.ndim == 2 else t for n, t in tensors.items()}
 
 
+def learned(start: Tensors, seed: int) -> Tensors:
+    """The start with a few strong directions in every matrix, and gains of its own."""
+    g = torch.Generator().manual_seed(seed)
+    out: Tensors = {}
+    for name, tensor in start.items():
+        if tensor.ndim == 2:
+            low = torch.randn(tensor.shape[0], 3, generator=g) @ torch.randn(3, tensor.shape[1], generator=g)
+            out[name] = tensor + 0.6 * low * (tensor.norm() / low.norm())
+        else:
+            out[name] = tensor * (1.0 + 0.05 * torch.randn(tensor.shape, generator=g))
+    return out
+
+
 def linear(*terms: tuple[float, Tensors]) -> Tensors:
     return {name: sum(w * model[name] for w, model in terms) for name in terms[0][1]}  # type: ignore[misc]
 

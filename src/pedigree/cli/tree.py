@@ -145,4 +145,5 @@ def _edge_line(edge: TreeEdge, names: Mapping[str, str]) -> str:
     )
     odds = "" if edge.log_odds is None else f", log odds {edge.log_odds:.1f}"
     length = "" if edge.length is None else f"   distance {edge.length:.3g}{odds}"
-    return f"{names[edge.source]} {arrow} {names[edge.target]}{what}{length}"
+    source = " or ".join(names[end] for end in (edge.source, *edge.or_from))
+    return f"{source} {arrow} {names[edge.target]}{what}{length}"

@@ -25,6 +25,8 @@ class TreeEdge(Record):
     of the weights, which adds along branches. `merge` leads from each parent of a merge: of strangers, or exactly
     between two relatives. `between` joins a model to those it lies between less exactly: it is a merge of them, or one
     of them was trained on through it to another. `weight` is that of a parent in a merge, where it can be told.
+    `or_from` are models of the same weights as `from` (a cast, a copy in another container): which of them was
+    continued is not told by numbers.
     """
 
     source: str = Field(alias="from")
@@ -34,6 +36,7 @@ class TreeEdge(Record):
     log_odds: float | None = None
     length: float | None = None
     weight: float | None = None
+    or_from: list[str] = Field(default_factory=list)
     reasons: list[str] = Field(default_factory=list)
 
 

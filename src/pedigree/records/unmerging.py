@@ -46,13 +46,16 @@ class Explained(Record):
     every tensor and scored on the other half. `residual_share` is the residual over the energy of the model.
     `rounding_ratio` is the residual over what storing the model in its number type costs by itself: near 1 for an
     exact merge; None where that is unknown. `numbers_explained` is, for methods that mask changes, the share of
-    readable numbers explained one by one. `numbers` were looked at.
+    readable numbers explained one by one. `numbers` were looked at. `unassigned` is the part of the weights that no
+    source accounts for, or may not account for: of a parent that is not among the sources; None where that was not
+    asked.
     """
 
     over_best_source: float | None = None
     residual_share: float | None = None
     rounding_ratio: float | None = None
     numbers_explained: float | None = None
+    unassigned: float | None = None
     exact: bool = False
     numbers: int = 0
     tensors: int = 0

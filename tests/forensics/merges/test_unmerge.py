@@ -16,6 +16,7 @@ from tests.forensics.merge_shop import (
     dare,
     directions,
     layer_of,
+    learned,
     linear,
     masked,
     rounded,
@@ -97,19 +98,6 @@ def test_a_twin_of_one_random_start_has_no_parent(tmp_path: Path) -> None:
     child = shop.add("later", tuned(learned(start, 31), 0.05, 33))
     found, _, _ = unmerge(child, [first, shop.path("stranger")])
     assert (found.verdict, weights(found)) == ("one-parent", [1.0, 0.0])
-
-
-def learned(start: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-    """The start with a few strong directions in every matrix, and gains of its own."""
-    g = torch.Generator().manual_seed(seed)
-    out = {}
-    for name, tensor in start.items():
-        if tensor.ndim == 2:
-            low = torch.randn(tensor.shape[0], 3, generator=g) @ torch.randn(3, tensor.shape[1], generator=g)
-            out[name] = tensor + 0.6 * low * (tensor.norm() / low.norm())
-        else:
-            out[name] = tensor * (1.0 + 0.05 * torch.randn(tensor.shape, generator=g))
-    return out
 
 
 def test_a_base_without_a_share_does_not_change_the_method(shop: Shop) -> None:

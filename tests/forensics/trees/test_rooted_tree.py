@@ -53,6 +53,19 @@ def test_children_of_one_model_that_learned_alike_hang_from_it(far: float) -> No
     assert parents_of(rooted_tree(Ways.of(distances([root, near, away])), table)) == {1: 0, 2: 0}
 
 
+def test_what_continues_a_long_training_shows_that_it_did_not_continue_a_short_one_on_its_text() -> None:
+    """Alone, the long one passes the short one; its children, which left the text, did not come by the short one."""
+    root, text = change(0, 1.0), change(1, 1.0)
+    short, long = root + 0.3 * (0.6 * text + change(2, 0.8)), root + 0.6 * text + change(3, 0.8)
+    children = [long - 0.25 * text + change(5 + k, 0.5) for k in range(3)]
+    known = odds([None, 0, 1, 2, 2, 2])
+    alone = rooted_tree(Ways.of(distances([root, short, long])), known[:3, :3])
+    assert parents_of(alone) == {1: 0, 2: 1}
+    assert parents_of(rooted_tree(Ways.of(distances([root, short, long, *children])), known)) == {
+        1: 0, 2: 0, 3: 2, 4: 2, 5: 2,
+    }  # fmt: skip
+
+
 def three_below_one_way() -> Ways:
     unseen = change(0, 1.0) + change(1, 0.4)
     sizes = enumerate((0.32, 0.35, 0.45))

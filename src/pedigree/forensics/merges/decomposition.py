@@ -25,6 +25,7 @@ class Decomposition:
     recipe: str | None = None
     left_out: list[str] = field(default_factory=list)
     whole: bool = True
+    is_short: bool = False  # a parent is missing, so that nobody can make the merge again
     warnings: list[str] = field(default_factory=list)
 
     def update(self, number: int, **fields: object) -> None:

@@ -11,6 +11,11 @@ Proof for one segment. Branch point v, squared branch lengths b^2 to P and c^2 t
 foot of v on the segment has w = c^2 / (b^2 + c^2) and squared distance b^2 c^2 / (b^2 + c^2) = w (1 - w) |d|^2; what
 the child changed since v is orthogonal and only adds to it.
 
+A parent that is not among the sources gives its weight to relatives of its own. Let f of the squared way |d|^2 be what
+such a relative X has in common with P, and let X have gone as far alone as P did. A part u of X looks like w = f u of
+P, and leaves u^2 (f (1 - f) + (1 - f)) |d|^2 = w^2 |d|^2 (1 - f^2) / f^2. So the residual over w^2 |d|^2, the *own
+ratio*, is at least 1 while X and P have less than 0.7 of their ways in common, and at least a half up to 0.8.
+
 Source  squared distances add along branches (forensics study 9.6); regression on deltas: modelDNA and 9.7 there.
 Shapes  S = sources, M = models of the Gram matrix (the child is number 0).
 """
@@ -25,6 +30,9 @@ from torch import Tensor
 
 BRANCH_RATIO = 0.5
 """A source takes part in a merge only below this branch ratio; descent alone gives 1 or more."""
+
+OWN_RATIO = 0.5
+"""The same of its own ratio: above it the part may be that of a relative that is not among the sources."""
 
 MIN_WEIGHT = 0.01
 """Weights below this are given as zero."""
@@ -42,12 +50,14 @@ class Mixture:
         weights: their weights, which sum to one.
         residual: squared distance from the child to the mixture.
         branch_ratios: for each source, see the module's text; infinite where the weight is zero or one.
+        own_ratios: for each source; infinite where it stands alone or has no weight.
     """
 
     sources: tuple[int, ...]
     weights: tuple[float, ...]
     residual: float
     branch_ratios: tuple[float, ...]
+    own_ratios: tuple[float, ...] = ()
 
     def weight(self, source: int) -> float:
         """Weight of a source, zero for one that takes no part."""
@@ -59,7 +69,8 @@ def fit_mixture(gram_MM: Tensor, sources: Sequence[int]) -> Mixture:
     weights_S = affine_weights(gram_MM, sources)
     residual = mixture_residual(gram_MM, sources, weights_S)
     ratios = [_branch_ratio(gram_MM, sources, weights_S, k, residual) for k in range(len(sources))]
-    return Mixture(tuple(sources), tuple(weights_S.tolist()), residual, tuple(ratios))
+    own = [_own_ratio(gram_MM, sources, float(weights_S[k]), k, residual) for k in range(len(sources))]
+    return Mixture(tuple(sources), tuple(weights_S.tolist()), residual, tuple(ratios), tuple(own))
 
 
 def affine_weights(gram_MM: Tensor, sources: Sequence[int]) -> Tensor:
@@ -94,6 +105,21 @@ def _branch_ratio(gram_MM: Tensor, sources: Sequence[int], weights_S: Tensor, k:
     away[k] = 1.0
     length = float(away @ gram_MM[index][:, index] @ away)
     return residual / max(abs(w * (1.0 - w)) * length, 1e-300)
+
+
+def _own_ratio(gram_MM: Tensor, sources: Sequence[int], w: float, k: int, residual: float) -> float:
+    if len(sources) < 2 or abs(w) < 1e-9:
+        return float("inf")
+    return residual / max(w * w * own_way(gram_MM, sources, k), 1e-300)
+
+
+def own_way(gram_MM: Tensor, sources: Sequence[int], k: int) -> float:
+    """Squared distance from source k to the nearest mixture of the others: what it has for itself."""
+    others = [s for s in sources if s != sources[k]]
+    order = torch.tensor([sources[k], *others])
+    own_MM = gram_MM[order][:, order]
+    numbers = list(range(1, len(order)))
+    return mixture_residual(own_MM, numbers, affine_weights(own_MM, numbers))
 
 
 def distance(gram_MM: Tensor, i: int, j: int) -> float:
@@ -131,9 +157,12 @@ def select_sources(grams: Sequence[Tensor], sources: Sequence[int], kept: Sequen
         fitted = fit_mixture(total, active)
         errors = jackknife(grams, active)
         doubtful = [
-            (ratio if abs(w) >= MIN_WEIGHT else float("inf"), -abs(w), source)
-            for source, w, ratio, error in zip(active, fitted.weights, fitted.branch_ratios, errors, strict=True)
-            if source not in kept and not (ratio < BRANCH_RATIO and abs(w) >= max(MIN_WEIGHT, SURE * error))
+            (max(ratio, own) if abs(w) >= MIN_WEIGHT else float("inf"), -abs(w), source)
+            for source, w, ratio, own, error in zip(
+                active, fitted.weights, fitted.branch_ratios, fitted.own_ratios, errors, strict=True
+            )
+            if source not in kept
+            and not (ratio < BRANCH_RATIO and own < OWN_RATIO and abs(w) >= max(MIN_WEIGHT, SURE * error))
         ]
         if not doubtful or len(active) == 1:
             return fitted

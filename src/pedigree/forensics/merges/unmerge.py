@@ -25,6 +25,13 @@ from pedigree.forensics.merges.gram import Alignment, GramTensor, align_parts, c
 from pedigree.forensics.merges.mask_marks import name_method
 from pedigree.forensics.merges.merge_groups import Group, explain_groups, fit_groups, group_tensors
 from pedigree.forensics.merges.mergekit_recipe import write_recipe
+from pedigree.forensics.merges.missing_parent import (
+    may_be_missing,
+    nearest_of,
+    part_among_siblings,
+    part_of_stranger,
+    rest_in_words,
+)
 from pedigree.forensics.merges.mixture import (
     BRANCH_RATIO,
     Mixture,
@@ -119,7 +126,8 @@ def unmerge(
     found.left_out, found.whole = alignment.left_out, whole
     for number, checkpoint in enumerate(opened[1:], start=1):
         found.update(number, digest=checkpoint.header_digest())
-    can_be_made = found.verdict == "merge" and not any(words.startswith(IN_ORDER_OF) for words in found.reasons)
+    stands = not any(words.startswith(IN_ORDER_OF) for words in found.reasons)
+    can_be_made = found.verdict == "merge" and not found.is_short and stands
     found.recipe = write_recipe(found, anatomies, _number_type(found, alignment)) if can_be_made else None
     return found, list(zip(opened, anatomies, strict=True)), time.monotonic() - start
 
@@ -180,14 +188,17 @@ def _try_stack(found: Decomposition, anatomies: Sequence[Anatomy]) -> None:
 def _ask_for_descent(found: Decomposition, locations: Sequence[str | Path], allow_pickle: bool) -> None:
     """Withdraw the one parent where no descent from it is shown: models trained apart from one random start lie near
     each other number by number, too, and what tells them is not how near."""
-    if found.verdict != "one-parent" or found.explained.exact or found.explained.residual_share == 0.0:
+    number = next((n for n, source in enumerate(found.sources, start=1) if source.weight), None)
+    if found.verdict == "merge" or number is None or found.explained.exact or found.explained.residual_share == 0.0:
         return
-    number = next(n for n, source in enumerate(found.sources, start=1) if source.weight)
     a, b, _, judged = measure_pair(locations[number], locations[0], allow_pickle=allow_pickle)
     a.checkpoint.close()
     b.checkpoint.close()
     if judged.verdict in ("identical", "related", "partly-related") and not judged.open_origin:
         return
+    if found.verdict == "not-explained":
+        found.reasons = []
+        found.explained = found.explained.model_copy(update={"unassigned": 1.0})
     found.verdict = "not-explained"
     why = judged.reasons[0] if judged.reasons else "no layer of the two agrees"
     lead = f"{found.name(number)} lies nearest, but no descent from it is shown"
@@ -291,7 +302,27 @@ def _take_form(
     found.also_possible += [f"{name}: {why}" for name in names if name != found.method]
     if not found.explained.exact:
         found.reasons.append(CHANGED)
+        _bound_missing(found, body, [*best.sources, *([base] if base is not None else [])])
     return found
+
+
+def _bound_missing(found: Decomposition, body: list[GramTensor], active: Sequence[int]) -> None:
+    """How much of a merge may be of a parent that is not among the sources."""
+    total = total_gram(body)
+    family = [s for s in range(1, len(found.sources) + 1) if cosine(total, 0, s) >= IN_FRAME]
+    whole = sum(found.sources[s - 1].weight for s in active)
+    rest = 1.0 - whole if found.parameters.get("normalize") is False else 0.0
+    leaked: list[float] = []
+    if rest < NOTHING and len(active) > 1:
+        rest, leaked = may_be_missing(total, active, family)
+    found.explained = found.explained.model_copy(update={"unassigned": max(0.0, rest)})
+    for source, much in zip(active, leaked, strict=False):
+        found.update(source, weight=found.sources[source - 1].weight - much)
+    found.is_short = bool(leaked)
+    if leaked:
+        found.reasons.append(f"{rest_in_words(rest)}; sources without a part have as much of it as siblings get")
+    elif rest >= NOTHING:
+        found.reasons.append(f"up to {rest:.2f} of the weights may be a missing parent's, and less the sources'")
 
 
 def _single(
@@ -299,12 +330,15 @@ def _single(
 ) -> Decomposition:
     """No mixture convinces: the model continues one of the sources, or is a relative of them in another way."""
     total = total_gram(body)
-    nearest = min(candidates, key=lambda s: distance(total, 0, s))
+    nearest = nearest_of(total, candidates)
     others = [s for s in candidates if s != nearest and cosine(total, 0, s) >= IN_FRAME]
     beside = {s: fit_mixture(total, [nearest, s]).weight(s) for s in others}
     for number in candidates:
         found.update(number, weight=float(number == nearest), standard_error=None, branch_ratio=None)
     _explain_single(found, body, nearest)
+    part = None if exact else part_of_stranger(body, nearest, others)
+    if part is not None:
+        return _leave_unassigned(found, nearest, part)
     if exact or all(abs(w) <= ON_THE_WAY for w in beside.values()):
         found.verdict = "one-parent"
         drift = (distance(total, 0, nearest) / max(float(total[nearest, nearest]), 1e-300)) ** 0.5
@@ -323,6 +357,16 @@ def _single(
         f"{found.name(nearest)} lies nearest, yet {found.name(worst)} explains {beside[worst]:.0%} of the way between, "
         "as relatives by descent from a model that is not among the sources do; no merge of these sources is shown"
     )
+    return _leave_unassigned(found, nearest, part_among_siblings(total, nearest, others))
+
+
+def _leave_unassigned(found: Decomposition, nearest: int, part: float) -> Decomposition:
+    """One source with a part of the weight, and nobody for the others."""
+    found.sources = [s.model_copy(update={"weight": 0.0}) for s in found.sources]
+    found.update(nearest, weight=part)
+    found.explained = found.explained.model_copy(update={"unassigned": 1.0 - part})
+    lead = f"{found.name(nearest)} accounts for {part:.2f} of the model at most; " if part else ""
+    found.reasons.append(f"{lead}{rest_in_words(1.0 - part)}")
     return found
 
 

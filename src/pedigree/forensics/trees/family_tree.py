@@ -321,7 +321,10 @@ class _Drawn:
                 ends, reasons = (f"m{one}", f"m{two}"), kinship(self.pairs, one, two).reasons
                 if self._is_settled(rooted, heads, u, v):
                     self.settled.add(ends)
-            self.edges.append(_edge(*ends, max(0.0, min(value, sure)), length, "descent", reasons))
+            edge = _edge(*ends, max(0.0, min(value, sure)), length, "descent", reasons)
+            if max(u, v) < n:
+                edge = edge.model_copy(update={"or_from": self._equals(one, two)})
+            self.edges.append(edge)
 
     def _likest(self, one: int, two: int) -> tuple[int, int]:
         """Of models of equal weights at both ends of a line, those of which most stands in place: what descends from a
@@ -330,6 +333,12 @@ class _Drawn:
         best = max(ends, key=lambda pair: kinship(self.pairs, *pair).matched)
         more = kinship(self.pairs, *best).matched > MORE * kinship(self.pairs, one, two).matched
         return best if more else (one, two)
+
+    def _equals(self, parent: int, child: int) -> list[str]:
+        """Models of the same weights as a parent that match the child as widely: it may have been made of any."""
+        group = next((group for group in self.same.values() if parent in group), [parent])
+        least = kinship(self.pairs, parent, child).matched
+        return [f"m{k}" for k in group if k != parent and MORE * kinship(self.pairs, k, child).matched >= least]
 
     def _is_settled(self, rooted: Rooted, heads: Sequence[int], u: int, v: int) -> bool:
         """Whether two models of which a pair alone leaves descent open are below each other by a third one: the first
@@ -437,10 +446,17 @@ def _same_weights(members: Sequence[int], pairs: Pairs) -> list[list[int]]:
 
 def _head(group: Sequence[int], n: int, pairs: Pairs) -> int:
     """The member that stands for equal weights: of those that match (nearly) widest with all others, since a disguise
-    that was undone is never undone to the last digit, the one that most directions name as the first."""
-    matched = {k: sum(kinship(pairs, k, other).matched for other in range(n) if other not in group) for k in group}
+    that was undone is never undone to the last digit, the one that most directions name as the first; of several such
+    the one whose order with all others is told most surely, since a disguise only takes away from that."""
+    others = [k for k in range(n) if k not in group]
+    matched = {k: sum(kinship(pairs, k, other).matched for other in others) for k in group}
     widest = [k for k in group if MORE * matched[k] >= max(matched.values())]
-    return max(widest, key=lambda k: sum(kinship(pairs, k, other).log_odds for other in group if other != k))
+
+    def rank(k: int) -> tuple[float, float]:
+        first = sum(kinship(pairs, k, other).log_odds for other in group if other != k)
+        return first, sum(abs(kinship(pairs, k, other).log_odds) for other in others)
+
+    return max(widest, key=rank)
 
 
 def oriented_edges(

@@ -97,6 +97,7 @@ class Placed:
         sure: log-odds that a model is below its parent rather than beside it; infinite below the root.
         order: how much more that is than log-odds that the parent is below it: seen from the parent's parent, the one
             on the way to the other came first. Of models that are not below the root itself.
+        apart: pairs of which the second does not continue the first, since what continues it does not either.
         exact: models that continue their parent so that nothing but chance is left, seen from the one above it, or by
             rows that were handed down: the parent itself is where their ways part.
     """
@@ -106,6 +107,7 @@ class Placed:
     sure: dict[int, float] = field(default_factory=dict)
     order: dict[int, float] = field(default_factory=dict)
     exact: set[int] = field(default_factory=set)
+    apart: set[tuple[int, int]] = field(default_factory=set)
 
     def children(self, of: int) -> list[int]:
         """In order of their numbers."""
@@ -133,11 +135,12 @@ def place(ways: Ways, odds_NN: Floats, root: int, merges: Mapping[int, tuple[int
     for j in order:
         _put(out, j, ways, odds_NN, known)
     for _ in range(ROUNDS):
-        before = dict(out.parents)
+        before, parted = dict(out.parents), len(out.apart)
         for j in order:
             _put(out, j, ways, odds_NN, known)
         _turn(out, order, ways, odds_NN, known)
-        if out.parents == before:
+        _part(out, order, ways, odds_NN, known)
+        if out.parents == before and len(out.apart) == parted:
             break
     for j, parent in out.parents.items():
         if parent != root:
@@ -175,7 +178,7 @@ def _put(out: Placed, j: int, ways: Ways, odds_NN: Floats, known: Mapping[int, t
                 min(continues(seen_from, i, j, ways, odds_NN) for seen_from in views),
                 int(ways.matched_NN[i, j]), -float(ways.all_NN[i, j]), i,
             )
-            for *views, i in ahead if i not in mine | made_of_j
+            for *views, i in ahead if i not in mine | made_of_j and (i, j) not in out.apart
         ]  # fmt: skip
         best = max(steps, default=(-math.inf, 0, 0.0, -1))
         if best[0] <= 0:
@@ -197,6 +200,23 @@ def _turn(out: Placed, order: list[int], ways: Ways, odds_NN: Floats, known: Map
         if back > 0 and there - back + float(odds_NN[i, j]) < 0:
             out.parents[j], out.sure[j] = above, out.sure[i]
             out.parents[i], out.sure[i] = j, back
+
+
+def _part(out: Placed, order: list[int], ways: Ways, odds_NN: Floats, known: Mapping[int, tuple[int, ...]]) -> None:
+    """Take a model out from below one that it does not continue: what continues it would continue both. A long training
+    passes a short one on the same text; where children of the long one are known not to have gone that way, and say
+    together more than that one step does, by a decision, the two stand side by side."""
+    for k in order:
+        i = out.parents[k]
+        if i == out.root or i in known or k in known or ways.reshaped(out.parents[i], i):
+            continue
+        above = out.parents[i]
+        beside = [x for x in out.children(above) if x != i and x not in known]
+        left = [x for x in beside if continues(above, i, x, ways, odds_NN) <= 0]
+        told = [continues(above, k, x, ways, odds_NN) for x in left]
+        more = sum(max(0.0, odds) for odds in told) - max(0.0, continues(above, i, k, ways, odds_NN))
+        if more >= ABSTAIN_BELOW:
+            out.apart.add((i, k))
 
 
 def _merges_ahead(out: Placed, at: int, known: Mapping[int, tuple[int, ...]]) -> list[tuple[int, ...]]:
