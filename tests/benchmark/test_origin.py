@@ -42,7 +42,7 @@ def test_trainings_of_one_start_are_not_related_whatever_was_done_to_them_after(
     apart = verdicts(rows, "twin", "one run")
     assert len(apart) >= 12
     assert not {pair: word for pair, word in apart.items() if word in ("related", "partly-related", "identical")}
-    assert apart["data", "order"] == apart["order", "root.low"] == "shared-initialization"
+    assert set(apart.values()) <= {"shared-initialization", "inconclusive", "unrelated"}, apart
 
 
 def test_children_of_one_start_are_related_to_their_own_parent(rows: list[dict[str, Any]]) -> None:

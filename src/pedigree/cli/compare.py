@@ -75,8 +75,7 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="WORD", help=f"Exit with 1 on this verdict; may be given again: {', '.join(VERDICT_WORDS)}.",
-            autocompletion=offer(*VERDICT_WORDS),
-            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False,
+            envvar="PEDIGREE_FAIL_ON", rich_help_panel=OUTPUT, show_default=False, autocompletion=offer(*VERDICT_WORDS),
         ),
     ] = None,
     quiet: QuietOption = False,
@@ -85,8 +84,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="DEPTH", help="glance, standard or full; auto, the default, goes deeper until certain.",
-            autocompletion=offer(*DEPTH_WORDS),
-            envvar="PEDIGREE_DEPTH", rich_help_panel=COMPUTE, show_default=False,
+            envvar="PEDIGREE_DEPTH", rich_help_panel=COMPUTE, show_default=False, autocompletion=offer(*DEPTH_WORDS),
         ),
     ] = None,
     budget: Annotated[

@@ -16,7 +16,7 @@ LENGTHS = ("paragraph", "page", "full")
 
 
 def _tests(incomplete: str) -> list[str]:
-    """What a shell completes the name of a test with."""
+    """What Tab completes the name of a test with."""
     from pedigree.report.explanation import explanations
 
     return offer(*explanations())(incomplete)

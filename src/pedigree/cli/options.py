@@ -89,7 +89,7 @@ def parse_size(text: str, *, option: str = "--budget") -> int:
 
 
 def offer(*words: str) -> Callable[[str], list[str]]:
-    """What a shell completes an argument or option with that takes one of `words`."""
+    """What Tab completes an argument or option with that takes one of `words`."""
 
     def begin(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete.lower().replace("_", "-"))]

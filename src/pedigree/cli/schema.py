@@ -13,7 +13,7 @@ from pedigree.errors import UsageError
 
 
 def _names(incomplete: str) -> list[str]:
-    """What a shell completes the name of a record with."""
+    """What Tab completes the name of a record with."""
     from pedigree.records.schemas import SCHEMAS
 
     return offer(*SCHEMAS)(incomplete)

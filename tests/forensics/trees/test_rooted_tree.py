@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pedigree.forensics.descent.share import Share
 from pedigree.forensics.trees.family_bulk import Shared
 from pedigree.forensics.trees.rooted_tree import Rooted, _have_common, rooted_tree
 from pedigree.forensics.trees.ways import Ways
@@ -106,3 +107,21 @@ def test_without_a_model_that_came_first_there_is_no_such_tree() -> None:
     root = change(0, 1.0)
     points = [root + change(1 + k, 0.3) for k in range(3)]
     assert rooted_tree(Ways.of(distances(points)), np.zeros((3, 3))) is None
+
+
+@pytest.mark.parametrize(("cosine", "hangs"), [(0.04, True), (0.3, False)])
+def test_half_a_decision_over_most_is_enough_for_lines_where_children_have_nothing_in_common(
+    monkeypatch: pytest.MonkeyPatch, cosine: float, hangs: bool
+) -> None:
+    """Below a child of a model that is missing, all ways begin with the one back to where they part."""
+    root = change(0, 1.0)
+    ways = Ways.of(distances([root, *(root + change(1 + k, 0.3) for k in range(4))]))
+    half = odds([None, 0, 0, 0, 0]) / 2
+    assert rooted_tree(ways, half) is None  # nothing could be laid side by side
+    monkeypatch.setattr(Ways, "own_share", lambda *_: Share(of_a=0.22, error=0.08, moved=0.3, matrices=12))
+    monkeypatch.setattr(Ways, "in_the_bulk", lambda *_: Shared(1.0, 1.0, cosine, 0.5))
+    tree = rooted_tree(ways, half)
+    assert (tree is not None) == hangs
+    if tree is not None:
+        assert parents_of(tree) == {1: 0, 2: 0, 3: 0, 4: 0}
+        assert not tree.is_first

@@ -15,7 +15,7 @@ from tests.benchmarks.test_compare_script import BENCHMARKS, load_checkpoints
 
 from pedigree.forensics import compare as comparing
 from pedigree.forensics.compare import compare
-from pedigree.forensics.comparison import following
+from pedigree.forensics.comparison import following, loudness
 from pedigree.forensics.frames import ladder, moments
 from pedigree.forensics.frames.moments import stack_moments
 from pedigree.forensics.sides import sampling, streamed_units
@@ -168,6 +168,7 @@ def test_no_step_holds_a_layer_of_a_large_model_or_its_tables(
     monkeypatch.setattr(Side, "layer", refused)
     monkeypatch.setattr(Tables, "_make", refused)
     monkeypatch.setattr(following, "MOST_FOLLOWED", 1 << 14)
+    monkeypatch.setattr(loudness, "MOST_UNITS", 128)
     monkeypatch.setattr(index_tests, "MOST_PLACED", 128)
     monkeypatch.setattr(index_tests, "PLACED", 128)
     monkeypatch.setattr(ladder, "REFINED_UNITS", 128)

@@ -66,6 +66,7 @@ class FirstModel:
         least_odds: log-odds that it was before the least certain of its children.
         rounded: whether it was rounded from another model, and its children were not.
         siblings: children that are none, where it is not the first model for sure.
+        is_asked: whether there were two trained children at least whose ways could be laid beside each other.
     """
 
     share: float = 0.0
@@ -74,6 +75,7 @@ class FirstModel:
     least_odds: float = ABSTAIN_BELOW
     rounded: bool = False
     siblings: list[int] = field(default_factory=list)
+    is_asked: bool = False
 
     @property
     def doubt(self) -> float:
@@ -111,9 +113,10 @@ def first_model_of(root: int, groups: Sequence[Sequence[int]], ways: Ways, odds_
         return FirstModel()
     cosine = {pair: bulk.cosine for pair in pairs if (bulk := ways.in_the_bulk(root, *pair)) is not None}
     together = {pair for group in groups for pair in itertools.combinations(sorted(group), 2)}
-    mean = float(np.mean([value for pair, value in cosine.items() if pair not in together] or [0.0]))
+    apart = [value for pair, value in cosine.items() if pair not in together]
+    mean = float(np.mean(apart or [0.0]))
     least = min(trained, key=lambda k: odds_NN[root, k])
-    found = FirstModel(share.of_a, share.error, max(0.0, mean), float(odds_NN[root, least]))
+    found = FirstModel(share.of_a, share.error, max(0.0, mean), float(odds_NN[root, least]), is_asked=bool(apart))
     own = found.error <= MOST_ERROR and found.share - 2 * found.error >= OWN_SHARE
     if found.holds or not own or found.least_odds >= NOT_BEFORE or together:
         return found

@@ -26,6 +26,13 @@ from pedigree.forensics.trees.ways import Ways
 AGAINST = -1.0
 """The first model has no pair that says more than this against it, and a decision over most others."""
 
+HALF = ABSTAIN_BELOW / 2
+"""Log-odds over most others that do for lines, not for arrows, where its children have nothing in common."""
+
+NOTHING_IN_COMMON = 0.1
+"""Cosine of the ways to its children, in the bulk, up to which a model has no way of its own to speak of: where it were
+a child itself, the ways from it to all others would begin with the one back to where they part."""
+
 IN_COMMON = 0.65
 """Cosine of the ways of two children from which they have an ancestor that is not among the models."""
 
@@ -92,8 +99,22 @@ def rooted_tree(
     if root is None:
         # Seen from one of the others rows show the same points at which ways part, and nobody is the first.
         tree.is_first = False
-        return tree if any(_is_proven(likest, group, ways) for group in _groups_below(tree, known, len(ways))) else None
+        if any(_is_proven(likest, group, ways) for group in _groups_below(tree, known, len(ways))):
+            return tree
+        likely = first_model(odds_NN, known, HALF)
+        return None if likely is None else _hung(likely, ways, odds_NN, drift_NN, known)
     return _doubted(tree, ways, odds_NN, known)
+
+
+def _hung(
+    root: int, ways: Ways, odds_NN: Floats, drift_NN: Floats | None, merges: Mapping[int, tuple[int, ...]]
+) -> Rooted | None:
+    """The tree below a model that came before most others by half a decision; None where ways from it to the others
+    have something in common, as those from a child of a model that is missing have."""
+    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+    first = first_model_of(root, _groups_below(tree, merges, len(ways)), ways, odds_NN)
+    tree.is_first = first.holds
+    return tree if first.is_asked and first.cosine <= NOTHING_IN_COMMON else None
 
 
 def tree_below(root: int, ways: Ways, drift_NN: Floats, merges: Mapping[int, tuple[int, ...]] | None = None) -> Rooted:
@@ -141,14 +162,14 @@ def _is_proven(root: int, group: list[int], ways: Ways) -> bool:
     return any(ways.handed(root, j, k).shares for j, k in itertools.combinations(group, 2))
 
 
-def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> int | None:
-    """The model that came before the others by clear odds; None where there is none. Merges come after their parents,
-    whatever a pair says."""
+def first_model(odds_NN: Floats, merges: Mapping[int, tuple[int, ...]], least: float = ABSTAIN_BELOW) -> int | None:
+    """The model that came before most others by log-odds of `least`; None where there is none. Merges come after their
+    parents, whatever a pair says."""
     own = [k for k in range(len(odds_NN)) if k not in merges]
     told = []
     for i in own:
         odds = odds_NN[i, [j for j in own if j != i]]
-        if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= ABSTAIN_BELOW:
+        if odds.size and odds.min() >= AGAINST and float(np.median(odds)) >= least:
             told.append((before_most(odds_NN[:, own], i), i))
     return max(told)[1] if told else None
 
