@@ -32,16 +32,6 @@ NORMS = {"input_layernorm": ATTENTION, "post_attention_layernorm": MLP}
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
-@pytest.fixture(scope="module")
-def victim(zoo: Zoo) -> Snapshot:
-    return Snapshot.load(zoo.models["base0"])
-
-
-@pytest.fixture(scope="module")
-def stranger(zoo: Zoo) -> Snapshot:
-    return Snapshot.load(zoo.models["base1"])
-
-
 def both_ways(compared: Compare, framed: Path) -> Iterable[Comparison]:
     return compared("base0", framed), compared(framed, "base0")
 

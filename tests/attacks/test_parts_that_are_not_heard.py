@@ -10,22 +10,11 @@ import pytest
 import torch
 from mini_zoo import Compare, Write
 
-from pedigree.benchmark.zoo import Zoo
 from pedigree.benchmark.zoo.snapshot import Snapshot
 from pedigree.records.comparison import Comparison
 
 WRITERS = ("o_proj.weight", "down_proj.weight")
 READERS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")
-
-
-@pytest.fixture(scope="module")
-def victim(zoo: Zoo) -> Snapshot:
-    return Snapshot.load(zoo.models["base0"])
-
-
-@pytest.fixture(scope="module")
-def stranger(zoo: Zoo) -> Snapshot:
-    return Snapshot.load(zoo.models["base1"])
 
 
 def with_layers_of(victim: Snapshot, stranger: Snapshot, size: float) -> Snapshot:

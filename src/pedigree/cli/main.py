@@ -127,6 +127,7 @@ def _word_help(command: Any) -> None:
     for parameter in command.get_params(context):
         if getattr(parameter, "is_flag", False) and parameter.metavar is None:
             parameter.metavar = ""
-        parameter.help = _COMPLETION.get(parameter.name, getattr(parameter, "help", None))
+        if parameter.name in _COMPLETION:
+            parameter.help = _COMPLETION[parameter.name]
     for verb in getattr(command, "commands", {}).values():
         _word_help(verb)

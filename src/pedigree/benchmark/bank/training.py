@@ -164,5 +164,5 @@ def training_of(model: BankModel) -> TrainingConfig:
         seed=model.order, optimizer=OptimizerConfig(lr=model.rate),
         schedule=ScheduleConfig(warmup_tokens=min(10_000, model.tokens // 4)),
         checkpoint=CheckpointConfig(every=0, keep=1), evaluation=EvaluationConfig(max_tokens=512), log_every=1000,
-        guard=GuardConfig(rollbacks=1000 if model.tokens >= HEAVY else 5),
+        guard=GuardConfig(rollbacks=1000) if model.tokens >= HEAVY else GuardConfig(),
     )  # fmt: skip

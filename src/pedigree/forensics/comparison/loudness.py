@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -83,20 +82,19 @@ def _over_the_rest(side: Side, kind: UnitKind, masks: dict[int, Tensor]) -> floa
         mask_U = masks.get(number, torch.zeros(units.count, dtype=torch.bool))
         # Where units cannot be told one by one, the layer is in both as a whole.
         mask_U = mask_U if number not in masks or bool(mask_U.any()) else ~mask_U
-        inside += _loudness(units, mask_U)
-        outside += _loudness(units, ~mask_U)
+        for lengths, of_U in ((inside, mask_U), (outside, ~mask_U)):
+            if bool(of_U.any()):
+                lengths.append(_loudness(units, of_U))
     rest = statistics.median(outside) if outside else 0.0
     return statistics.fmean(inside) / rest if inside and rest > 0.0 else math.inf
 
 
-def _loudness(units: UnitSet, mask_U: Tensor) -> Iterator[float]:
-    """Length of what the units under a mask do together, over the root of their number; nothing where there are
-    none."""
-    places = [int(u) for u in torch.nonzero(mask_U).flatten()]
-    pick_U = torch.tensor(places)[spread_evenly(len(places), MOST_UNITS)] if places else None
-    if pick_U is not None:
-        inner_UU = torch.ones(len(pick_U), len(pick_U), dtype=torch.float64)
-        for name in units.names:
-            rows_UD = units.rows(name, pick_U).double()
-            inner_UU *= rows_UD @ rows_UD.T
-        yield math.sqrt(max(0.0, float(inner_UU.sum())) / len(pick_U))
+def _loudness(units: UnitSet, mask_U: Tensor) -> float:
+    """Length of what the units under a mask, one at least, do together, over the root of their number."""
+    places_U = torch.nonzero(mask_U).flatten()
+    pick_U = places_U[spread_evenly(len(places_U), MOST_UNITS)]
+    inner_UU = torch.ones(len(pick_U), len(pick_U), dtype=torch.float64)
+    for name in units.names:
+        rows_UD = units.rows(name, pick_U).double()
+        inner_UU *= rows_UD @ rows_UD.T
+    return math.sqrt(max(0.0, float(inner_UU.sum())) / len(pick_U))

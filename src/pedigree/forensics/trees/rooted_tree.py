@@ -95,24 +95,24 @@ def rooted_tree(
     known = merges or {}
     root = first_model(odds_NN, known)
     likest = max((k for k in range(len(ways)) if k not in known), key=lambda k: before_most(odds_NN, k), default=0)
-    tree = tree_below(likest if root is None else root, ways, odds_NN if drift_NN is None else drift_NN, merges)
+    drift_NN = odds_NN if drift_NN is None else drift_NN
+    tree = tree_below(likest if root is None else root, ways, drift_NN, merges)
     if root is None:
         # Seen from one of the others rows show the same points at which ways part, and nobody is the first.
         tree.is_first = False
         if any(_is_proven(likest, group, ways) for group in _groups_below(tree, known, len(ways))):
             return tree
         likely = first_model(odds_NN, known, HALF)
-        return None if likely is None else _hung(likely, ways, odds_NN, drift_NN, known)
+        if likely is None:
+            return None
+        return _hung(tree if likely == likest else tree_below(likely, ways, drift_NN, merges), ways, odds_NN, known)
     return _doubted(tree, ways, odds_NN, known)
 
 
-def _hung(
-    root: int, ways: Ways, odds_NN: Floats, drift_NN: Floats | None, merges: Mapping[int, tuple[int, ...]]
-) -> Rooted | None:
+def _hung(tree: Rooted, ways: Ways, odds_NN: Floats, merges: Mapping[int, tuple[int, ...]]) -> Rooted | None:
     """The tree below a model that came before most others by half a decision; None where ways from it to the others
     have something in common, as those from a child of a model that is missing have."""
-    tree = tree_below(root, ways, odds_NN if drift_NN is None else drift_NN, merges)
-    first = first_model_of(root, _groups_below(tree, merges, len(ways)), ways, odds_NN)
+    first = first_model_of(tree.root, _groups_below(tree, merges, len(ways)), ways, odds_NN)
     tree.is_first = first.holds
     return tree if first.is_asked and first.cosine <= NOTHING_IN_COMMON else None
 
